@@ -1,0 +1,76 @@
+"""Every error Quire raises on purpose: what happened, because of what, and what to try.
+
+    QuireError
+    ├── ConfigError          the configuration cannot work (user)
+    ├── RequestError         one request is wrong; others go on (user, HTTP 400)
+    ├── ModelError           a checkpoint or its config.json is not what it should be (user)
+    ├── BackendError         a device or its plugin failed or is absent
+    │   └── ContractError    plugin and core do not speak the same contract
+    └── InternalError        a bug in Quire; please report it
+"""
+
+from __future__ import annotations
+
+
+class QuireError(Exception):
+    """Base of every error Quire raises on purpose.
+
+    Args:
+        what: what went wrong, with the offending name and value.
+        because: the reason.
+        try_: what the reader can do about it.
+    """
+
+    def __init__(self, what: str, *, because: str = "", try_: str = "") -> None:
+        self.what, self.because, self.try_ = what, because, try_
+        lines = [what]
+        if because:
+            lines.append(f"  because: {because}")
+        if try_:
+            lines.append(f"  try: {try_}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.because, self.try_)
+
+
+def _rebuild(kind: type[QuireError], what: str, because: str, try_: str) -> QuireError:
+    return kind(what, because=because, try_=try_)
+
+
+class ConfigError(QuireError):
+    """The configuration cannot work."""
+
+
+class RequestError(QuireError):
+    """One request is invalid; the engine goes on.
+
+    `param` names the offending field, for the API's error object.
+    """
+
+    def __init__(self, what: str, *, because: str = "", try_: str = "", param: str | None = None) -> None:
+        super().__init__(what, because=because, try_=try_)
+        self.param = param
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_request, (self.what, self.because, self.try_, self.param)
+
+
+def _rebuild_request(what: str, because: str, try_: str, param: str | None) -> RequestError:
+    return RequestError(what, because=because, try_=try_, param=param)
+
+
+class ModelError(QuireError):
+    """A checkpoint or its configuration is missing, unknown, unsupported or inconsistent."""
+
+
+class BackendError(QuireError):
+    """A device or the plugin that drives it failed or is absent."""
+
+
+class ContractError(BackendError):
+    """A plugin does not implement the contract that this core speaks."""
+
+
+class InternalError(QuireError):
+    """A bug in Quire itself; please report it."""

@@ -1,0 +1,114 @@
+"""What an op declares about itself: operands, attributes, shapes, cost, and how it may be run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quire.errors import ModelError
+from quire.graph.ir import Value, ValueDtype, Weight
+from quire.graph.shapes import Dim, Shape, num_elements
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED: Any = _Required()
+"""Default of an attribute that every use must give."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpArgs:
+    """The operands of one node, resolved: absent optional operands are None."""
+
+    inputs: tuple[Value | None, ...]
+    weights: tuple[Weight | None, ...]
+    attrs: Mapping[str, Any]
+
+    def shape(self, index: int) -> Shape:
+        """Shape of input `index`, which must be present."""
+        value = self.inputs[index]
+        assert value is not None
+        return value.shape
+
+    def weight_shape(self, index: int) -> Shape:
+        """Shape of weight `index`, which must be present."""
+        weight = self.weights[index]
+        assert weight is not None
+        return weight.shape
+
+
+Outputs = tuple[tuple[Shape, ValueDtype], ...]
+
+
+def _no_dims(_: OpArgs) -> tuple[Dim, ...]:
+    return ()
+
+
+def _no_workspace(_: OpArgs) -> Dim:
+    return Dim.of(0)
+
+
+@dataclass(frozen=True, slots=True)
+class OpSpec:
+    """One op of the neutral set.
+
+    Attributes:
+        name: as in `Node.op`.
+        inputs, weights: operand names in order; a trailing "?" marks an optional one.
+        outputs: result names; empty when their number depends on attributes (`split`).
+        attrs: attribute -> default, or REQUIRED.
+        shape: result shapes and dtypes; raises ModelError naming the op on a mismatch.
+        flops: floating-point operations as a Dim over T, S, L, axes and C (KV tokens a query row sees on average).
+        workspace: scratch bytes beyond inputs and outputs.
+        contracts: Dims that are summed away; if one holds a cut axis, the result is a partial sum.
+        in_place: (input, output) index pairs that may share memory.
+        view: results alias input 0; no work is done.
+        row_independent: row t of the result depends on row t of the inputs only (and on the cache).
+        fused_from: the plain ops a fused op stands for; () for plain ops. Passes fire only where declared.
+        tolerance: activation dtype -> allowed |a-b| / (|b| + rms(b)) against the reference.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Any]
+    shape: Callable[[OpArgs], Outputs]
+    flops: Callable[[OpArgs], Dim]
+    workspace: Callable[[OpArgs], Dim] = _no_workspace
+    contracts: Callable[[OpArgs], tuple[Dim, ...]] = _no_dims
+    in_place: tuple[tuple[int, int], ...] = ()
+    view: bool = False
+    row_independent: bool = True
+    fused_from: tuple[str, ...] = ()
+    tolerance: Mapping[str, float] = field(
+        default_factory=lambda: {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
+    )
+
+    def resolve_attrs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Given attributes over the defaults; raises ModelError on an unknown or missing one."""
+        unknown = sorted(set(given) - set(self.attrs))
+        missing = sorted(name for name, default in self.attrs.items() if default is REQUIRED and name not in given)
+        if unknown or missing:
+            raise ModelError(
+                f"op {self.name}: " + "; ".join(
+                    [f"unknown attribute {n}" for n in unknown] + [f"missing attribute {n}" for n in missing]
+                ),
+                because=f"it takes {', '.join(self.attrs) or 'none'}",
+            )
+        return {**self.attrs, **given}
+
+
+def shape_error(op: str, message: str) -> ModelError:
+    """The error of a shape rule."""
+    return ModelError(f"op {op}: {message}", because="its operands' shapes do not fit each other",
+                      try_="check the model's config.json against its checkpoint")
+
+
+def elementwise_flops(per_element: int) -> Callable[[OpArgs], Dim]:
+    """A flops rule of `per_element` operations for each element of input 0."""
+    return lambda args: num_elements(args.shape(0)) * per_element
