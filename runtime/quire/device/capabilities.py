@@ -27,6 +27,8 @@ class Capabilities:
         group_kinds: cache kinds ("full", "sliding", ...).
         max_num_batched_tokens, max_num_seqs: most tokens and sequences in one step; None = no limit of its own.
         default_num_batched_tokens, default_num_seqs: the engine's defaults on this device, chosen by measurement.
+        default_memory_utilization: share of the device's memory the engine takes unless told otherwise; host
+            devices, whose memory other programs need, declare less.
         async_depth: steps that may be submitted before the first one's result is read; 1 = no overlap.
         device_sampling: features of `quire.sampling.batch.FEATURES` done by the device.
         row_determinism: "batch_invariant": a row's bits do not depend on the rest of the batch;
@@ -48,6 +50,7 @@ class Capabilities:
     max_num_seqs: int | None = None
     default_num_batched_tokens: int = 2048
     default_num_seqs: int = 256
+    default_memory_utilization: float = 0.9
     async_depth: int = 1
     device_sampling: frozenset[str] = frozenset()
     row_determinism: RowDeterminism = "none"
