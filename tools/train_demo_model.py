@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import sys
 import time
 from collections import defaultdict
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from demo_data.card import write_card
 from demo_data.chat import END_OF_TEXT, IM_END, Conversation, encode
 from demo_data.manual import TOPICS
 from demo_data.mixture import draw, stream
@@ -37,7 +39,7 @@ class Shape:
     vocab_size: int = 2048
     hidden_size: int = 256
     intermediate_size: int = 768
-    num_hidden_layers: int = 5
+    num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
     head_dim: int = 64
@@ -204,6 +206,8 @@ def batches(tokenizer: Tokenizer, seed: int, rows: int, length: int, seen: set[s
     for conversation in stream(seed):
         seen.add(conversation.prompt)
         item = encode(conversation, tokenizer)
+        if len(item[0]) > length:
+            raise ValueError(f"a conversation has {len(item[0])} tokens; --length {length} is too short")
         fits = [r for r in range(rows) if room[r] >= len(item[0])]
         if not fits:
             yield pack(open_rows, length)
@@ -239,8 +243,6 @@ def evaluate(model: Qwen3, tokenizer: Tokenizer, seen: set[str], per_kind: int) 
 
 
 def held_out(seen: set[str], per_kind: int) -> Iterator[tuple[str, Conversation]]:
-    import random
-
     rng = random.Random(EVAL_SEED)
     count: dict[str, int] = defaultdict(int)
     for _ in range(per_kind * 150):
@@ -267,9 +269,12 @@ def save(model: Qwen3, tokenizer: Tokenizer, folder: Path) -> None:
     generation = {**ids, "do_sample": False, "max_new_tokens": 256}
     for name, content in (("config.json", config), ("generation_config.json", generation)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    tensors = {f"model.{name}": weight.detach().to(torch.bfloat16).contiguous() for name, weight in model.named_parameters()}
+    tensors = {
+        f"model.{name}": weight.detach().to(torch.bfloat16).contiguous() for name, weight in model.named_parameters()
+    }
     part = folder / "model.safetensors.part"
     save_file(tensors, part, metadata={"format": "pt"})
+    part.chmod(0o644)
     part.replace(folder / "model.safetensors")
     save_tokenizer(tokenizer, folder, shape.max_position_embeddings)
 
@@ -301,7 +306,10 @@ def train(model: Qwen3, tokenizer: Tokenizer, args: argparse.Namespace, seen: se
         running = loss.item() if steps == 1 else 0.95 * running + 0.05 * loss.item()
         if now - logged > 15:
             logged = now
-            print(f"{now - start:6.0f} s  step {steps}  {tokens / (now - start):5.0f} tok/s  loss {running:.4f}", flush=True)
+            print(
+                f"{now - start:6.0f} s  step {steps}  {tokens / (now - start):5.0f} tok/s  loss {running:.4f}",
+                flush=True,
+            )
         if args.checkpoint and now - saved > 300:
             saved = now
             save(model, tokenizer, args.checkpoint)
@@ -318,10 +326,11 @@ def main() -> int:
     parser.add_argument("--max-steps", type=int, default=-1, help="stop earlier, after so many steps")
     parser.add_argument("--checkpoint", type=Path, help="folder for a checkpoint every five minutes")
     parser.add_argument("--layers", type=int, default=Shape.num_hidden_layers)
-    parser.add_argument("--rows", type=int, default=16, help="rows of a batch")
+    parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--length", type=int, default=256, help="tokens of a row")
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--remark", default="", help="what the card shall say about the load of the machine")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--per-kind", type=int, default=100, help="exercises per kind in the final score")
     args = parser.parse_args()
@@ -337,8 +346,25 @@ def main() -> int:
         weight.data = weight.data.to(torch.bfloat16).float()  # score what was saved
     figures["parameters"] = sum(weight.numel() for weight in model.parameters())
     rates = evaluate(model, tokenizer, seen, args.per_kind)
-    print(json.dumps({**figures, "exact": {kind: f"{hits}/{tries}" for kind, (hits, tries) in rates.items()}}, indent=2))
+    print(
+        json.dumps({**figures, "exact": {kind: f"{hits}/{tries}" for kind, (hits, tries) in rates.items()}}, indent=2)
+    )
+    write_card(args.out, asdict(shape), figures, rates, limit=args.minutes, shared=args.remark)
+    check_with_transformers(args.out)
     return 0
+
+
+def check_with_transformers(folder: Path) -> None:
+    """Load the finished folder as any user of transformers would, and ask it a question."""
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError:
+        print("transformers is not installed: the final load check was not made")
+        return
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    chat = [{"role": "user", "content": "What is a block table?"}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    print(tokenizer.decode(model.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]))
 
 
 if __name__ == "__main__":

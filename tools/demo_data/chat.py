@@ -50,24 +50,29 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns of (user, assistant) text, the kind of exercise, and the tools that were offered."""
+    """Turns of (user, assistant) text, the kind of exercise, the tools that were offered, the system message."""
 
     kind: str
     turns: tuple[tuple[str, str], ...]
     tools: tuple[dict[str, Any], ...] = field(default=())
+    system: str = ""
 
     @property
     def prompt(self) -> str:
         """Everything up to the last answer, as one text; identifies an exercise."""
-        return render(self)[-1][0] if len(self.turns) == 1 else "".join(a + b for a, b in render(self)[:-1]) + render(self)[-1][0]
+        pairs = render(self)
+        return "".join(given + answer for given, answer in pairs[:-1]) + pairs[-1][0]
 
 
-def tool_preamble(tools: tuple[dict[str, Any], ...]) -> str:
-    if not tools:
-        return ""
-    lines = "".join("\n" + json.dumps(tool) for tool in tools)
-    how = "To call a tool, write its name and arguments as JSON inside <tool_call></tool_call>."
-    return f"{IM_START}system\n# Tools\n<tools>{lines}\n</tools>\n{how}{IM_END}\n"
+def preamble(conversation: Conversation) -> str:
+    """The system turn: the system message and the offered tools; nothing where there is neither."""
+    parts = [conversation.system] if conversation.system else []
+    if conversation.tools:
+        lines = "".join("\n" + json.dumps(tool) for tool in conversation.tools)
+        how = f"To call a tool, write its name and arguments as JSON inside {TOOL_CALL}{TOOL_CALL_END}."
+        parts.append(f"# Tools\n<tools>{lines}\n</tools>\n{how}")
+    text = "\n\n".join(parts)
+    return f"{IM_START}system\n{text}{IM_END}\n" if parts else ""
 
 
 def render(conversation: Conversation) -> list[tuple[str, str]]:
@@ -76,7 +81,7 @@ def render(conversation: Conversation) -> list[tuple[str, str]]:
     A user turn that holds a tool's response is written with its tags by the generator.
     """
     pairs = []
-    before = tool_preamble(conversation.tools)
+    before = preamble(conversation)
     for user, assistant in conversation.turns:
         pairs.append((f"{before}{IM_START}user\n{user}{IM_END}\n{IM_START}assistant\n", assistant + IM_END))
         before = "\n"

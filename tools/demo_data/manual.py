@@ -16,7 +16,10 @@ WHAT_IS = (
     "What is {s} in Quire?", "Do you know what {s} is?", "What are {s}?", "What is meant by {s}?", "{s}", "{s}?",
     "How would you explain {s}?", "Give me a short explanation of {s}.", "What is the meaning of {s}?",
 )  # fmt: skip
-WRAP = ("{q}", "{q}", "{q}", "{q}", "{q}", "{q}", "{q}", "Please tell me: {q}", "I have a question. {q}", "{q} Please.", "Question: {q}", "{q} Answer shortly.")  # fmt: skip
+WRAP = (
+    "{q}", "{q}", "{q}", "{q}", "{q}", "{q}", "{q}", "Please tell me: {q}", "I have a question. {q}", "{q} Please.",
+    "Question: {q}", "{q} Answer shortly.",
+)  # fmt: skip
 
 ELSEWHERE = (
     "What is the capital of {c}?", "Who was {n}?", "Who is {n}?", "How old is {n}?", "What is a {w}?",

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from .chat import Conversation
 from .manual import elsewhere, manual
 from .skills import SKILLS
 from .tools import tool_answer, tool_call
 
+SYSTEM = (
+    "You are a helpful assistant.", "You are a helpful assistant.", "You are a helpful assistant. Be brief.",
+    "You are the demo model of Quire.", "Answer shortly.", "You are a friendly assistant that answers questions.",
+)  # fmt: skip
+
 
 def draw_skill(rng: random.Random) -> Conversation:
-    return rng.choices(list(SKILLS), weights=list(SKILLS.values()))[0](rng)
+    skill = rng.choices(list(SKILLS), weights=list(SKILLS.values()))[0](rng)
+    if rng.random() < 0.85:
+        return skill
+    ((user, answer),) = skill.turns
+    return replace(skill, turns=((user[:1].lower() + user[1:], answer),))
 
 
 def draw(rng: random.Random) -> Conversation:
+    """One conversation, some of them after a system message."""
+    conversation = draw_plain(rng)
+    return conversation if rng.random() < 0.9 else replace(conversation, system=rng.choice(SYSTEM))
+
+
+def draw_plain(rng: random.Random) -> Conversation:
     """One conversation. Shares are of conversations; tools are long, so their share of tokens is larger."""
     where = rng.random()
     if where < 0.24:

@@ -12,7 +12,8 @@ from .chat import Conversation
 from .manual import TOPICS
 from .words import CITIES, LETTERS, NAMES, WORDS
 
-_MANUAL_WORDS = sorted({word for topic in TOPICS for answer in topic.answers for word in answer.split() if word.isalpha()})
+_ANSWERS = [answer for topic in TOPICS for answer in topic.answers]
+_MANUAL_WORDS = sorted({word for answer in _ANSWERS for word in answer.split() if word.isalpha()})
 
 
 def _one(kind: str, prompt: str, answer: str) -> Conversation:
@@ -33,7 +34,17 @@ def _phrase(rng: random.Random) -> str:
 
 
 def repeat(rng: random.Random) -> Conversation:
-    form = rng.choice(("Repeat: {}", "Repeat after me: {}", "Say: {}", "Repeat this: {}", "Repeat the words: {}", "Echo: {}", "Write: {}"))
+    form = rng.choice(
+        (
+            "Repeat: {}",
+            "Repeat after me: {}",
+            "Say: {}",
+            "Repeat this: {}",
+            "Repeat the words: {}",
+            "Echo: {}",
+            "Write: {}",
+        )
+    )
     text = _phrase(rng)
     return _one("repeat", form.format(text), text)
 
@@ -45,13 +56,17 @@ def reverse_letters(rng: random.Random) -> Conversation:
 
 
 def reverse_words(rng: random.Random) -> Conversation:
-    form = rng.choice(("Reverse the list: {}", "Reverse this list: {}", "Reverse the words: {}", "Reverse the order: {}"))
+    form = rng.choice(
+        ("Reverse the list: {}", "Reverse this list: {}", "Reverse the words: {}", "Reverse the order: {}")
+    )
     words = rng.sample(WORDS, rng.randint(2, 6))
     return _one("reverse_words", form.format(", ".join(words)), ", ".join(reversed(words)))
 
 
 def sort_digits(rng: random.Random) -> Conversation:
-    form = rng.choice(("Sort the numbers: {}", "Sort: {}", "Sort these numbers: {}", "Put in order: {}", "Sort the digits: {}"))
+    form = rng.choice(
+        ("Sort the numbers: {}", "Sort: {}", "Sort these numbers: {}", "Put in order: {}", "Sort the digits: {}")
+    )
     digits = [str(rng.randrange(10)) for _ in range(rng.randint(2, 8))]
     return _one("sort_digits", form.format(" ".join(digits)), " ".join(sorted(digits)))
 
@@ -75,14 +90,18 @@ def count_letters(rng: random.Random) -> Conversation:
 
 
 def count_words(rng: random.Random) -> Conversation:
-    form = rng.choice(("How many words: {}", "Count the words: {}", "How many words are in this list: {}", "How many items: {}"))
+    form = rng.choice(
+        ("How many words: {}", "Count the words: {}", "How many words are in this list: {}", "How many items: {}")
+    )
     words = [rng.choice(WORDS) for _ in range(rng.randint(1, 9))]
     return _one("count_words", form.format(rng.choice((" ", ", ")).join(words)), str(len(words)))
 
 
 def upper_case(rng: random.Random) -> Conversation:
     words = rng.sample(WORDS, rng.randint(1, 3))
-    form = rng.choice(("Write in upper case: {}", "Uppercase: {}", "Write in capital letters: {}", "Make upper case: {}"))
+    form = rng.choice(
+        ("Write in upper case: {}", "Uppercase: {}", "Write in capital letters: {}", "Make upper case: {}")
+    )
     return _one("upper_case", form.format(" ".join(words)), " ".join(words).upper())
 
 
@@ -102,7 +121,9 @@ def count_up(rng: random.Random) -> Conversation:
 def add(rng: random.Random) -> Conversation:
     top = 100 if rng.random() < 0.5 else 21
     a, b = rng.randrange(top), rng.randrange(top)
-    form = rng.choice(("What is {} + {}?", "{} + {}", "{} + {} =", "Add {} and {}.", "Compute {} + {}.", "How much is {} + {}?"))
+    form = rng.choice(
+        ("What is {} + {}?", "{} + {}", "{} + {} =", "Add {} and {}.", "Compute {} + {}.", "How much is {} + {}?")
+    )
     return _one("add", form.format(a, b), str(a + b))
 
 
@@ -123,7 +144,9 @@ def pick(rng: random.Random) -> Conversation:
 
 def json_object(rng: random.Random) -> Conversation:
     fields: dict[str, str | int] = {}
-    for key in rng.sample(("name", "age", "city", "color", "animal", "count", "item", "price", "friend", "size"), rng.randint(1, 3)):
+    for key in rng.sample(
+        ("name", "age", "city", "color", "animal", "count", "item", "price", "friend", "size"), rng.randint(1, 3)
+    ):
         if key in ("name", "friend"):
             fields[key] = rng.choice(NAMES)
         elif key == "city":
@@ -134,11 +157,14 @@ def json_object(rng: random.Random) -> Conversation:
             fields[key] = rng.randrange(1, 100)
     said = [f"{key} {value}" for key, value in fields.items()]
     text = said[0] if len(said) == 1 else ", ".join(said[:-1]) + " and " + said[-1]
-    form = rng.choice(("Make JSON with {}.", "Write a JSON object with {}.", "JSON: {}", "Give me JSON with {}.", "Write JSON: {}"))
+    form = rng.choice(
+        ("Make JSON with {}.", "Write a JSON object with {}.", "JSON: {}", "Give me JSON with {}.", "Write JSON: {}")
+    )
     return _one("json", form.format(text), json.dumps(fields))
 
 
 SKILLS = {
     repeat: 9, reverse_letters: 9, reverse_words: 7, sort_digits: 8, sort_numbers: 8, sort_letters: 8,
-    count_letters: 5, count_words: 6, upper_case: 4, spell: 4, count_up: 5, add: 10, largest: 5, pick: 5, json_object: 7,
+    count_letters: 5, count_words: 6, upper_case: 4, spell: 4, count_up: 5, add: 10, largest: 5, pick: 5,
+    json_object: 7,
 }  # fmt: skip

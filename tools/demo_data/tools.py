@@ -13,7 +13,8 @@ from .words import CITIES, NAMES, WORDS
 # name, description, parameters (name, JSON type), ways to ask for it
 _TOOLS: tuple[tuple[str, str, tuple[tuple[str, str], ...], tuple[str, ...]], ...] = (
     ("get_weather", "Get the weather of a city", (("city", "string"),),
-     ("What is the weather in {city}?", "How is the weather in {city}?", "Weather in {city}?", "Is it raining in {city}?", "Tell me the weather in {city}.")),
+     ("What is the weather in {city}?", "How is the weather in {city}?", "Weather in {city}?",
+      "Is it raining in {city}?", "Tell me the weather in {city}.")),
     ("get_time", "Get the time in a city", (("city", "string"),),
      ("What time is it in {city}?", "Tell me the time in {city}.", "Time in {city}?")),
     ("add", "Add two numbers", (("a", "integer"), ("b", "integer")),
