@@ -1,0 +1,59 @@
+"""Entry point of the `quire` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from quire import __version__
+from quire.errors import QuireError
+
+COMMANDS = {
+    "generate": "answer one prompt",
+    "chat": "talk with a model in the terminal",
+    "serve": "serve the OpenAI API over HTTP",
+    "devices": "list every backend found, available or why not",
+    "models": "list the model architectures that Quire runs",
+    "inspect": "show a model's graph with FLOPs, bytes and KV blocks",
+    "bench": "measure latency, throughput or the core's overhead",
+}
+"""Subcommand -> one-line help. Each lives in `quire.cli.<name>` as `add_arguments(parser)` and `run(args) -> int`."""
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser; `only` fills in the arguments of one subcommand, so that the others need not be imported."""
+    parser = argparse.ArgumentParser(prog="quire", description="LLM inference and serving for any device.")
+    parser.add_argument("--version", action="version", version=f"quire {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
+                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        if only in (name, None):
+            module = import_module(f"quire.cli.{name}")
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. A user's mistake gets a message and exit code 2, a bug gets a traceback."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if word in COMMANDS), "")
+    args = build_parser(command).parse_args(words)
+    try:
+        return int(args.run(args))
+    except QuireError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())
