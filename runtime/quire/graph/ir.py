@@ -18,7 +18,7 @@ from quire.graph.shapes import Dim, Shape
 
 ValueDtype = Literal["act", "f32", "i32", "bool", "cache"]
 CacheKind = Literal["full", "sliding", "latent", "state", "cross"]
-AxisPolicy = Literal["split", "replicate_if_fewer", "pad"]
+AxisPolicy = Literal["split", "replicate_if_fewer", "pad", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class Src:
         view: steps applied to the stored tensor, each a tuple:
             ("transpose", perm) | ("reshape", shape) | ("index", axis, i) | ("slice", axis, start, stop);
             sizes are Dims or ints, evaluated with the *uncut* axes. () = stored as is.
+            A reshape that keeps the number of dimensions states the stored shape, which is then checked.
     """
 
     name: str
@@ -172,14 +173,24 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A named axis: its full size and what cutting it means.
+    """A named axis: its size and what cutting it means.
 
     split: size must be divisible; replicate_if_fewer: ranks share when there are fewer than ranks (KV heads);
-    pad: the last rank is padded with zeros (vocabulary).
+    pad: the last rank is padded with zeros (vocabulary); whole: never cut (what a router chooses among).
+
+    Attributes:
+        size: on this rank.
+        full: before `quire.graph.shard` cut it; None = not cut.
     """
 
     size: int
     policy: AxisPolicy = "split"
+    full: int | None = None
+
+    @property
+    def full_size(self) -> int:
+        """Size over all ranks, which is what checkpoint tensors have."""
+        return self.size if self.full is None else self.full
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,11 @@ def _expert_flops(args: OpArgs) -> Dim:
     return rows * k * w13[1] * w13[2] * 3
 
 
+def _all_reduce(args: OpArgs) -> Outputs:
+    _norm_shape("all_reduce", args.shape(0), *args.weights)
+    return _softcap(args)
+
+
 def _all_gather(args: OpArgs) -> Outputs:
     x, axis = args.shape(0), args.attrs["axis"] % len(args.shape(0))
     value = args.inputs[0]
@@ -181,7 +186,7 @@ _SPECS = (
     OpSpec("experts", ("x", "ids", "weights"), ("w13", "w2"), ("out",), {"act": REQUIRED}, _experts, _expert_flops,
            workspace=lambda a: a.shape(1)[0] * a.shape(1)[1] * (a.weight_shape(0)[1] + a.weight_shape(0)[2]) * 4,
            contracts=lambda a: (a.weight_shape(0)[0], a.weight_shape(1)[2])),
-    OpSpec("all_reduce", ("x",), (), ("out",), {}, _same, _no_flops, in_place=((0, 0),)),
+    OpSpec("all_reduce", ("x",), ("bias?",), ("out",), {}, _all_reduce, _no_flops, in_place=((0, 0),)),
     OpSpec("all_gather", ("x",), (), ("out",), {"axis": REQUIRED, "size": REQUIRED}, _all_gather, _no_flops),
     OpSpec("add_rms_norm", ("a", "b"), ("weight",), ("sum", "normed"), _RMS_ATTRS, _add_rms_norm, elementwise_flops(5),
            in_place=((0, 0), (1, 0)), fused_from=("add", "rms_norm")),
