@@ -103,12 +103,17 @@ class DerivedIndices:
     slots: I32
 
 
-def derive(batch: StepBatch, group: str, block_size: int) -> DerivedIndices:
-    """Per-token indices of a step for one KV group."""
+def token_indices(batch: StepBatch) -> tuple[I32, I32]:
+    """Sequence of each token, and its index in that sequence: int32 [T] both."""
     lengths = np.diff(batch.query_start_loc)
     seq_ids = np.repeat(np.arange(batch.num_seqs, dtype=np.int32), lengths)
     offset = np.arange(batch.num_tokens, dtype=np.int32) - batch.query_start_loc[seq_ids]
-    kv_index = (batch.num_computed[seq_ids] + offset).astype(np.int32)
+    return seq_ids, (batch.num_computed[seq_ids] + offset).astype(np.int32)
+
+
+def derive(batch: StepBatch, group: str, block_size: int) -> DerivedIndices:
+    """Per-token indices of a step for one KV group."""
+    seq_ids, kv_index = token_indices(batch)
     block_ids = batch.groups[group].block_tables[seq_ids, kv_index // block_size]
     slots = np.where(block_ids < 0, -1, block_ids * block_size + kv_index % block_size).astype(np.int32)
     return DerivedIndices(seq_ids, kv_index, slots)
@@ -124,8 +129,9 @@ def pad(batch: StepBatch, *, num_tokens: int, num_seqs: int, num_logits: int, ma
     extra_tokens, extra_seqs = num_tokens - batch.num_tokens, num_seqs - batch.num_seqs
     extra_logits = num_logits - len(batch.logits_indices)
     if min(extra_tokens, extra_seqs, extra_logits) < 0 or (extra_tokens and not extra_seqs):
-        raise ValueError(f"a step of {batch.num_tokens} tokens, {batch.num_seqs} sequences and {len(batch.logits_indices)}"
-                         f" logits rows does not fit ({num_tokens}, {num_seqs}, {num_logits}); padding tokens need one spare sequence")
+        raise ValueError(f"a step of {batch.num_tokens} tokens, {batch.num_seqs} sequences and"
+                         f" {len(batch.logits_indices)} logits rows does not fit ({num_tokens}, {num_seqs},"
+                         f" {num_logits}); padding tokens need one spare sequence")
     ends = np.full(extra_seqs, num_tokens, np.int32)
 
     def extend(array: I32, count: int, value: int) -> I32:

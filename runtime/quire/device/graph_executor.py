@@ -1,0 +1,211 @@
+"""An Executor made from any op library: weights, caches, the parts in order, the head in slices, sampling.
+
+It knows no device: arrays are opaque, and only the library's `put` and `get` move them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from quire.device.batch import StepBatch, StepResult, token_indices
+from quire.device.contract import (
+    ExecutorPlan,
+    KVPlan,
+    LoadProgress,
+    MemoryReport,
+    OpLibrary,
+    StepContext,
+    WeightSource,
+)
+from quire.device.kv_cache import KVCache
+from quire.device.placement import lower_model
+from quire.device.plan_check import check_plan
+from quire.device.step_context import step_context
+from quire.device.weight_loader import WeightLoader
+from quire.errors import BackendError, InternalError, QuireError
+from quire.graph.interpret import PartRunner
+from quire.sampling.batch import F32, I32
+
+_NO_TOKENS = np.empty((0, 1), np.int32)
+
+
+class GraphExecutor:
+    """Runs a plan's graph with an op library's kernels; an `Executor` of `quire.device.contract`.
+
+    A step's kernels are called in `submit`; its logits are fetched and sampled when its result is read, or when
+    the next step needs its tokens.
+
+    Raises, when made: BackendError for a plan that the library's capabilities do not cover, or for an op that
+    neither the library nor (without `plan.strict`) the reference can run.
+    """
+
+    def __init__(self, library: OpLibrary, plan: ExecutorPlan) -> None:
+        check_plan(plan, library.capabilities, library.name)
+        self.capabilities = library.capabilities
+        self._library, self._plan = library, plan
+        self._lowered = lower_model(library, plan)
+        self._trunk: tuple[PartRunner, ...] = ()  # embed and layers
+        self._heads: dict[str, PartRunner] = {}
+        self._cache: KVCache | None = None
+        self._unread: list[_PendingStep] = []
+        self._previous: _PendingStep | None = None
+        self._closed = False
+
+    def load(self, weights: WeightSource, progress: LoadProgress) -> MemoryReport:
+        """Streams every weight to the device; one that several parts share is read and held once."""
+        self._refuse_closed()
+        before, _ = self._library.memory()
+        loader = WeightLoader(self._library, self._plan, weights, progress)
+        runners = {id(part): PartRunner(part.part, part.kernels, loader.load(part)) for part in self._lowered.parts()}
+        self._trunk = tuple(runners[id(part)] for part in (self._lowered.embed, *self._lowered.layers))
+        self._heads = {name: runners[id(part)] for name, part in self._lowered.heads.items()}
+        used, free = self._library.memory()
+        purposes = {"weights": used - before}
+        if loader.host_bytes:
+            purposes["host copies for the reference"] = loader.host_bytes
+        return MemoryReport(bytes_by_purpose=purposes, available_bytes=free, placement=self._lowered.placement)
+
+    def allocate_kv(self, plan: KVPlan) -> None:
+        """Allocates the caches of every group; groups of one pool with equal arrays share them."""
+        self._refuse_closed()
+        self._cache = KVCache(self._library, self._plan, plan)
+
+    def submit(self, batch: StepBatch) -> _PendingStep:
+        """Calls the step's kernels. Errors of kernels are raised by the result, as BackendError."""
+        self._refuse_closed()
+        if len(self._unread) >= self.capabilities.async_depth:
+            raise InternalError(f"step {batch.step} was submitted over {len(self._unread)} unread ones",
+                                because=f"async_depth is {self.capabilities.async_depth}")
+        step = _PendingStep(self, batch, self._previous)
+        self._unread.append(step)
+        self._previous = step
+        step.start()
+        return step
+
+    def read_blocks(self, group: str, block_ids: I32) -> Mapping[str, np.ndarray]:
+        """Pages in the host format: array name -> [n, layers, block_size, *shape_per_token]."""
+        return self._kv().read_blocks(group, block_ids)
+
+    def write_blocks(self, group: str, block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `read_blocks`."""
+        self._kv().write_blocks(group, block_ids, pages)
+
+    def close(self) -> None:
+        """Drops weights and caches; safe to call twice."""
+        self._closed = True
+        self._trunk, self._heads, self._cache, self._previous = (), {}, None, None
+        self._unread.clear()
+
+    # ---- one step, called by _PendingStep ---------------------------------------------------------------
+
+    def _forward(self, batch: StepBatch, token_ids: I32) -> list[Any]:
+        """The step's logits, as device arrays of at most `max_logits_rows` rows."""
+        if not self._trunk:
+            raise InternalError("submit was called before load")
+        if batch.copies:
+            self._kv().copy_blocks(batch.copies)
+        context = step_context(batch, self._plan.block_size, self._library.put)
+        environment: dict[str, Any] = {
+            "token_ids": self._library.put(token_ids), "positions": context.device["positions"],
+        }
+        for runner in self._trunk:
+            environment.update(self._run(runner, environment, context))
+        if batch.sampling is None and not self._plan.return_logits:
+            return []
+        return [self._logits(environment, batch.logits_indices[start : start + self._plan.max_logits_rows], context)
+                for start in range(0, len(batch.logits_indices), self._plan.max_logits_rows)]
+
+    def _run(self, runner: PartRunner, environment: Mapping[str, Any], context: StepContext) -> dict[str, Any]:
+        """A part's outputs, without the caches it hands back."""
+        caches = {name: self._kv().handle(ref) for name, ref in runner.part.caches.items()}
+        outputs = runner({**environment, **caches}, context)
+        return {name: value for name, value in outputs.items() if name not in caches}
+
+    def _logits(self, environment: Mapping[str, Any], rows: I32, context: StepContext) -> Any:
+        if "logits" not in self._heads:
+            raise BackendError("this model has no logits head", because=f"its heads are {sorted(self._heads)}")
+        inputs = {**environment, "logits_indices": self._library.put(np.ascontiguousarray(rows, np.int32))}
+        return self._run(self._heads["logits"], inputs, context)["logits"]
+
+    def _sample(self, batch: StepBatch, slices: list[Any]) -> StepResult:
+        host = [np.asarray(self._library.get(logits), np.float32) for logits in slices]
+        logits: F32 | None = host[0] if len(host) == 1 else np.concatenate(host) if host else None
+        kept = logits if self._plan.return_logits else None
+        if batch.sampling is None or logits is None:
+            return StepResult(_NO_TOKENS, _NO_TOKENS[:, 0], logits=kept)
+        from quire.sampling.sampler import sample  # here, so that importing the contract stays light
+
+        drawn = sample(logits, batch.sampling)
+        return StepResult(tokens=drawn.tokens[:, None], num_emitted=np.ones(len(drawn.tokens), np.int32),
+                          logprobs=drawn.logprobs, prompt_logprobs=drawn.prompt_logprobs, logits=kept)
+
+    def _kv(self) -> KVCache:
+        self._refuse_closed()
+        if self._cache is None:
+            raise InternalError("the KV cache is used before allocate_kv")
+        return self._cache
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise BackendError(f"the executor of device {self._library.name} is closed")
+
+
+class _PendingStep:
+    """A submitted step; implements `Pending`. Holds the step before it only until that one's tokens are read."""
+
+    def __init__(self, executor: GraphExecutor, batch: StepBatch, previous: _PendingStep | None) -> None:
+        self._executor, self._batch, self._previous = executor, batch, previous
+        self._logits: list[Any] = []
+        self._result: StepResult | None = None
+        self._error: BackendError | None = None
+
+    def start(self) -> None:
+        """Runs the kernels; an error is kept for `result`."""
+        try:
+            self._logits = self._executor._forward(self._batch, self._token_ids())
+        except Exception as error:
+            self._error = self._failed(error)
+        self._previous = None
+
+    def result(self) -> StepResult:
+        """Waits for the step and returns its result; raises BackendError when it failed."""
+        if self in self._executor._unread:
+            self._executor._unread.remove(self)
+        return self._finish()
+
+    def _finish(self) -> StepResult:
+        if self._error is None and self._result is None:
+            try:
+                self._result = self._executor._sample(self._batch, self._logits)
+            except Exception as error:
+                self._error = self._failed(error)
+            self._logits = []
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def _token_ids(self) -> I32:
+        """The batch's token ids with each -1 replaced by the token that the step before sampled."""
+        token_ids = np.ascontiguousarray(self._batch.token_ids, np.int32)
+        open_ = token_ids < 0
+        if not open_.any():
+            return token_ids
+        rows = self._batch.prev_row[token_indices(self._batch)[0][open_]]
+        if self._previous is None or (rows < 0).any():
+            raise InternalError(f"step {self._batch.step}: a token id of -1 has no row in the step before")
+        filled = token_ids.copy()
+        filled[open_] = self._previous._finish().tokens[rows, 0]
+        return filled
+
+    def _failed(self, error: Exception) -> BackendError:
+        if isinstance(error, BackendError):
+            return error
+        because = error.what if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
+        failure = BackendError(f"step {self._batch.step} failed on device {self._executor._library.name}",
+                               because=because, try_="the traceback above; the engine can restart the executor")
+        failure.__cause__ = error
+        return failure

@@ -1,0 +1,61 @@
+"""Brings the weights of a lowered model to where its kernels want them, each checkpoint expression once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quire.device.contract import ExecutorPlan, LoadProgress, OpLibrary, WeightSource
+from quire.device.placement import LoweredPart
+from quire.graph.ir import Source, Weight
+
+_Key = tuple[Source, str, str]
+
+
+class WeightLoader:
+    """Loads parts one by one. A weight is identified by (source, scheme, dtype), so tied ones are held once.
+
+    Attributes:
+        host_bytes: bytes of the copies that reference kernels read.
+    """
+
+    def __init__(self, library: OpLibrary, plan: ExecutorPlan, source: WeightSource, progress: LoadProgress) -> None:
+        self._library, self._plan, self._source, self._progress = library, plan, source, progress
+        self._on_device: dict[_Key, Any] = {}
+        self._on_host: dict[_Key, np.ndarray] = {}
+        self._read_bytes = 0
+        self.host_bytes = 0
+
+    def load(self, lowered: LoweredPart) -> dict[str, Any]:
+        """Local name -> the library's weight, None where only the reference reads it; fills `host_weights`."""
+        bound: dict[str, Any] = {}
+        for name, weight in lowered.part.graph.weights.items():
+            bound[name] = self._device_weight(weight) if name in lowered.device_weights else None
+            if name in lowered.host_weights:
+                lowered.host_weights[name] = self._host_weight(weight)
+        return bound
+
+    def _key(self, weight: Weight) -> _Key:
+        return weight.source, weight.scheme, "float32" if weight.keep_f32 else self._plan.weight_dtype
+
+    def _device_weight(self, weight: Weight) -> Any:
+        key = self._key(weight)
+        if key not in self._on_device:
+            self._on_device[key] = self._library.put_weight(weight, self._read(weight), key[2])
+        return self._on_device[key]
+
+    def _host_weight(self, weight: Weight) -> np.ndarray:
+        from quire.reference.dtypes import numpy_dtype  # here, since the reference imports this package's contract
+
+        key = self._key(weight)
+        if key not in self._on_host:
+            self._on_host[key] = np.array(self._read(weight), dtype=numpy_dtype(key[2]), order="C")
+            self.host_bytes += self._on_host[key].nbytes
+        return self._on_host[key]
+
+    def _read(self, weight: Weight) -> np.ndarray:
+        array = self._source.read(weight)
+        self._read_bytes += array.nbytes
+        self._progress(self._read_bytes, max(self._read_bytes, self._source.total_bytes))
+        return array

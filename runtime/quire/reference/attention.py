@@ -1,0 +1,79 @@
+"""Attention over a paged KV cache. T tokens, S sequences, H heads, KV kv_heads, d head_dim, B blocks a sequence.
+
+A cache is `{"k": [blocks, block_size, KV, d], "v": [blocks, block_size, KV, dv]}` in the KV dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from quire.reference.dtypes import as_f32, round_to
+from quire.reference.elementwise import capped
+
+PagedCache = Mapping[str, np.ndarray]
+
+
+def cache_write(cache: PagedCache, k: np.ndarray, v: np.ndarray, *, slots: np.ndarray) -> PagedCache:
+    """Stores k and v [T, KV, d] at `slots` int32 [T] (block_id * block_size + offset), rounded to the KV dtype.
+
+    A slot of -1 is not written. The cache is changed in place and returned.
+    """
+    resident = slots >= 0
+    for name, rows in (("k", k), ("v", v)):
+        array = cache[name]
+        flat = array.reshape(-1, *array.shape[2:])  # a view: caches are contiguous
+        flat[slots[resident]] = round_to(rows[resident], array.dtype)
+    return cache
+
+
+def paged_attention(q: np.ndarray, cache: PagedCache, *, block_tables: np.ndarray, query_start_loc: np.ndarray,
+                    num_computed: np.ndarray, scale: float, window: int = 0, softcap: float = 0.0,
+                    causal: bool = True) -> np.ndarray:
+    """softmax(scale * q.k) @ v of every query row over the keys it sees.
+
+    Row i of sequence s has KV index `num_computed[s] + i`. It sees key j of its sequence if (not causal or
+    j <= index) and (window == 0 or j > index - window). Head h reads KV head h // (H / KV). Keys that are not
+    seen, and blocks of -1, are never read; a row that sees nothing is 0.
+
+    Args:
+        q: [T, H, d]. block_tables: int32 [S, B]. query_start_loc: int32 [S+1]. num_computed: int32 [S].
+        softcap: > 0 caps scaled scores before the softmax: cap * tanh(score / cap).
+    Returns: [T, H, dv] in q's dtype; scores, softmax and sums are float32.
+    Source: arXiv:2309.06180; grouped queries arXiv:2305.13245.
+    """
+    out = np.zeros((*q.shape[:2], cache["v"].shape[-1]), np.float32)
+    q32 = as_f32(q)
+    for seq, table in enumerate(block_tables):
+        start, end = int(query_start_loc[seq]), int(query_start_loc[seq + 1])
+        seq_len = int(num_computed[seq]) + end - start
+        for row in range(start, end):
+            index = int(num_computed[seq]) + row - start
+            first = max(0, index - window + 1) if window else 0
+            keys = np.arange(first, index + 1 if causal else seq_len)
+            k, v = _gather(cache, table, keys)
+            if k.shape[1]:
+                out[row] = _attend(q32[row], k, v, scale, softcap)
+    return round_to(out, q.dtype)
+
+
+def _gather(cache: PagedCache, table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 k [KV, n, d] and v [KV, n, dv] of the keys whose blocks are resident."""
+    block_size = cache["k"].shape[1]
+    blocks = table[keys // block_size]
+    resident = blocks >= 0
+    where = blocks[resident], keys[resident] % block_size
+    return as_f32(cache["k"][where].swapaxes(0, 1)), as_f32(cache["v"][where].swapaxes(0, 1))
+
+
+def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, softcap: float) -> np.ndarray:
+    """One query row [H, d] over k [KV, n, d], v [KV, n, dv]: float32 [H, dv]."""
+    num_heads, num_kv_heads = q.shape[0], k.shape[0]
+    grouped = q.reshape(num_kv_heads, num_heads // num_kv_heads, -1)
+    scores = np.matmul(grouped, k.swapaxes(1, 2)) * np.float32(scale)  # [KV, H/KV, n]
+    if softcap:
+        scores = capped(scores, softcap)
+    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    probabilities = scores / scores.sum(axis=-1, keepdims=True)
+    return np.matmul(probabilities, v).reshape(num_heads, -1)

@@ -1,0 +1,132 @@
+"""The `reference` device: every op in numpy, obviously right, on any machine; made for tests and comparison.
+
+It computes one row at a time with a fixed order of additions, so a row's bits never depend on its batch, and it
+fills fresh caches with NaN, so that reading what was never written cannot pass unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
+from quire.device.contract import Executor, ExecutorPlan, Kernel
+from quire.device.graph_executor import GraphExecutor
+from quire.device.hookspecs import hookimpl
+from quire.errors import ConfigError
+from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
+from quire.graph.ops import PLAIN_OPS
+from quire.graph.shapes import concrete
+from quire.reference.dtypes import numpy_dtype
+from quire.reference.lowering import lower_reference
+from quire.sampling.batch import I32
+
+_FLOATS = ("float32", "bfloat16", "float16")
+
+CAPABILITIES = Capabilities(
+    contract=CONTRACT_VERSION,
+    act_dtypes=_FLOATS,
+    weight_dtypes=_FLOATS,
+    kv_dtypes=_FLOATS,
+    block_sizes=(16, 32, 8, 4, 2, 1, 64, 128, 256),
+    ops=PLAIN_OPS,
+    row_determinism="batch_invariant",
+    read_write_blocks=True,
+)
+"""What the reference declares. It lowers the fused ops too, but asks for none: it runs graphs as written."""
+
+
+class ReferenceLibrary:
+    """The op library of the reference; an `OpLibrary` whose arrays are numpy's."""
+
+    capabilities = CAPABILITIES
+    name = "reference"
+
+    def __init__(self) -> None:
+        self._held_bytes = 0
+
+    def put(self, array: np.ndarray, dtype: str | None = None) -> np.ndarray:
+        """The array itself, or converted."""
+        return array if dtype is None else array.astype(numpy_dtype(dtype), copy=False)
+
+    def get(self, array: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return array
+
+    def put_weight(self, weight: Weight, array: np.ndarray, dtype: str) -> np.ndarray:
+        """A contiguous copy, rounded to `dtype`."""
+        held = np.array(array, dtype=numpy_dtype(dtype), order="C")
+        self._held_bytes += held.nbytes
+        return held
+
+    def create_cache(self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int,
+                     dtype: str) -> dict[str, np.ndarray]:
+        """[num_blocks, block_size, *shape_per_token] each, filled with NaN."""
+        cache = {
+            array.name: np.full((num_blocks, block_size, *concrete(array.shape, axis_sizes)), np.nan,
+                                numpy_dtype("float32" if array.dtype == "f32" else dtype))
+            for array in group.arrays
+        }
+        self._held_bytes += sum(array.nbytes for array in cache.values())
+        return cache
+
+    def copy_blocks(self, cache: Mapping[str, np.ndarray], copies: I32) -> None:
+        """Every destination gets what its source held before the call."""
+        for array in cache.values():
+            array[copies[:, 1]] = array[copies[:, 0]]
+
+    def read_blocks(self, cache: Mapping[str, np.ndarray], block_ids: I32) -> dict[str, np.ndarray]:
+        """[n, block_size, *shape_per_token] each; copies."""
+        return {name: array[block_ids] for name, array in cache.items()}
+
+    def write_blocks(self, cache: Mapping[str, np.ndarray], block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `read_blocks`."""
+        for name, array in cache.items():
+            array[block_ids] = pages[name]
+
+    def lower(self, node: Node, graph: Graph, plan: ExecutorPlan) -> Kernel:
+        """The numpy function of the node's op."""
+        return lower_reference(node, graph, plan)
+
+    def memory(self) -> tuple[int, int]:
+        """(bytes of weights and caches handed out, bytes free on the host)."""
+        return self._held_bytes, _host_memory()[1]
+
+
+@hookimpl
+def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
+    """Always there; last in the order of `auto`."""
+    total, free = _host_memory()
+    return DeviceReport(available=True, name="numpy on the host", num_devices=1, total_memory_bytes=total,
+                        free_memory_bytes=free, driver=f"numpy {np.__version__}", priority=-100)
+
+
+@hookimpl
+def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
+    """What the reference can do; it has no options."""
+    _refuse_options(options)
+    return CAPABILITIES
+
+
+@hookimpl
+def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
+    """A graph executor over the reference library."""
+    _refuse_options(plan.options)
+    return GraphExecutor(ReferenceLibrary(), plan)
+
+
+def _refuse_options(options: Mapping[str, str]) -> None:
+    if options:
+        raise ConfigError(f"device reference has no option {', '.join(sorted(options))}", because="it has none at all",
+                          try_="leave --device-option out")
+
+
+def _host_memory() -> tuple[int, int]:
+    """(total, available) bytes of host memory; 0 where the system does not say (outside Linux)."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return 0, 0
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in meminfo.read_text().splitlines()}
+    return kib.get("MemTotal", 0) * 1024, kib.get("MemAvailable", 0) * 1024
