@@ -57,7 +57,7 @@ def _add(args: OpArgs) -> Outputs:
     return _same(args)
 
 
-def _softcap(args: OpArgs) -> Outputs:
+def _keeps_dtype(args: OpArgs) -> Outputs:
     value = args.inputs[0]
     assert value is not None
     return ((value.shape, value.dtype),)
@@ -88,7 +88,9 @@ def _reshape(args: OpArgs) -> Outputs:
 
 
 def _take_rows(args: OpArgs) -> Outputs:
-    return (((*args.shape(1), *args.shape(0)[1:]), "act"),)
+    value = args.inputs[0]
+    assert value is not None
+    return (((*args.shape(1), *value.shape[1:]), value.dtype),)
 
 
 def _rotary(args: OpArgs) -> Outputs:
@@ -128,7 +130,7 @@ def _expert_flops(args: OpArgs) -> Dim:
 
 def _all_reduce(args: OpArgs) -> Outputs:
     _norm_shape("all_reduce", args.shape(0), *args.weights)
-    return _softcap(args)
+    return _keeps_dtype(args)
 
 
 def _all_gather(args: OpArgs) -> Outputs:
@@ -169,8 +171,8 @@ _SPECS = (
     OpSpec("layer_norm", ("x",), ("weight", "bias?"), ("out",), {"eps": REQUIRED}, _norm("layer_norm"),  # type: ignore[arg-type]
            elementwise_flops(7), in_place=((0, 0),)),
     OpSpec("add", ("a", "b"), (), ("out",), {}, _add, elementwise_flops(1), in_place=((0, 0), (1, 0))),
-    OpSpec("scale", ("x",), (), ("out",), {"factor": REQUIRED}, _same, elementwise_flops(1), in_place=((0, 0),)),
-    OpSpec("softcap", ("x",), (), ("out",), {"cap": REQUIRED}, _softcap, elementwise_flops(8), in_place=((0, 0),)),
+    OpSpec("scale", ("x",), (), ("out",), {"factor": REQUIRED}, _keeps_dtype, elementwise_flops(1), in_place=((0, 0),)),
+    OpSpec("softcap", ("x",), (), ("out",), {"cap": REQUIRED}, _keeps_dtype, elementwise_flops(8), in_place=((0, 0),)),
     OpSpec("activation", ("x",), (), ("out",), {"act": REQUIRED}, _same, elementwise_flops(8), in_place=((0, 0),)),
     OpSpec("gated_activation", ("gate", "up"), (), ("out",), {"act": REQUIRED}, _gated, elementwise_flops(9),
            in_place=((0, 0), (1, 0))),
