@@ -1,1 +1,8 @@
-"""models"""
+"""Model families as graph builders: config.json -> `ModelSpec`."""
+
+from __future__ import annotations
+
+from quire.models.architectures import ARCHITECTURES
+from quire.models.spec import ModelSpec, build_model, build_model_from_config
+
+__all__ = ["ARCHITECTURES", "ModelSpec", "build_model", "build_model_from_config"]

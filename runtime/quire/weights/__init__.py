@@ -1,1 +1,45 @@
-"""weights"""
+"""Where weights come from: checkpoints and random numbers, behind the contract's WeightSource."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from quire.errors import ConfigError
+from quire.graph.ir import ModelGraph
+from quire.weights.checkpoint import CheckpointWeights
+from quire.weights.dummy import DummyWeights
+
+LoadFormat = Literal["auto", "safetensors", "dummy"]
+
+
+def open_weights(
+    folder: str | Path,
+    model: ModelGraph,
+    *,
+    load_format: LoadFormat = "auto",
+    seed: int = 0,
+    dtype: str = "bfloat16",
+    rank: int = 0,
+    world_size: int = 1,
+    ignorable_tensors: Sequence[str] = (),
+) -> CheckpointWeights | DummyWeights:
+    """The WeightSource of a model.
+
+    Args:
+        folder: the checkpoint; not touched for "dummy".
+        model: the uncut model, before any pass.
+        load_format: "safetensors"; "auto" is the same today; "dummy" = random weights of `dtype` drawn from `seed`.
+        rank, world_size: the place in the tensor-parallel group.
+        ignorable_tensors: `ModelSpec.ignorable_tensors`.
+    Raises ModelError for a checkpoint that does not fit the model, ConfigError for an unknown load format.
+    """
+    if load_format == "dummy":
+        return DummyWeights(model, seed, dtype, rank, world_size)
+    if load_format in ("auto", "safetensors"):
+        return CheckpointWeights(Path(folder), model, rank, world_size, ignorable_tensors)
+    raise ConfigError(f"load_format={load_format!r}", because="it is one of auto, safetensors, dummy")
+
+
+__all__ = ["CheckpointWeights", "DummyWeights", "open_weights"]

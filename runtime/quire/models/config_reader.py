@@ -1,0 +1,185 @@
+"""A typed reader of config.json that guesses nothing.
+
+A family's builder asks for each value it honours; `finish` then refuses every value that would change the
+computation and that nobody asked for. What is absent takes the default of the family's published config class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quire.errors import ModelError
+
+
+class _Missing:
+    pass
+
+
+MISSING: Any = _Missing()
+"""Default of a value that the config must hold."""
+
+ACTIVATION_NAMES: Mapping[str, str] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "quick_gelu": "quick_gelu",
+}
+"""A config's name of an activation -> the op set's."""
+
+NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
+    "add_cross_attention": (False,),
+    "alibi": (False,),
+    "attention_bias": (False,),
+    "attention_multiplier": (),
+    "attn_logit_softcapping": (),
+    "attn_temperature_tuning": (False,),
+    "clip_qkv": (),
+    "embedding_multiplier": (1,),
+    "final_logit_softcapping": (),
+    "is_encoder_decoder": (False,),
+    "kv_lora_rank": (),
+    "layer_types": (),
+    "logit_scale": (1,),
+    "logits_scaling": (1,),
+    "mlp_bias": (False,),
+    "n_routed_experts": (0,),
+    "n_shared_experts": (0,),
+    "no_rope_layer_interval": (),
+    "no_rope_layers": (),
+    "num_experts": (0,),
+    "num_local_experts": (0,),
+    "parallel_attn": (False,),
+    "partial_rotary_factor": (1,),
+    "pruned_heads": ({},),
+    "q_lora_rank": (),
+    "qk_layernorm": (False,),
+    "qkv_bias": (False,),
+    "quantization_config": (),
+    "query_pre_attn_scalar": (),
+    "reorder_and_upcast_attn": (False,),
+    "residual_multiplier": (1,),
+    "rope_local_base_freq": (),
+    "rope_parameters": (),
+    "rope_scaling": (),
+    "rotary_pct": (1,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "scale_attn_weights": (True,),
+    "shared_expert_intermediate_size": (0,),
+    "sliding_window": (),
+    "use_bidirectional_attention": (False,),
+    "use_parallel_residual": (False,),
+    "use_qk_norm": (False,),
+    "use_sliding_window": (False,),
+}
+"""Values that change what a model computes -> what they may be (beside null) where a family does not read them."""
+
+
+class ConfigReader:
+    """Reads one config.json, or a nested config of it, with types checked and every refusal naming the value.
+
+    Args:
+        values: the parsed JSON object.
+        where: how errors call it.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
+        self.values, self.where = values, where
+        self._read: set[str] = set()
+
+    def integer(self, name: str, default: Any = MISSING) -> int:
+        """An integer; null counts as absent."""
+        return self._typed(name, default, (int,), "an integer")
+
+    def number(self, name: str, default: Any = MISSING) -> float:
+        """A float or an integer; null counts as absent."""
+        return float(self._typed(name, default, (int, float), "a number"))
+
+    def flag(self, name: str, default: Any = MISSING) -> bool:
+        """true or false; null counts as absent."""
+        return self._typed(name, default, (bool,), "true or false")
+
+    def text(self, name: str, default: Any = MISSING) -> str:
+        """A string; null counts as absent."""
+        return self._typed(name, default, (str,), "a string")
+
+    def optional_integer(self, name: str, default: int | None = None) -> int | None:
+        """An integer, or None where the config says null; `default` only where it says nothing."""
+        return self.integer(name) if self._is_given(name) else self.raw(name, default)
+
+    def optional_number(self, name: str, default: float | None = None) -> float | None:
+        """A number, or None where the config says null; `default` only where it says nothing."""
+        return self.number(name) if self._is_given(name) else self.raw(name, default)
+
+    def raw(self, name: str, default: Any = None) -> Any:
+        """The value as it stands, marked as honoured."""
+        self._read.add(name)
+        return self.values.get(name, default)
+
+    def nested(self, name: str) -> ConfigReader:
+        """The reader of an object inside this one."""
+        value = self.raw(name)
+        if not isinstance(value, Mapping):
+            raise self.refusal(name, "an object is expected there")
+        return ConfigReader(value, f"{self.where}: {name}")
+
+    def activation(self, name: str, default: Any = MISSING) -> str:
+        """The op set's name of an activation; ModelError when it has none."""
+        value = self.text(name, default)
+        if value not in ACTIVATION_NAMES:
+            raise self.refusal(name, f"supported activations are {', '.join(ACTIVATION_NAMES)}")
+        return ACTIVATION_NAMES[value]
+
+    def layer_windows(self, num_layers: int, window: int | None, default_types: list[str]) -> tuple[int, ...]:
+        """Per layer, the tokens a query sees (0 = all), from `layer_types` or its default."""
+        types = self.raw("layer_types") or default_types
+        if not isinstance(types, list) or len(types) != num_layers:
+            raise self.refusal("layer_types", f"one entry for each of the {num_layers} layers is expected")
+        for kind in types:
+            if kind not in ("full_attention", "sliding_attention"):
+                raise self.refusal("layer_types", f"{kind!r} is not one of full_attention, sliding_attention")
+        if "sliding_attention" in types and not window:
+            raise self.refusal("layer_types", "there are sliding layers, but no sliding_window that is in use")
+        return tuple(int(window or 0) if kind == "sliding_attention" else 0 for kind in types)
+
+    def finish(self) -> None:
+        """Refuses, all at once, every value that changes the computation and was not read."""
+        ignored = [
+            f"{name}={self.values[name]!r}"
+            for name, neutral in NEUTRAL_VALUES.items()
+            if name in self.values and name not in self._read and not _is_neutral(self.values[name], neutral)
+        ]
+        if ignored:
+            raise ModelError(
+                f"{self.where}: {', '.join(ignored)} not supported for model_type "
+                f"{self.values.get('model_type', 'unknown')!r}",
+                because="it changes what the model computes and this family's graph has no place for it",
+                try_="a checkpoint without it; quantized checkpoints: the original weights",
+            )
+
+    def refusal(self, name: str, because: str) -> ModelError:
+        """The error for a value that is read but cannot be honoured."""
+        return ModelError(f"{self.where}: {name}={self.values.get(name)!r} not supported", because=because)
+
+    def _is_given(self, name: str) -> bool:
+        return self.values.get(name) is not None
+
+    def _typed(self, name: str, default: Any, kinds: tuple[type, ...], wanted: str) -> Any:
+        value = self.raw(name)
+        if value is None:
+            if default is MISSING:
+                raise ModelError(f"{self.where}: {name} is missing", because="the model cannot be built without it",
+                                 try_="a complete config.json of a Hugging Face checkpoint")
+            return default
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ModelError(f"{self.where}: {name}={value!r}", because=f"{wanted} is expected there")
+        return value
+
+
+def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
+    if isinstance(value, list):
+        return all(item == "full_attention" for item in value)
+    return value is None or any(value == allowed for allowed in neutral)

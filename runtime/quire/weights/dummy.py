@@ -1,0 +1,91 @@
+"""Random weights in a model's shapes, for benchmarks and tests that need no checkpoint."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from quire.errors import ConfigError
+from quire.graph.ir import ModelGraph, OneOf, Source, Src, Weight, source_tensors
+from quire.graph.shapes import concrete
+from quire.weights.source import RankCut, resolve
+
+DUMMY_DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+
+_SPREAD = 0.02
+_BLOCK = 65537  # elements drawn per tensor and repeated; prime, so that no row length makes rows equal
+
+
+class DummyWeights:
+    """The contract's WeightSource over random numbers.
+
+    Deterministic per tensor name and seed, so that all ranks hold cuts of one model. Matrices spread by 0.02
+    around 0, norms around what leaves the scale alone, so that activations stay finite.
+
+    Args:
+        model: the uncut model, before any pass.
+        dtype: "float32", "bfloat16" or "float16".
+    """
+
+    def __init__(
+        self, model: ModelGraph, seed: int = 0, dtype: str = "bfloat16", rank: int = 0, world_size: int = 1
+    ) -> None:
+        if dtype not in DUMMY_DTYPES:
+            raise ConfigError(f"dtype {dtype!r} for random weights", because=f"it is one of {', '.join(DUMMY_DTYPES)}")
+        self._cut = RankCut(model.axes, rank, world_size)
+        self._tensors = _RandomTensors(model, seed, DUMMY_DTYPES[dtype])
+        shapes = {weight.source: weight.shape for part in model.parts() for weight in part.graph.weights.values()}
+        self.total_bytes = DUMMY_DTYPES[dtype].itemsize * sum(
+            math.prod(concrete(shape, self._cut.local_sizes)) for shape in shapes.values()
+        )
+
+    def read(self, weight: Weight) -> np.ndarray:
+        """The rank's array."""
+        array = resolve(weight.source, self._tensors, self._cut)
+        array.setflags(write=False)
+        return array
+
+
+class _RandomTensors:
+    """Every tensor that the model's sources name, in the shape they give it after their views."""
+
+    def __init__(self, model: ModelGraph, seed: int, dtype: np.dtype[Any]) -> None:
+        self._seed, self._dtype, self._sizes = seed, dtype, model.axis_sizes()
+        self._names: set[str] = set()
+        self._centers: dict[str, float] = {}
+        for part in model.parts():
+            weights = part.graph.weights
+            for weight in weights.values():
+                self._names.update(tensor.name for tensor in _first_options(weight.source))
+            for node in part.graph.nodes:
+                if node.op.endswith("_norm"):
+                    offset = dict(node.attrs).get("weight_offset", 0.0)
+                    for tensor in source_tensors(weights[node.weights[0]].source):
+                        self._centers[tensor.name] = 1.0 - offset
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def array(self, source: Src) -> np.ndarray:
+        """The uncut array of a source."""
+        shape = concrete(source.shape, self._sizes)
+        count = math.prod(shape)
+        key = zlib.crc32(f"{source.name}|{source.view}".encode())
+        block = np.random.default_rng((self._seed, key)).standard_normal(min(count, _BLOCK), np.float32)
+        values = (block * np.float32(_SPREAD) + np.float32(self._centers.get(source.name, 0.0))).astype(self._dtype)
+        return np.resize(values, shape)
+
+
+def _first_options(source: Source) -> list[Src]:
+    if isinstance(source, Src):
+        return [source]
+    children = source.options[:1] if isinstance(source, OneOf) else source.parts
+    return [tensor for child in children for tensor in _first_options(child)]

@@ -1,0 +1,198 @@
+"""Reading safetensors checkpoints: mapped files, arrays that are views of them, nothing copied.
+
+Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, the data.
+Source: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from quire.errors import ModelError
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
+
+_MAX_HEADER_BYTES = 100_000_000
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a header; `start` and `stop` are byte offsets in the file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class SafetensorsFile:
+    """One mapped file. Its arrays keep the mapping alive; there is nothing to close.
+
+    Raises ModelError when the header is not what the format allows, or points outside the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read", because=str(error),
+                             try_="download the checkpoint again") from error
+        self.entries: Mapping[str, TensorEntry] = self._read_header(size)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A read-only view of the file."""
+        entry = self.entries[name]
+        count = math.prod(entry.shape)
+        return np.frombuffer(self._map, entry.dtype, count, entry.start).reshape(entry.shape)
+
+    def _read_header(self, size: int) -> dict[str, TensorEntry]:
+        if size < 8:
+            raise self._corrupt(f"it has {size} bytes")
+        length = int.from_bytes(self._map[:8], "little")
+        if length > min(_MAX_HEADER_BYTES, size - 8):
+            raise self._corrupt(f"its header would be {length} bytes long, the file has {size}")
+        try:
+            header = json.loads(self._map[8 : 8 + length])
+        except ValueError as error:
+            raise self._corrupt(f"its header is not JSON ({error})") from error
+        if not isinstance(header, dict):
+            raise self._corrupt("its header is not a JSON object")
+        header.pop("__metadata__", None)
+        entries = {name: self._entry(name, value, 8 + length) for name, value in header.items()}
+        self._check_coverage(entries, 8 + length, size)
+        return entries
+
+    def _entry(self, name: str, value: Any, data_start: int) -> TensorEntry:
+        try:
+            dtype_name, shape, (start, stop) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
+            whole = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._corrupt(f"the entry of {name} has no dtype, shape and two data_offsets") from error
+        if not whole:
+            raise self._corrupt(f"the entry of {name} has sizes that are not natural numbers")
+        if dtype_name not in _DTYPES:
+            raise ModelError(f"{self.path}: tensor {name} has dtype {dtype_name}, not supported",
+                             because=f"supported dtypes are {', '.join(_DTYPES)}")
+        dtype = _DTYPES[dtype_name]
+        if stop - start != math.prod(shape) * dtype.itemsize:
+            raise self._corrupt(f"{name} {list(shape)} {dtype_name} does not fill bytes {start} to {stop}")
+        return TensorEntry(dtype, shape, data_start + start, data_start + stop)
+
+    def _check_coverage(self, entries: Mapping[str, TensorEntry], data_start: int, size: int) -> None:
+        """The format allows neither holes, nor overlaps, nor bytes that belong to no tensor."""
+        end = data_start
+        for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+            if entry.stop > size:
+                raise self._corrupt(f"{name} ends at byte {entry.stop}, the file has {size}; it is truncated")
+            if entry.start != end:
+                raise self._corrupt(f"{name} starts at byte {entry.start}, the tensor before it ends at {end}")
+            end = entry.stop
+        if end != size:
+            raise self._corrupt(f"its tensors end at byte {end}, the file has {size}")
+
+    def _corrupt(self, because: str) -> ModelError:
+        return ModelError(f"{self.path} is not a valid safetensors file", because=because,
+                          try_="download the file again; an interrupted download is the usual cause")
+
+
+class SafetensorsCheckpoint:
+    """All tensors of a checkpoint's folder: one file, or the shards that an index names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        index = folder / INDEX_NAME
+        files = self._open_shards(index) if index.exists() else (SafetensorsFile(_single_file(folder)),)
+        self._file_of: dict[str, SafetensorsFile] = {}
+        for file in files:
+            for name in file.entries:
+                if name in self._file_of:
+                    raise ModelError(f"{folder}: tensor {name} is in {self._file_of[name].path.name} and in "
+                                     f"{file.path.name}", because="a tensor may be stored once")
+                self._file_of[name] = file
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Every tensor's name."""
+        return self._file_of.keys()
+
+    def entry(self, name: str) -> TensorEntry:
+        """dtype and shape of a tensor; KeyError when there is none of that name."""
+        return self._file_of[name].entries[name]
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A read-only view of a mapped file; KeyError when there is none of that name."""
+        return self._file_of[name].tensor(name)
+
+    def _open_shards(self, index: Path) -> tuple[SafetensorsFile, ...]:
+        try:
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            shards = sorted(set(weight_map.values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index} cannot be read", because=f"no object weight_map in it ({error!r})",
+                             try_="download the file again") from error
+        absent = [shard for shard in shards if not (self.folder / shard).exists()]
+        if absent:
+            raise ModelError(f"{self.folder} lacks {len(absent)} of {len(shards)} shards: {', '.join(absent)}",
+                             because=f"{INDEX_NAME} names them", try_="download the missing files")
+        files = {shard: SafetensorsFile(self.folder / shard) for shard in shards}
+        lost = sorted(name for name, shard in weight_map.items() if name not in files[shard].entries)
+        if lost:
+            raise ModelError(f"{self.folder}: {len(lost)} tensors are not in the shard that {INDEX_NAME} names: "
+                             f"{', '.join(lost[:20])}", because="index and shards do not belong together",
+                             try_="download index and shards again, from one revision")
+        return tuple(files.values())
+
+
+def _single_file(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder", because="a checkpoint is a folder with config.json and weights")
+    if (folder / SINGLE_NAME).exists():
+        return folder / SINGLE_NAME
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModelError(f"{folder} has {len(found)} safetensors files and no {INDEX_NAME}",
+                         because="the index says which of them make up the checkpoint",
+                         try_=f"download {INDEX_NAME}")
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in OTHER_FORMATS)
+    if others:
+        raise ModelError(f"{folder} has weights only as {', '.join(others)}",
+                         because="weights are read from safetensors files; the others cannot be mapped or run code",
+                         try_="convert it: load it with transformers and save_pretrained(folder)")
+    raise ModelError(f"{folder} has no weights", because="there is no .safetensors file in it",
+                     try_='download the weights, or use load_format="dummy" for random ones')
