@@ -1,1 +1,81 @@
-"""device"""
+"""The contract between the core and devices: everything that the author of a backend imports from here.
+
+Start with `hookimpl` and the three hooks of `quire.device.hookspecs`; return an `Executor` of your own, or
+`GraphExecutor(library, plan)` over an `OpLibrary`.
+"""
+
+from __future__ import annotations
+
+from quire.device.batch import (
+    DerivedIndices,
+    GroupBatch,
+    StepBatch,
+    StepResult,
+    derive,
+    pad,
+    token_indices,
+)
+from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, RowDeterminism
+from quire.device.contract import (
+    CacheHandle,
+    Executor,
+    ExecutorPlan,
+    Kernel,
+    KVPlan,
+    LoadProgress,
+    MemoryReport,
+    OpLibrary,
+    ParallelRank,
+    Pending,
+    StepContext,
+    WeightSource,
+)
+from quire.device.dtypes import numpy_dtype
+from quire.device.graph_executor import GraphExecutor
+from quire.device.hookspecs import ENTRY_POINT_GROUP, hookimpl
+from quire.device.plan_check import check_plan
+from quire.device.step_context import step_context
+from quire.errors import BackendError, ConfigError, ContractError, InternalError
+from quire.sampling.batch import FEATURES, LogprobRows, SampleResult, SamplingBatch, TokenLists, features_used
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "ENTRY_POINT_GROUP",
+    "FEATURES",
+    "BackendError",
+    "CacheHandle",
+    "Capabilities",
+    "ConfigError",
+    "ContractError",
+    "DerivedIndices",
+    "DeviceReport",
+    "Executor",
+    "ExecutorPlan",
+    "GraphExecutor",
+    "GroupBatch",
+    "InternalError",
+    "KVPlan",
+    "Kernel",
+    "LoadProgress",
+    "LogprobRows",
+    "MemoryReport",
+    "OpLibrary",
+    "ParallelRank",
+    "Pending",
+    "RowDeterminism",
+    "SampleResult",
+    "SamplingBatch",
+    "StepBatch",
+    "StepContext",
+    "StepResult",
+    "TokenLists",
+    "WeightSource",
+    "check_plan",
+    "derive",
+    "features_used",
+    "hookimpl",
+    "numpy_dtype",
+    "pad",
+    "step_context",
+    "token_indices",
+]

@@ -198,7 +198,8 @@ class _PendingStep:
         if self._previous is None or (rows < 0).any():
             raise InternalError(f"step {self._batch.step}: a token id of -1 has no row in the step before")
         filled = token_ids.copy()
-        filled[open_] = self._previous._finish().tokens[rows, 0]
+        tokens = self._previous._finish().tokens[rows, 0]
+        filled[open_] = np.maximum(tokens, 0)  # NO_TOKEN: that request is ending, its row only has to run
         return filled
 
     def _failed(self, error: Exception) -> BackendError:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from quire.device.contract import ExecutorPlan, LoadProgress, OpLibrary, WeightSource
+from quire.device.dtypes import numpy_dtype
 from quire.device.placement import LoweredPart
 from quire.graph.ir import Source, Weight
 
@@ -46,8 +47,6 @@ class WeightLoader:
         return self._on_device[key]
 
     def _host_weight(self, weight: Weight) -> np.ndarray:
-        from quire.reference.dtypes import numpy_dtype  # here, since the reference imports this package's contract
-
         key = self._key(weight)
         if key not in self._on_host:
             self._on_host[key] = np.array(self._read(weight), dtype=numpy_dtype(key[2]), order="C")

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from quire.reference.dtypes import as_f32, round_to
 from quire.reference.elementwise import capped
+from quire.reference.rounding import as_f32, round_to
 
 PagedCache = Mapping[str, np.ndarray]
 

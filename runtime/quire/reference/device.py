@@ -13,13 +13,13 @@ import numpy as np
 
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
 from quire.device.contract import Executor, ExecutorPlan, Kernel
+from quire.device.dtypes import numpy_dtype
 from quire.device.graph_executor import GraphExecutor
 from quire.device.hookspecs import hookimpl
 from quire.errors import ConfigError
 from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
 from quire.graph.ops import PLAIN_OPS
 from quire.graph.shapes import concrete
-from quire.reference.dtypes import numpy_dtype
 from quire.reference.lowering import lower_reference
 from quire.sampling.batch import I32
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from quire.errors import BackendError, InternalError
-from quire.reference.dtypes import as_f32, round_to
+from quire.reference.rounding import as_f32, round_to
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 

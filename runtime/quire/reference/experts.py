@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from quire.errors import InternalError
-from quire.reference.dtypes import as_f32, round_to
 from quire.reference.elementwise import activate, sigmoid
+from quire.reference.rounding import as_f32, round_to
 
 
 def route_experts(logits: np.ndarray, *, k: int, score: str = "softmax", normalize: bool = True,

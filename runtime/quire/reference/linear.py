@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quire.reference.dtypes import as_f32, round_to
+from quire.reference.rounding import as_f32, round_to
 
 
 def embedding(ids: np.ndarray, weight: np.ndarray, *, scale: float = 1.0, dtype: np.dtype | None = None) -> np.ndarray:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from quire.device.contract import ExecutorPlan, Kernel, StepContext
+from quire.device.dtypes import numpy_dtype
 from quire.errors import InternalError
 from quire.graph.ir import Graph, Node
 from quire.graph.shapes import Dim, Shape
 from quire.reference import REFERENCE
-from quire.reference.dtypes import numpy_dtype, round_to
+from quire.reference.rounding import round_to
 
 _StepKeywords = Callable[[StepContext, str], dict[str, Any]]
 

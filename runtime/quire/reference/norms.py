@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quire.reference.dtypes import as_f32, round_to
+from quire.reference.rounding import as_f32, round_to
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, *, eps: float, weight_offset: float = 0.0,

@@ -6,7 +6,7 @@ import numpy as np
 
 from quire.errors import InternalError
 from quire.graph.rope import RopeSpec, rope_table
-from quire.reference.dtypes import as_f32, round_to
+from quire.reference.rounding import as_f32, round_to
 
 
 def rotary(x: np.ndarray, positions: np.ndarray, *, table: RopeSpec, style: str = "neox",

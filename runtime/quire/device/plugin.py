@@ -1,0 +1,83 @@
+"""One backend's module behind pluggy: its hooks are checked as it is loaded, and its answers as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pluggy
+
+from quire.device import hookspecs
+from quire.device.capabilities import Capabilities, DeviceReport
+from quire.device.contract import Executor, ExecutorPlan
+from quire.errors import BackendError, ContractError, QuireError
+
+_HOOKS = ("quire_probe", "quire_capabilities", "quire_create_executor")
+
+
+class Plugin:
+    """A loaded backend module. Its own failures come out as BackendError, never as its own exceptions."""
+
+    def __init__(self, module: str, hook: Any) -> None:
+        self._module, self._hook = module, hook
+
+    def probe(self, device: str, options: Mapping[str, str]) -> DeviceReport:
+        """What the backend's probe found; one that raises or answers nonsense is reported as not available."""
+        try:
+            report = self._hook.quire_probe(device=device, options=options)
+        except Exception as error:
+            return DeviceReport(available=False, reason=f"its probe raised {type(error).__name__}: {error}")
+        if not isinstance(report, DeviceReport):
+            return DeviceReport(available=False, reason=f"its probe returned {type(report).__name__}, not DeviceReport")
+        return report
+
+    def capabilities(self, device: str, options: Mapping[str, str]) -> Capabilities:
+        """What the device can do. Raises ConfigError for unknown options, ContractError for no proper answer."""
+        answer = self._call("quire_capabilities", device, options=options)
+        if not isinstance(answer, Capabilities):
+            raise ContractError(f"quire_capabilities of {self._module} returned {type(answer).__name__}",
+                                because="the contract says Capabilities")
+        return answer
+
+    def create_executor(self, device: str, plan: ExecutorPlan) -> Executor:
+        """An executor for the plan."""
+        executor = self._call("quire_create_executor", device, plan=plan)
+        if executor is None:
+            raise ContractError(f"quire_create_executor of {self._module} returned nothing",
+                                because="the contract says Executor")
+        return executor
+
+    def _call(self, hook: str, device: str, **arguments: Any) -> Any:
+        try:
+            return getattr(self._hook, hook)(device=device, **arguments)
+        except QuireError:
+            raise
+        except Exception as error:
+            raise BackendError(f"{hook} of {self._module} failed for device {device}",
+                               because=f"{type(error).__name__}: {error}") from error
+
+
+def load_plugin(module: str, load: Callable[[], Any]) -> Plugin:
+    """Imports a backend's module by `load` and checks its hooks against the contract's.
+
+    Raises: BackendError when the import fails; ContractError when a hook is missing, unknown to this core, or takes
+        arguments that this core does not pass.
+    """
+    try:
+        implementation = load()
+    except Exception as error:
+        raise BackendError(f"{module} cannot be imported", because=f"{type(error).__name__}: {error}",
+                           try_="installing what it needs, or uninstalling it") from error
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(implementation, name=module)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise ContractError(f"{module} does not fit the contract", because=" ".join(str(error).split()),
+                            try_="the version of the backend that was made for this quire") from error
+    missing = [hook for hook in _HOOKS if not getattr(manager.hook, hook).get_hookimpls()]
+    if missing:
+        raise ContractError(f"{module} does not implement {', '.join(missing)}",
+                            because="every backend implements all three hooks with quire.device.hookimpl")
+    return Plugin(module, manager.hook)
