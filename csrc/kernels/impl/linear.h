@@ -1,0 +1,56 @@
+// Chooses the path of a linear by weight format and number of rows. Included inside namespace quire::QUIRE_ISA.
+
+inline void linear_pack(const PackArgs& a, int64_t begin, int64_t end, void*) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    switch (a.weight->format) {
+      case WeightFormat::f32: pack_float_panel<WeightFormat::f32>(a, panel); break;
+      case WeightFormat::bf16: pack_float_panel<WeightFormat::bf16>(a, panel); break;
+      case WeightFormat::f16: pack_float_panel<WeightFormat::f16>(a, panel); break;
+      default: __builtin_trap();
+    }
+  }
+}
+
+inline void linear_unpack(const PackedLinear& w, int64_t begin, int64_t end, float* out) {
+  for (int64_t n = begin; n < end; ++n, out += w.k) {
+    switch (w.format) {
+      case WeightFormat::f32: unpack_float_row<WeightFormat::f32>(w, n, out); break;
+      case WeightFormat::bf16: unpack_float_row<WeightFormat::bf16>(w, n, out); break;
+      case WeightFormat::f16: unpack_float_row<WeightFormat::f16>(w, n, out); break;
+      default: __builtin_trap();
+    }
+  }
+}
+
+inline int64_t linear_workspace_bytes(const PackedLinear& w, int64_t m) {
+  return m < kBlockedRows ? 0 : round_up(m, kTileRows) * w.k * 4;
+}
+inline int64_t linear_prepare_items(const PackedLinear&, int64_t m) {
+  return m < kBlockedRows ? 0 : ceil_div(m, kTileRows);
+}
+inline void linear_prepare(const LinearArgs& a, int64_t begin, int64_t end, void*) { pack_rows(a, begin, end); }
+
+inline int64_t linear_items(const PackedLinear& w, int64_t m) {
+  const BlockedShape s = blocked_shape(w, m);
+  return m < kBlockedRows ? s.column_items : s.column_items * s.row_blocks;
+}
+inline int64_t linear_scratch_bytes(const PackedLinear&, int64_t m) {
+  return m < kBlockedRows ? 0 : (kSumFloats + kDepth * kPanelColumns) * 4;
+}
+
+template <WeightFormat F>
+void linear_float(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t item = begin; item < end; ++item) {
+    if (a.m < kBlockedRows) direct_item<F>(a, item);
+    else blocked_item<F>(a, item, static_cast<float*>(scratch));
+  }
+}
+
+inline void linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
+  switch (a.weight->format) {
+    case WeightFormat::f32: return linear_float<WeightFormat::f32>(a, begin, end, scratch);
+    case WeightFormat::bf16: return linear_float<WeightFormat::bf16>(a, begin, end, scratch);
+    case WeightFormat::f16: return linear_float<WeightFormat::f16>(a, begin, end, scratch);
+    default: __builtin_trap();
+  }
+}

@@ -1,0 +1,223 @@
+// y = x @ W^T for f32, bf16 and f16 weights. Included inside namespace quire::QUIRE_ISA.
+//
+// Every output element is one chain of fused multiply-adds over the inputs in order, in all paths, so a row
+// has the same bits whatever M is. Two paths: *direct* (few rows; weights are converted in registers and read
+// once per four rows) and *blocked* (many rows; a panel is widened to f32 once per row block, x is packed).
+
+// Weight vectors of one step of a panel's half h (columns 8h .. 8h+7): v[0] for input k, v[1] for input k + 1.
+template <WeightFormat F>
+struct StepLoad;
+template <>
+struct StepLoad<WeightFormat::f32> {
+  static QUIRE_INLINE F32x8 at(const uint8_t* p, int h) { return load(reinterpret_cast<const float*>(p) + h * 8); }
+};
+template <>
+struct StepLoad<WeightFormat::f16> {
+  static QUIRE_INLINE F32x8 at(const uint8_t* p, int h) { return load_f16(reinterpret_cast<const uint16_t*>(p) + h * 8); }
+};
+QUIRE_INLINE F32x8 bf16_even(I32x8 pair) { return as_f32(pair << 16); }
+QUIRE_INLINE F32x8 bf16_odd(I32x8 pair) { return as_f32(pair & broadcast_i32(static_cast<int32_t>(0xffff0000u))); }
+
+// MR rows x NP panels over all k inputs. out: [MR][NP * 16].
+template <WeightFormat F, int MR, int NP>
+__attribute__((noinline)) void direct_tile(const float* x, int64_t x_stride, int64_t k, const uint8_t* panels,
+                                           int64_t panel_bytes, float* out) {
+  constexpr int NV = NP * 2;
+  F32x8 c[MR * NV];
+  unroll<MR * NV>([&](auto i) { c[i] = zero(); });
+  const float* row[MR];
+  unroll<MR>([&](auto r) { row[r] = x + r * x_stride; });
+  const uint8_t* base[NP];
+  unroll<NP>([&](auto p) { base[p] = panels + p * panel_bytes; });
+  if constexpr (F == WeightFormat::bf16) {
+    const int64_t pairs = k / 2;
+    for (int64_t i = 0; i < pairs; ++i) {
+      if constexpr (MR <= 2) {
+        F32x8 xe[MR], xo[MR];
+        unroll<MR>([&](auto r) { xe[r] = broadcast(row[r][2 * i]); xo[r] = broadcast(row[r][2 * i + 1]); });
+        unroll<NV>([&](auto v) {
+          const I32x8 raw = load_i32(base[v / 2] + i * 64 + (v % 2) * 32);
+          const F32x8 even = bf16_even(raw), odd = bf16_odd(raw);
+          unroll<MR>([&](auto r) { c[r * NV + v] = fma(xe[r], even, c[r * NV + v]); });
+          unroll<MR>([&](auto r) { c[r * NV + v] = fma(xo[r], odd, c[r * NV + v]); });
+        });
+      } else {
+        F32x8 even[NV], odd[NV];
+        unroll<NV>([&](auto v) {
+          const I32x8 raw = load_i32(base[v / 2] + i * 64 + (v % 2) * 32);
+          even[v] = bf16_even(raw);
+          odd[v] = bf16_odd(raw);
+        });
+        unroll<MR>([&](auto r) {
+          const F32x8 xe = broadcast(row[r][2 * i]);
+          unroll<NV>([&](auto v) { c[r * NV + v] = fma(xe, even[v], c[r * NV + v]); });
+          const F32x8 xo = broadcast(row[r][2 * i + 1]);
+          unroll<NV>([&](auto v) { c[r * NV + v] = fma(xo, odd[v], c[r * NV + v]); });
+        });
+      }
+    }
+    if (k % 2) {  // the pad is not multiplied: -0 + 0 * 0 would be +0
+      unroll<NV>([&](auto v) {
+        const F32x8 even = bf16_even(load_i32(base[v / 2] + pairs * 64 + (v % 2) * 32));
+        unroll<MR>([&](auto r) { c[r * NV + v] = fma(broadcast(row[r][k - 1]), even, c[r * NV + v]); });
+      });
+    }
+  } else {
+    constexpr int64_t step_bytes = FloatPanel<F>::kStepBytes;
+    for (int64_t i = 0; i < k; ++i) {
+      if constexpr (MR <= 2) {
+        F32x8 xv[MR];
+        unroll<MR>([&](auto r) { xv[r] = broadcast(row[r][i]); });
+        unroll<NV>([&](auto v) {
+          const F32x8 w = StepLoad<F>::at(base[v / 2] + i * step_bytes, v % 2);
+          unroll<MR>([&](auto r) { c[r * NV + v] = fma(xv[r], w, c[r * NV + v]); });
+        });
+      } else {
+        F32x8 w[NV];
+        unroll<NV>([&](auto v) { w[v] = StepLoad<F>::at(base[v / 2] + i * step_bytes, v % 2); });
+        unroll<MR>([&](auto r) {
+          const F32x8 xv = broadcast(row[r][i]);
+          unroll<NV>([&](auto v) { c[r * NV + v] = fma(xv, w[v], c[r * NV + v]); });
+        });
+      }
+    }
+  }
+  unroll<MR * NV>([&](auto i) { store(out + i * 8, c[i]); });
+}
+
+// Writes a tile [rows][tile_stride] of sums to y, with bias and residual. columns may end inside a vector.
+inline void store_tile(const LinearArgs& a, int64_t row0, int64_t rows, int64_t column0, int64_t columns,
+                       const float* tile, int64_t tile_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* in = tile + r * tile_stride;
+    float* y = a.y + (row0 + r) * a.y_stride + column0;
+    const float* residual = a.residual ? a.residual + (row0 + r) * a.residual_stride + column0 : nullptr;
+    for_lanes(columns, [&](int64_t i, int64_t count) {
+      F32x8 v = load(in + i);
+      if (a.bias) v = v + load_some(a.bias + column0 + i, count);
+      if (residual) v = v + load_some(residual + i, count);
+      store_some(y + i, v, count);
+    });
+  }
+}
+
+template <WeightFormat F, int MR, int NP>
+void direct_panels(const LinearArgs& a, int64_t row0, int64_t panel) {
+  alignas(32) float tile[MR * NP * kPanelColumns];
+  const PackedLinear& w = *a.weight;
+  direct_tile<F, MR, NP>(a.x + row0 * a.x_stride, a.x_stride, w.k, panel_at(w, panel), w.panel_bytes, tile);
+  const int64_t column0 = panel * kPanelColumns;
+  store_tile(a, row0, MR, column0, min_of(NP * kPanelColumns, w.n - column0), tile, NP * kPanelColumns);
+}
+
+// One row group (MR rows) over the panels of an item, as many panels at once as registers allow.
+template <WeightFormat F, int MR>
+void direct_rows(const LinearArgs& a, int64_t row0, int64_t panel, int64_t panel_end) {
+  if constexpr (MR == 1)
+    for (; panel + 4 <= panel_end; panel += 4) direct_panels<F, MR, 4>(a, row0, panel);
+  if constexpr (MR <= 2)
+    for (; panel + 2 <= panel_end; panel += 2) direct_panels<F, MR, 2>(a, row0, panel);
+  for (; panel < panel_end; ++panel) direct_panels<F, MR, 1>(a, row0, panel);
+}
+
+template <WeightFormat F>
+void direct_item(const LinearArgs& a, int64_t item) {
+  const int64_t panel_end = min_of(a.weight->num_panels, (item + 1) * kItemPanels);
+  int64_t row0 = 0;
+  while (row0 < a.m) {
+    const int64_t left = a.m - row0;
+    const int64_t panel = item * kItemPanels;
+    switch (left) {
+      case 1: direct_rows<F, 1>(a, row0, panel, panel_end); row0 += 1; break;
+      case 2: direct_rows<F, 2>(a, row0, panel, panel_end); row0 += 2; break;
+      case 3: direct_rows<F, 3>(a, row0, panel, panel_end); row0 += 3; break;
+      case 5: direct_rows<F, 5>(a, row0, panel, panel_end); row0 += 5; break;
+      default: direct_rows<F, 4>(a, row0, panel, panel_end); row0 += 4; break;
+    }
+  }
+}
+
+// Inputs [k0, k0 + depth) of a panel as f32 [depth][16]. k0 is even.
+template <WeightFormat F>
+const float* widen_panel(const uint8_t* panel, int64_t k0, int64_t depth, float* out) {
+  if constexpr (F == WeightFormat::f32) {
+    return reinterpret_cast<const float*>(panel) + k0 * kPanelColumns;
+  } else if constexpr (F == WeightFormat::f16) {
+    const uint16_t* in = reinterpret_cast<const uint16_t*>(panel) + k0 * kPanelColumns;
+    for (int64_t i = 0; i < depth * kPanelColumns; i += 8) store(out + i, load_f16(in + i));
+  } else {
+    const uint8_t* in = panel + (k0 / 2) * 64;
+    for (int64_t i = 0; i < depth; i += 2) {  // an odd end writes one row more: scratch has room
+      const I32x8 a = load_i32(in + i * 32), b = load_i32(in + i * 32 + 32);
+      store(out + i * 16, bf16_even(a));
+      store(out + i * 16 + 8, bf16_even(b));
+      store(out + i * 16 + 16, bf16_odd(a));
+      store(out + i * 16 + 24, bf16_odd(b));
+    }
+  }
+  return out;
+}
+
+// How a blocked linear is cut: row blocks of equal height (a multiple of kTileRows) times items of panels.
+struct BlockedShape {
+  int64_t row_groups;        // of kTileRows
+  int64_t row_blocks;
+  int64_t groups_per_block;
+  int64_t column_items;
+};
+QUIRE_INLINE BlockedShape blocked_shape(const PackedLinear& w, int64_t m) {
+  BlockedShape s;
+  s.row_groups = ceil_div(m, kTileRows);
+  s.row_blocks = ceil_div(s.row_groups, kRowBlock / kTileRows);
+  s.groups_per_block = ceil_div(s.row_groups, s.row_blocks);
+  s.column_items = ceil_div(w.num_panels, kItemPanels);
+  return s;
+}
+
+// Packs row groups of x as [group][K][kTileRows], missing rows as zeros.
+inline void pack_rows(const LinearArgs& a, int64_t begin, int64_t end) {
+  const int64_t k = a.weight->k;
+  for (int64_t g = begin; g < end; ++g) {
+    float* out = static_cast<float*>(a.workspace) + g * k * kTileRows;
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      const int64_t row = g * kTileRows + r;
+      if (row < a.m) {
+        const float* x = a.x + row * a.x_stride;
+        for (int64_t i = 0; i < k; ++i) out[i * kTileRows + r] = x[i];
+      } else {
+        for (int64_t i = 0; i < k; ++i) out[i * kTileRows + r] = 0.0f;
+      }
+    }
+  }
+}
+
+constexpr int64_t kTileFloats = kTileRows * kPanelColumns;
+constexpr int64_t kSumFloats = kRowBlock * kPanelColumns * kItemPanels;  // sums of one item
+
+template <WeightFormat F>
+void blocked_item(const LinearArgs& a, int64_t item, float* scratch) {
+  const PackedLinear& w = *a.weight;
+  const BlockedShape s = blocked_shape(w, a.m);
+  const int64_t block = item % s.row_blocks, column_item = item / s.row_blocks;
+  const int64_t group0 = block * s.groups_per_block;
+  const int64_t groups = min_of(s.groups_per_block, s.row_groups - group0);
+  const int64_t panel0 = column_item * kItemPanels;
+  const int64_t panels = min_of(kItemPanels, w.num_panels - panel0);
+  float* sums = scratch;  // [panel][group][6][16]
+  float* wide = scratch + kSumFloats;
+  for (int64_t i = 0; i < panels * groups * kTileFloats; i += 8) store(sums + i, zero());
+  const float* x = static_cast<const float*>(a.workspace) + group0 * w.k * kTileRows;
+  for (int64_t k0 = 0; k0 < w.k; k0 += kDepth) {
+    const int64_t depth = min_of(kDepth, w.k - k0);
+    for (int64_t p = 0; p < panels; ++p) {
+      const float* b = widen_panel<F>(panel_at(w, panel0 + p), k0, depth, wide);
+      for (int64_t g = 0; g < groups; ++g)
+        gemm_6x16(depth, x + (g * w.k + k0) * kTileRows, b, sums + (p * groups + g) * kTileFloats);
+    }
+  }
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t column0 = (panel0 + p) * kPanelColumns, row0 = group0 * kTileRows;
+    store_tile(a, row0, min_of(groups * kTileRows, a.m - row0), column0, min_of(kPanelColumns, w.n - column0),
+               sums + p * groups * kTileFloats, kPanelColumns);
+  }
+}

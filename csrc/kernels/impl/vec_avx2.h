@@ -1,0 +1,30 @@
+// Eight float lanes on AVX2 + FMA + F16C. Included inside namespace quire::avx2.
+
+QUIRE_INLINE F32x8 fma(F32x8 a, F32x8 b, F32x8 c) { return _mm256_fmadd_ps(a, b, c); }
+QUIRE_INLINE F32x8 maximum(F32x8 a, F32x8 b) { return _mm256_max_ps(a, b); }  // b when either is NaN
+QUIRE_INLINE F32x8 minimum(F32x8 a, F32x8 b) { return _mm256_min_ps(a, b); }
+QUIRE_INLINE F32x8 square_root(F32x8 v) { return _mm256_sqrt_ps(v); }
+QUIRE_INLINE float fma_scalar(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+QUIRE_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+QUIRE_INLINE F32x8 load_bf16(const uint16_t* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+QUIRE_INLINE F32x8 load_f16(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+QUIRE_INLINE void store_bf16(uint16_t* p, F32x8 v) {
+  const __m256i u = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+  const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+}
+QUIRE_INLINE void store_f16(uint16_t* p, F32x8 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+QUIRE_INLINE bool any_lane(I32x8 mask) { return _mm256_movemask_ps(as_f32(mask)) != 0; }

@@ -1,0 +1,23 @@
+// The AVX2 + FMA + F16C kernels. Compiled with ISA flags: no std:: headers here, see sources.cmake.
+#include <immintrin.h>
+
+#include "kernel_types.h"
+
+#define QUIRE_ISA avx2
+namespace quire::avx2 {
+#include "impl/vec_common.h"
+#include "impl/vec_avx2.h"
+#include "impl/vector_math.h"
+#include "impl/rowwise.h"
+#include "impl/norms.h"
+#include "impl/rotary.h"
+#include "impl/kv_write.h"
+#include "impl/attention_tile.h"
+#include "impl/attention.h"
+#include "impl/linear_layout.h"
+#include "impl/pack_float.h"
+#include "impl/gemm_avx2.h"
+#include "impl/linear_float.h"
+#include "impl/linear.h"
+#include "impl/table.h"
+}  // namespace quire::avx2

@@ -1,0 +1,91 @@
+#include <stdexcept>
+#include <string>
+
+#include "kernel_table.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <cpuid.h>
+#endif
+
+namespace quire {
+
+namespace portable {
+const KernelTable& table();
+}
+#ifdef QUIRE_HAVE_AVX2
+namespace avx2 {
+const KernelTable& table();
+}
+#endif
+
+namespace {
+
+#if defined(__x86_64__) || defined(_M_X64)
+// Extended control register 0: which vector state the operating system saves.
+uint64_t read_xcr0() {
+  uint32_t low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+CpuFeatures detect_x86() {
+  CpuFeatures f;
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
+  const bool fma = c & (1u << 12), osxsave = c & (1u << 27), avx = c & (1u << 28), f16c = c & (1u << 29);
+  if (!osxsave || !avx) return f;
+  const uint64_t state = read_xcr0();
+  const bool ymm = (state & 0x6) == 0x6, zmm = (state & 0xe6) == 0xe6, tiles = (state & 0x60000) == 0x60000;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
+  f.avx2 = ymm && fma && f16c && (b & (1u << 5));
+  const uint32_t f_bw_dq_vl = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
+  f.avx512 = f.avx2 && zmm && (b & f_bw_dq_vl) == f_bw_dq_vl;
+  f.avx512_vnni = f.avx512 && (c & (1u << 11));
+  f.amx_bf16 = tiles && (d & (1u << 22));
+  f.amx_int8 = tiles && (d & (1u << 25));
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) f.avx512_bf16 = f.avx512 && (a & (1u << 5));
+  return f;
+}
+#endif
+
+const KernelTable* find(std::string_view name, const CpuFeatures& cpu) {
+#ifdef QUIRE_HAVE_AVX2
+  if (name == "avx2" && cpu.avx2) return &avx2::table();
+#endif
+  (void)cpu;
+  if (name == "portable") return &portable::table();
+  return nullptr;
+}
+
+}  // namespace
+
+CpuFeatures detect_cpu() {
+#if defined(__x86_64__) || defined(_M_X64)
+  return detect_x86();
+#else
+  CpuFeatures f;
+#if defined(__aarch64__)
+  f.neon = true;
+#endif
+  return f;
+#endif
+}
+
+std::vector<std::string_view> available_kernels() {
+  const CpuFeatures cpu = detect_cpu();
+  std::vector<std::string_view> names;
+  for (std::string_view name : {"avx2", "portable"})
+    if (find(name, cpu)) names.push_back(name);
+  return names;
+}
+
+const KernelTable& select_kernels(std::string_view force) {
+  const CpuFeatures cpu = detect_cpu();
+  if (force.empty()) return *find(available_kernels().front(), cpu);
+  if (const KernelTable* table = find(force, cpu)) return *table;
+  std::string names;
+  for (std::string_view name : available_kernels()) names += (names.empty() ? "" : ", ") + std::string(name);
+  throw std::invalid_argument("no kernels named '" + std::string(force) + "' for this machine; available: " + names);
+}
+
+}  // namespace quire

@@ -1,0 +1,24 @@
+# Kernel sources with their per-file flags. The top-level CMakeLists includes this file and links quire_kernels.
+# Every ISA lives in one translation unit that is compiled for it; nothing else may use ISA flags, and these
+# units stay out of link-time optimization, or the linker could pick an AVX copy of a shared inline function.
+set(QUIRE_KERNELS_DIR ${CMAKE_CURRENT_LIST_DIR})
+set(QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/select.cpp ${QUIRE_KERNELS_DIR}/isa_portable.cpp)
+set(QUIRE_KERNEL_DEFINITIONS "")
+
+set(QUIRE_KERNEL_COMMON_FLAGS -O3 -fno-lto -ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-psabi)
+set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_portable.cpp PROPERTIES
+  COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS}")
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  list(APPEND QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/isa_avx2.cpp)
+  list(APPEND QUIRE_KERNEL_DEFINITIONS QUIRE_HAVE_AVX2=1)
+  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx2.cpp PROPERTIES
+    COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};-mavx2;-mfma;-mf16c")
+endif()
+
+add_library(quire_kernels OBJECT ${QUIRE_KERNEL_SOURCES})
+target_compile_features(quire_kernels PUBLIC cxx_std_20)
+target_compile_definitions(quire_kernels PRIVATE ${QUIRE_KERNEL_DEFINITIONS})
+target_include_directories(quire_kernels PUBLIC ${QUIRE_KERNELS_DIR})
+set_target_properties(quire_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON INTERPROCEDURAL_OPTIMIZATION OFF
+  CXX_VISIBILITY_PRESET hidden)

@@ -1,0 +1,216 @@
+// Ops on positions and the paged KV cache.
+#include <algorithm>
+
+#include "op_families.h"
+
+namespace quire {
+
+namespace {
+
+RotaryStyle style_named(const Fields& f, const std::string& name) {
+  if (name == "neox") return RotaryStyle::neox;
+  if (name == "gptj") return RotaryStyle::gptj;
+  throw f.error("style", "names no rotary style: " + name);
+}
+
+// Fields shared by `rotary` and `cache_write` with rotation.
+struct RotaryFields {
+  RotaryFields(Fields& f, const OpResources& r)
+      : x(f.operand("x")), y(f.operand("y")), positions(f.operand("positions")), heads(f.integer("heads")),
+        table(f.integer("table")), style(style_named(f, f.text("style"))) {
+    if (heads < 1 || x.width % heads || y.width != x.width) throw f.error("heads", "does not divide x");
+    if (r.weights.rotary(table).dims > x.width / heads) throw f.error("table", "rotates more than a head");
+  }
+
+  RotaryArgs args(const StepContext& step) const {
+    const RotaryTable& rotary = step.weights.rotary(table);
+    RotaryArgs args;
+    args.x = step.pointer<float>(x);
+    args.x_stride = x.row_stride;
+    args.heads = heads;
+    args.head_dim = x.width / heads;
+    args.dims = rotary.dims;
+    args.style = style;
+    args.positions = step.pointer<int32_t>(positions);
+    args.cos = rotary.cos.as<float>();
+    args.sin = rotary.sin.as<float>();
+    args.y = step.pointer<float>(y);
+    args.y_stride = y.row_stride;
+    return args;
+  }
+
+  Operand x, y, positions;
+  int64_t heads, table;
+  RotaryStyle style;
+};
+
+class Rotary final : public Op {
+ public:
+  Rotary(Fields& f, const OpResources& r) : rotary_(f, r) {}
+
+  void run(StepContext& step) override {
+    step.run(step.kernels.rotary, rotary_.args(step), step.rows(rotary_.x), rotary_.x.width);
+  }
+
+ private:
+  RotaryFields rotary_;
+};
+
+// Where k and v go: a layer slot of a group.
+struct CacheFields {
+  CacheFields(Fields& f, const OpResources& r) : group(f.integer("group")), slot(f.integer("slot")) {
+    if (slot < 0 || slot >= r.kv.group(group).layers) throw f.error("slot", "is outside its group");
+  }
+
+  int64_t group, slot;
+};
+
+CacheWriteArgs write_args(const StepContext& step, const CacheFields& at, const Operand& k, const Operand& v) {
+  CacheWriteArgs args;
+  args.cache = step.kv.cache(at.group, at.slot);
+  args.k = step.pointer<float>(k);
+  args.k_stride = k.row_stride;
+  args.v = step.pointer<float>(v);
+  args.v_stride = v.row_stride;
+  args.slots = step.groups[static_cast<size_t>(at.group)].slots.data();
+  return args;
+}
+
+void check_kv(const Fields& f, const OpResources& r, const CacheFields& at, const Operand& k, const Operand& v) {
+  const KvCache& shape = r.kv.group(at.group).shape;
+  if (k.width != shape.kv_heads * shape.head_dim) throw f.error("k", "does not fit the cache");
+  if (v.width != shape.kv_heads * shape.v_head_dim) throw f.error("v", "does not fit the cache");
+}
+
+class CacheWrite final : public Op {
+ public:
+  CacheWrite(Fields& f, const OpResources& r) : at_(f, r), k_(f.operand("k")), v_(f.operand("v")) {
+    check_kv(f, r, at_, k_, v_);
+  }
+
+  void run(StepContext& step) override {
+    step.run(step.kernels.cache_write, write_args(step, at_, k_, v_), step.rows(k_), 4 * (k_.width + v_.width));
+  }
+
+ private:
+  CacheFields at_;
+  Operand k_, v_;
+};
+
+class RotaryCacheWrite final : public Op {
+ public:
+  RotaryCacheWrite(Fields& f, const OpResources& r)
+      : rotary_(f, r), at_(f, r), k_(f.operand("k")), v_(f.operand("v")) {
+    check_kv(f, r, at_, k_, v_);
+  }
+
+  void run(StepContext& step) override {
+    const RotaryArgs rotary = rotary_.args(step);
+    CacheWriteArgs args = write_args(step, at_, k_, v_);
+    args.rotary = &rotary;
+    step.run(step.kernels.cache_write, args, step.rows(k_), rotary_.x.width + 4 * (k_.width + v_.width));
+  }
+
+ private:
+  RotaryFields rotary_;
+  CacheFields at_;
+  Operand k_, v_;
+};
+
+class PagedAttention final : public Op {
+ public:
+  PagedAttention(Fields& f, const OpResources& r)
+      : at_(f, r), q_(f.operand("q")), y_(f.operand("y")), heads_(f.integer("heads")), window_(f.integer("window")),
+        scale_(f.real("scale")), softcap_(f.real("softcap")), causal_(f.boolean("causal")) {
+    const KvCache& cache = r.kv.group(at_.group).shape;
+    if (heads_ < 1 || heads_ % cache.kv_heads) throw f.error("heads", "is not a multiple of the KV heads");
+    if (q_.width != heads_ * cache.head_dim) throw f.error("q", "does not fit the cache");
+    if (y_.width != heads_ * cache.v_head_dim) throw f.error("y", "does not fit the cache");
+    if (!causal_ && window_ != 0) throw f.error("window", "needs causal attention");
+    const AttentionShape shape{at_.group, heads_, window_, causal_};
+    const auto known = std::find_if(r.attention.begin(), r.attention.end(),
+                                    [&](const AttentionWork& work) { return work.shape == shape; });
+    work_ = static_cast<size_t>(known - r.attention.begin());
+    if (known == r.attention.end()) {
+      r.attention.emplace_back();
+      r.attention.back().shape = shape;
+    }
+    kernels_ = &r.kernels;
+    attention_ = &r.attention;
+    shape_ = cache;
+  }
+
+  void require(const PlanLimits& limits, Requirements& needs) override {
+    AttentionWork& work = (*attention_)[work_];
+    if (work.items.empty())
+      work.items.resize(static_cast<size_t>(kernels_->attention_item_capacity(
+          limits.max_tokens, limits.max_seqs, shape_.kv_heads, limits.max_len, shape_.block_size, needs.num_threads)));
+    needs.partials(kernels_->attention_partial_floats(limits.max_len, heads_, shape_.kv_heads, shape_.v_head_dim,
+                                                      shape_.block_size, needs.num_threads));
+    needs.scratch(kernels_->attention_scratch_bytes(heads_, shape_.kv_heads, shape_.head_dim, shape_.v_head_dim,
+                                                    shape_.block_size));
+  }
+
+  void run(StepContext& step) override {
+    AttentionArgs args = arguments(step);
+    AttentionWork& work = step.attention[work_];
+    if (!work.planned) {
+      step.kernels.attention_plan(args, step.pool.num_threads());
+      work.num_items = args.num_items;
+      work.num_merges = args.num_merges;
+      work.planned = true;
+    }
+    args.num_items = work.num_items;
+    args.num_merges = work.num_merges;
+    step.run(step.kernels.attention, args, args.num_items, StepContext::kInlineElements);
+    if (args.num_merges) step.run(step.kernels.attention_merge, args, args.num_merges, heads_ * shape_.v_head_dim);
+  }
+
+ private:
+  AttentionArgs arguments(StepContext& step) const {
+    const GroupStep& group = step.groups[static_cast<size_t>(at_.group)];
+    AttentionWork& work = step.attention[work_];
+    AttentionArgs args;
+    args.q = step.pointer<float>(q_);
+    args.q_stride = q_.row_stride;
+    args.out = step.pointer<float>(y_);
+    args.out_stride = y_.row_stride;
+    args.heads = heads_;
+    args.cache = step.kv.cache(at_.group, at_.slot);
+    args.num_seqs = step.num_seqs;
+    args.query_start_loc = step.query_start_loc;
+    args.seq_lens = step.seq_lens;
+    args.block_tables = group.block_tables;
+    args.block_table_stride = group.block_table_stride;
+    args.scale = scale_;
+    args.softcap = softcap_;
+    args.window = window_;
+    args.causal = causal_ ? 1 : 0;
+    args.items = work.items.data();
+    args.item_capacity = static_cast<int64_t>(work.items.size());
+    args.partials = step.partials;
+    args.partial_capacity = step.partial_floats;
+    return args;
+  }
+
+  CacheFields at_;
+  Operand q_, y_;
+  int64_t heads_, window_;
+  float scale_, softcap_;
+  bool causal_;
+  size_t work_ = 0;
+  KvCache shape_;
+  const KernelTable* kernels_;
+  std::vector<AttentionWork>* attention_;
+};
+
+}  // namespace
+
+OpMakers cache_ops() {
+  return {{"rotary", make<Rotary>},
+          {"cache_write", make<CacheWrite>},
+          {"rotary_cache_write", make<RotaryCacheWrite>},
+          {"paged_attention", make<PagedAttention>}};
+}
+
+}  // namespace quire

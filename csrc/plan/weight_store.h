@@ -1,0 +1,66 @@
+// The constants of a plan: packed matrices, vectors, embedding tables, rotary tables. Ops name them by index.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "../threads/thread_pool.h"
+#include "buffer.h"
+#include "kernel_table.h"
+
+namespace quire {
+
+struct EmbeddingTable {
+  DType dtype = DType::f32;
+  int64_t num_rows = 0;
+  int64_t dim = 0;
+  Buffer data;
+};
+
+struct RotaryTable {
+  int64_t max_len = 0;
+  int64_t dims = 0;  // rotated elements of a head; the tables hold dims / 2 columns
+  Buffer cos;
+  Buffer sin;
+};
+
+// Declared while the graph is flattened (sizes only), allocated and filled while it loads.
+// Indices and addresses stay valid for the store's life.
+class WeightStore {
+ public:
+  explicit WeightStore(const KernelTable& kernels) : kernels_(kernels) {}
+
+  int64_t add_linear(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros);
+  int64_t add_vector(int64_t size);
+  int64_t add_table(DType dtype, int64_t num_rows, int64_t dim);
+  int64_t add_rotary(int64_t max_len, int64_t dims, const float* cos, const float* sin);
+
+  // Rows of a checkpoint, in order, into the packed layout. `quant` for values that are already quantized.
+  void pack_linear(int64_t index, const std::vector<RowSegment>& segments, const QuantSource* quant, ThreadPool& pool);
+  // Element-wise conversion; sizes must match exactly. Sources may be f32, bf16 or f16.
+  void fill_vector(int64_t index, const void* source, DType dtype, int64_t size);
+  void fill_table(int64_t index, const std::vector<RowSegment>& segments, ThreadPool& pool);
+
+  const PackedLinear& linear(int64_t index) const;  // throws std::out_of_range, as do all below
+  const float* vector(int64_t index) const;         // nullptr for index -1
+  int64_t vector_size(int64_t index) const { return vector_sizes_.at(static_cast<size_t>(index)); }
+  const EmbeddingTable& table(int64_t index) const { return tables_.at(static_cast<size_t>(index)); }
+  const RotaryTable& rotary(int64_t index) const { return rotaries_.at(static_cast<size_t>(index)); }
+
+  int64_t weight_bytes() const;    // matrices, vectors and tables, allocated or not
+  int64_t constant_bytes() const;  // rotary tables
+
+ private:
+  const KernelTable& kernels_;
+  std::deque<PackedLinear> linears_;
+  std::deque<Buffer> linear_data_;
+  std::deque<Buffer> vectors_;
+  std::vector<int64_t> vector_sizes_;
+  std::deque<EmbeddingTable> tables_;
+  std::deque<RotaryTable> rotaries_;
+};
+
+float to_float(const void* source, DType dtype, int64_t index);
+
+}  // namespace quire
