@@ -29,7 +29,7 @@ def open_weights(
 
     Args:
         folder: the checkpoint; not touched for "dummy".
-        model: the uncut model, before any pass.
+        model: the graph this rank runs, before or after passes; cut by `quire.graph.shard` when world_size > 1.
         load_format: "safetensors"; "auto" is the same today; "dummy" = random weights of `dtype` drawn from `seed`.
         rank, world_size: the place in the tensor-parallel group.
         ignorable_tensors: `ModelSpec.ignorable_tensors`.

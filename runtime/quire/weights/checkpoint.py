@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class CheckpointWeights:
 
     Args:
         folder: the checkpoint.
-        model: the uncut model, before any pass; `read` takes its weights and those that passes make of them.
+        model: the graph this rank runs, before or after passes; cut by `quire.graph.shard` when world_size > 1.
         rank, world_size: the place in the tensor-parallel group.
         ignorable_tensors: fnmatch patterns of tensors that may be there unused.
     Raises ModelError naming every missing, unexpected and mis-shaped tensor at once.
@@ -33,8 +33,9 @@ class CheckpointWeights:
         self, folder: Path, model: ModelGraph, rank: int = 0, world_size: int = 1,
         ignorable_tensors: Sequence[str] = (),
     ) -> None:
-        self._tensors = ViewedTensors(SafetensorsCheckpoint(Path(folder)), model.axis_sizes())
-        self._cut = RankCut(model.axes, rank, world_size)
+        cut = RankCut(model.axes, rank, world_size)
+        self._tensors = ViewedTensors(SafetensorsCheckpoint(Path(folder)), cut.full_sizes)
+        self._cut = cut
         sources = dict.fromkeys(weight.source for part in model.parts() for weight in part.graph.weights.values())
         _check(Path(folder), sources, self._tensors, ignorable_tensors)
         shapes = {weight.source: weight.shape for part in model.parts() for weight in part.graph.weights.values()}
@@ -59,7 +60,7 @@ class CheckpointWeights:
 class ViewedTensors:
     """Tensors of a checkpoint with each source's view applied."""
 
-    def __init__(self, checkpoint: SafetensorsCheckpoint, axis_sizes: dict[str, int]) -> None:
+    def __init__(self, checkpoint: SafetensorsCheckpoint, axis_sizes: Mapping[str, int]) -> None:
         self.checkpoint, self._sizes = checkpoint, axis_sizes
 
     def __contains__(self, name: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -31,7 +32,7 @@ class DummyWeights:
     around 0, norms around what leaves the scale alone, so that activations stay finite.
 
     Args:
-        model: the uncut model, before any pass.
+        model: the graph this rank runs, before or after passes; cut by `quire.graph.shard` when world_size > 1.
         dtype: "float32", "bfloat16" or "float16".
     """
 
@@ -41,7 +42,7 @@ class DummyWeights:
         if dtype not in DUMMY_DTYPES:
             raise ConfigError(f"dtype {dtype!r} for random weights", because=f"it is one of {', '.join(DUMMY_DTYPES)}")
         self._cut = RankCut(model.axes, rank, world_size)
-        self._tensors = _RandomTensors(model, seed, DUMMY_DTYPES[dtype])
+        self._tensors = _RandomTensors(model, seed, DUMMY_DTYPES[dtype], self._cut.full_sizes)
         shapes = {weight.source: weight.shape for part in model.parts() for weight in part.graph.weights.values()}
         self.total_bytes = DUMMY_DTYPES[dtype].itemsize * sum(
             math.prod(concrete(shape, self._cut.local_sizes)) for shape in shapes.values()
@@ -57,8 +58,8 @@ class DummyWeights:
 class _RandomTensors:
     """Every tensor that the model's sources name, in the shape they give it after their views."""
 
-    def __init__(self, model: ModelGraph, seed: int, dtype: np.dtype[Any]) -> None:
-        self._seed, self._dtype, self._sizes = seed, dtype, model.axis_sizes()
+    def __init__(self, model: ModelGraph, seed: int, dtype: np.dtype[Any], sizes: Mapping[str, int]) -> None:
+        self._seed, self._dtype, self._sizes = seed, dtype, sizes
         self._names: set[str] = set()
         self._centers: dict[str, float] = {}
         for part in model.parts():

@@ -7,14 +7,14 @@ padded vocabularies and stacked experts need no case of their own, and no rank r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from quire.errors import ConfigError, InternalError
+from quire.errors import InternalError
 from quire.graph.ir import Axis, Cat, OneOf, Source, Src
 from quire.graph.shapes import Dim, concrete
+from quire.graph.shard import axis_range
 
 
 class Tensors(Protocol):
@@ -26,43 +26,21 @@ class Tensors(Protocol):
         """The source's whole array after its view, uncut."""
 
 
-@dataclass(frozen=True, slots=True)
-class AxisRange:
-    """A rank's share of an axis: [start, start + size); what lies beyond the full axis is padding."""
-
-    start: int
-    size: int
-
-
-def axis_range(name: str, axis: Axis, rank: int, world_size: int) -> AxisRange:
-    """A rank's share of one axis by its policy. Raises ConfigError when it cannot be shared out."""
-    if axis.policy == "whole":
-        return AxisRange(0, axis.size)
-    if axis.policy == "pad":
-        size = -(-axis.size // world_size)
-        return AxisRange(rank * size, size)
-    if axis.size % world_size == 0:
-        size = axis.size // world_size
-        return AxisRange(rank * size, size)
-    if axis.policy == "replicate_if_fewer" and world_size % axis.size == 0:
-        return AxisRange(rank * axis.size // world_size, 1)
-    raise ConfigError(f"{axis.size} {name} cannot be shared by {world_size} ranks",
-                      because="each rank takes an equal share of them",
-                      try_=f"a tensor-parallel size that divides {axis.size}")
-
-
 class RankCut:
-    """Cuts shapes and arrays for one rank.
+    """Cuts arrays for one rank.
 
     Args:
-        axes: the uncut axes of the model.
-        rank, world_size: the place in the tensor-parallel group; world_size 1 cuts nothing.
+        axes: of the graph that the rank runs: what `quire.graph.shard` made of them, or uncut.
+        rank, world_size: the place in the tensor-parallel group.
     """
 
     def __init__(self, axes: Mapping[str, Axis], rank: int = 0, world_size: int = 1) -> None:
-        self.full_sizes = {name: axis.size for name, axis in axes.items()}
-        self.ranges = {name: axis_range(name, axis, rank, world_size) for name, axis in axes.items()}
-        self.local_sizes = {name: share.size for name, share in self.ranges.items()}
+        if world_size > 1 and all(axis.full is None for axis in axes.values()):
+            raise InternalError(f"weights for rank {rank} of {world_size} are asked for with a model that is not cut",
+                                because="the model must have gone through shard first")
+        self.full_sizes = {name: axis.full_size for name, axis in axes.items()}
+        self.local_sizes = {name: axis.size for name, axis in axes.items()}
+        self.starts = {name: axis_range(axis, rank, world_size)[0] for name, axis in axes.items()}
 
     def cut(self, array: np.ndarray, shape: tuple[Dim, ...]) -> np.ndarray:
         """The rank's part of an uncut array: a view, unless there is padding to add."""
@@ -85,8 +63,7 @@ class RankCut:
         if len(dim.terms) != 1 or len(dim.terms[0][0]) != 1:
             raise InternalError(f"a source has dimension {dim}; only one axis times a constant can be cut")
         (symbol,), coefficient = dim.terms[0]
-        share = self.ranges[symbol]
-        return share.start * coefficient, share.size * coefficient
+        return self.starts[symbol] * coefficient, self.local_sizes[symbol] * coefficient
 
 
 def choose(source: OneOf, tensors: Tensors) -> Source:
@@ -114,8 +91,9 @@ def resolve(source: Source, tensors: Tensors, cut: RankCut) -> np.ndarray:
         return cut.cut(tensors.array(source), source.shape)
     if isinstance(source, Cat):
         return np.concatenate([resolve(part, tensors, cut) for part in source.parts], axis=source.axis)
-    share = cut.ranges[source.symbol]
-    return np.stack([resolve(part, tensors, cut) for part in source.parts[share.start : share.start + share.size]])
+    start = cut.starts[source.symbol]
+    mine = source.parts[start : start + cut.local_sizes[source.symbol]]
+    return np.stack([resolve(part, tensors, cut) for part in mine])
 
 
 def apply_view(array: np.ndarray, view: tuple[tuple[Any, ...], ...], sizes: Mapping[str, int]) -> np.ndarray:
