@@ -40,8 +40,8 @@ class ExecutorPlan:
         weight_dtype: dtype in which plain weights are held; act_dtype: activations; kv_dtype: KV cache.
         block_size: tokens per KV block.
         max_model_len: longest sequence; rope tables need this many rows.
-        max_num_batched_tokens, max_num_seqs, max_logits_rows: most T, S and L of one step; an executor runs the
-            head in slices where L x vocab would not fit.
+        max_num_batched_tokens, max_num_seqs: most T and S of one step.
+        max_logits_rows: rows that the head handles at once; an executor runs it in slices where a step has more.
         return_logits: StepResult.logits is filled (tests, conformance).
         strict: an op without the device's own implementation is an error, not a fallback.
         options: `--device-option key=value` pairs; unknown keys are refused by the backend.

@@ -23,13 +23,12 @@ from quire.device.contract import (
 from quire.device.kv_cache import KVCache
 from quire.device.placement import lower_model
 from quire.device.plan_check import check_plan
+from quire.device.sliced_sampling import SlicedSampler
 from quire.device.step_context import step_context
 from quire.device.weight_loader import WeightLoader
 from quire.errors import BackendError, InternalError, QuireError
 from quire.graph.interpret import PartRunner
-from quire.sampling.batch import F32, I32
-
-_NO_TOKENS = np.empty((0, 1), np.int32)
+from quire.sampling.batch import F32, I32, SamplingBatch
 
 
 class GraphExecutor:
@@ -101,8 +100,8 @@ class GraphExecutor:
 
     # ---- one step, called by _PendingStep ---------------------------------------------------------------
 
-    def _forward(self, batch: StepBatch, token_ids: I32) -> list[Any]:
-        """The step's logits, as device arrays of at most `max_logits_rows` rows."""
+    def _forward(self, batch: StepBatch, token_ids: I32) -> _StepLogits:
+        """Runs embed, layers and the head. All slices of logits but the last are sampled on the way."""
         if not self._trunk:
             raise InternalError("submit was called before load")
         if batch.copies:
@@ -113,10 +112,13 @@ class GraphExecutor:
         }
         for runner in self._trunk:
             environment.update(self._run(runner, environment, context))
-        if batch.sampling is None and not self._plan.return_logits:
-            return []
-        return [self._logits(environment, batch.logits_indices[start : start + self._plan.max_logits_rows], context)
-                for start in range(0, len(batch.logits_indices), self._plan.max_logits_rows)]
+        logits = _StepLogits(self._library, batch.sampling, keep=self._plan.return_logits)
+        if batch.sampling is not None or self._plan.return_logits:
+            for start in range(0, len(batch.logits_indices), self._plan.max_logits_rows):
+                logits.take_last()
+                rows = batch.logits_indices[start : start + self._plan.max_logits_rows]
+                logits.last = start, self._logits(environment, rows, context)
+        return logits
 
     def _run(self, runner: PartRunner, environment: Mapping[str, Any], context: StepContext) -> dict[str, Any]:
         """A part's outputs, without the caches it hands back."""
@@ -130,18 +132,6 @@ class GraphExecutor:
         inputs = {**environment, "logits_indices": self._library.put(np.ascontiguousarray(rows, np.int32))}
         return self._run(self._heads["logits"], inputs, context)["logits"]
 
-    def _sample(self, batch: StepBatch, slices: list[Any]) -> StepResult:
-        host = [np.asarray(self._library.get(logits), np.float32) for logits in slices]
-        logits: F32 | None = host[0] if len(host) == 1 else np.concatenate(host) if host else None
-        kept = logits if self._plan.return_logits else None
-        if batch.sampling is None or logits is None:
-            return StepResult(_NO_TOKENS, _NO_TOKENS[:, 0], logits=kept)
-        from quire.sampling.sampler import sample  # here, so that importing the contract stays light
-
-        drawn = sample(logits, batch.sampling)
-        return StepResult(tokens=drawn.tokens[:, None], num_emitted=np.ones(len(drawn.tokens), np.int32),
-                          logprobs=drawn.logprobs, prompt_logprobs=drawn.prompt_logprobs, logits=kept)
-
     def _kv(self) -> KVCache:
         self._refuse_closed()
         if self._cache is None:
@@ -153,12 +143,48 @@ class GraphExecutor:
             raise BackendError(f"the executor of device {self._library.name} is closed")
 
 
+class _StepLogits:
+    """A step's logits on their way to tokens.
+
+    Attributes:
+        last: (first row, device array) of the slice that was computed last and is not fetched yet.
+    """
+
+    def __init__(self, library: OpLibrary, sampling: SamplingBatch | None, *, keep: bool) -> None:
+        self._library = library
+        self._sampler = None if sampling is None else SlicedSampler(sampling)
+        self._kept: list[F32] | None = [] if keep else None
+        self.last: tuple[int, Any] | None = None
+
+    def take_last(self) -> None:
+        """Fetches the last slice, if there is one, and samples its rows."""
+        if self.last is None:
+            return
+        start, array = self.last
+        self.last = None
+        logits = np.asarray(self._library.get(array), np.float32)
+        if self._sampler is not None:
+            self._sampler.add(start, logits)
+        if self._kept is not None:
+            self._kept.append(logits)
+
+    def result(self) -> StepResult:
+        """Waits for the device."""
+        self.take_last()
+        kept = None if not self._kept else self._kept[0] if len(self._kept) == 1 else np.concatenate(self._kept)
+        if self._sampler is None:
+            return StepResult(np.empty((0, 1), np.int32), np.empty(0, np.int32), logits=kept)
+        drawn = self._sampler.result()
+        return StepResult(tokens=drawn.tokens[:, None], num_emitted=np.ones(len(drawn.tokens), np.int32),
+                          logprobs=drawn.logprobs, prompt_logprobs=drawn.prompt_logprobs, logits=kept)
+
+
 class _PendingStep:
     """A submitted step; implements `Pending`. Holds the step before it only until that one's tokens are read."""
 
     def __init__(self, executor: GraphExecutor, batch: StepBatch, previous: _PendingStep | None) -> None:
         self._executor, self._batch, self._previous = executor, batch, previous
-        self._logits: list[Any] = []
+        self._logits: _StepLogits | None = None
         self._result: StepResult | None = None
         self._error: BackendError | None = None
 
@@ -177,12 +203,12 @@ class _PendingStep:
         return self._finish()
 
     def _finish(self) -> StepResult:
-        if self._error is None and self._result is None:
+        if self._logits is not None:
             try:
-                self._result = self._executor._sample(self._batch, self._logits)
+                self._result = self._logits.result()
             except Exception as error:
                 self._error = self._failed(error)
-            self._logits = []
+            self._logits = None
         if self._error is not None:
             raise self._error
         assert self._result is not None
