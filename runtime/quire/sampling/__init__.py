@@ -1,1 +1,1 @@
-"""sampling"""
+"""Sampling: what to draw in a step (`batch`), and the definition of how (`sampler`)."""

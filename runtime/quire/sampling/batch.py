@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ I32 = NDArray[np.int32]
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 F32 = NDArray[np.float32]
+
+NO_TOKEN = -1
+"""The token of a row whose every token is masked. The engine ends that request with an error; other rows go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,25 @@ class TokenLists:
     offsets: I32
     tokens: I32
     values: F32 | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], values: Sequence[Sequence[float]] | None = None) -> TokenLists:
+        """One list of ids (and of values) per sampled row."""
+        offsets = np.zeros(len(rows) + 1, np.int32)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        tokens = np.fromiter((token for row in rows for token in row), np.int32, int(offsets[-1]))
+        if values is None:
+            return cls(offsets, tokens)
+        return cls(offsets, tokens, np.fromiter((v for row in values for v in row), np.float32, int(offsets[-1])))
+
+    def row_values(self, index: int) -> F32:
+        """Values of sampled row `index`, float32; the lists must have values."""
+        assert self.values is not None, "these lists carry ids only"
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def row(self, index: int) -> I32:
+        """Ids of sampled row `index`, int32."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +118,12 @@ class LogprobRows:
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """tokens: int32 [R]; logprobs for the R rows and prompt_logprobs for the P rows, where asked for."""
+    """What was drawn.
+
+    Attributes:
+        tokens: int32 [R]; NO_TOKEN where allowed tokens, bans and mask together leave nothing to draw.
+        logprobs: of the R rows, prompt_logprobs: of the P rows, where asked for.
+    """
 
     tokens: I32
     logprobs: LogprobRows | None = None
