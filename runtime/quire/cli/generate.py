@@ -1,0 +1,65 @@
+"""`quire generate`: answer one prompt, streaming to standard output."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from quire.cli.engine_args import add_engine_arguments, config_from_args
+from quire.cli.sampling_args import add_sampling_arguments, params_from_args
+from quire.errors import RequestError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `quire generate`."""
+    parser.add_argument("prompt", help="the prompt; '-' reads standard input")
+    parser.add_argument("--system", help="system message")
+    parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
+    parser.add_argument("--stats", action="store_true", help="print times and token counts to standard error")
+    add_engine_arguments(parser)
+    add_sampling_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the answer as it comes."""
+    from dataclasses import replace
+
+    from quire.cli.streaming import stream_text
+    from quire.engine.llm_engine import LLMEngine
+
+    config = config_from_args(args)
+    limited = replace(config, max_num_seqs=config.max_num_seqs or max(args.n, 1))
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    start_s = time.monotonic()
+    engine = LLMEngine(limited)
+    try:
+        has_template = engine.tokenizer is not None and engine.tokenizer.has_chat_template
+        if args.raw or not has_template:
+            if args.system:
+                raise RequestError("--system needs a chat template", because="this run continues raw text",
+                                   try_="no --raw, or a model with a chat template")
+            text, special = prompt, True
+        else:
+            system = [{"role": "system", "content": args.system}] if args.system else []
+            text, special = engine.render_chat([*system, {"role": "user", "content": prompt}], add_generation_prompt=True), False
+        loaded_s = time.monotonic()
+        output = stream_text(engine, text, params_from_args(args, engine.sampling_defaults), add_special_tokens=special)
+    finally:
+        engine.close()
+    if args.stats:
+        print_stats(output, loaded_s - start_s)
+    return 0
+
+
+def print_stats(output: object, load_s: float) -> None:
+    """Times and counts of one finished request, to standard error."""
+    from quire.outputs import RequestOutput
+
+    assert isinstance(output, RequestOutput) and output.metrics is not None
+    metrics, num_tokens = output.metrics, sum(len(item.token_ids) for item in output.outputs)
+    assert metrics.first_token_s is not None and metrics.finished_s is not None
+    first_s, decode_s = metrics.first_token_s - metrics.arrival_s, metrics.finished_s - metrics.first_token_s
+    rate = f"{(num_tokens - 1) / decode_s:.1f} tokens/s" if decode_s > 0 and num_tokens > 1 else "one token"
+    print(f"load {load_s:.2f} s; {len(output.prompt_token_ids)} prompt tokens, first token after {first_s:.3f} s; "
+          f"{num_tokens} tokens, {rate}", file=sys.stderr)

@@ -1,0 +1,137 @@
+"""From an `EngineConfig` to an engine that runs: checkpoint, graph, device, weights, KV blocks, core."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quire.device.contract import Executor, ExecutorPlan, KVPlan, MemoryReport
+from quire.device.registry import LoadedBackend, resolve_device
+from quire.engine.config import EngineConfig, ResolvedConfig, resolve
+from quire.engine.core import EngineCore
+from quire.engine.input_processor import ModelLimits
+from quire.graph.ir import ModelGraph
+from quire.graph.memory import fit_kv_blocks, kv_pools
+from quire.graph.passes import optimize
+from quire.models import ModelSpec, build_model
+from quire.weights import open_weights
+from quire.weights.hub import resolve_model
+
+if TYPE_CHECKING:
+    from quire.tokenizer import Tokenizer
+
+logger = logging.getLogger("quire")
+
+MAX_LOGITS_ROWS = 256
+"""Rows of one slice of the head: [256, 152k] float32 are 155 MB."""
+
+
+@dataclass(slots=True)
+class LoadedEngine:
+    """A core and what a front end must know of it."""
+
+    core: EngineCore
+    limits: ModelLimits
+    spec: ModelSpec
+    resolved: ResolvedConfig
+    memory: MemoryReport
+
+    def close(self) -> None:
+        """Frees the device."""
+        self.core.close()
+
+
+def load_engine(config: EngineConfig) -> LoadedEngine:
+    """Loads everything. Raises the QuireError that names what does not fit."""
+    start_s = time.monotonic()
+    folder = resolve_model(config.model, revision=config.revision)
+    spec = build_model(folder)
+    backend = resolve_device(config.device, config.device_options)
+    resolved = resolve(config, backend.capabilities, model_max_len=spec.max_model_len, model_dtype=spec.checkpoint_dtype)
+    model = optimize(spec.graph, backend.capabilities.fused_ops)
+    executor = backend.create_executor(_executor_plan(config, resolved, model))
+    try:
+        memory = _load_weights(config, resolved, spec, folder, model, executor)
+        kv_plan = _kv_plan(config, resolved, model, memory)
+        executor.allocate_kv(kv_plan)
+        core = EngineCore(
+            executor, model, kv_plan, block_size=resolved.block_size, max_model_len=resolved.max_model_len,
+            max_num_seqs=resolved.max_num_seqs, max_num_batched_tokens=resolved.max_num_batched_tokens,
+            enable_prefix_caching=config.enable_prefix_caching, scheduling_policy=config.scheduling_policy,
+            async_depth=resolved.async_depth, seed=config.seed)
+    except BaseException:
+        executor.close()
+        raise
+    _report(spec, backend, resolved, memory, kv_plan, time.monotonic() - start_s)
+    limits = ModelLimits(model_path=str(folder), vocab_size=spec.vocab_size, max_model_len=resolved.max_model_len,
+                         eos_token_ids=spec.eos_token_ids, max_logprobs=config.max_logprobs)
+    return LoadedEngine(core, limits, spec, resolved, memory)
+
+
+def load_text_side(config: EngineConfig) -> tuple[Tokenizer, dict[str, Any]]:
+    """The tokenizer, and the sampling defaults of generation_config.json."""
+    from quire.tokenizer import Tokenizer, generation_defaults
+
+    folder = resolve_model(config.model, revision=config.revision)
+    tokenizer_folder = resolve_model(config.tokenizer) if config.tokenizer else folder
+    return Tokenizer.from_folder(tokenizer_folder), generation_defaults(folder)
+
+
+def _executor_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph) -> ExecutorPlan:
+    return ExecutorPlan(
+        model=model, weight_dtype=resolved.weight_dtype, act_dtype=resolved.act_dtype, kv_dtype=resolved.kv_dtype,
+        block_size=resolved.block_size, max_model_len=resolved.max_model_len,
+        max_num_batched_tokens=resolved.max_num_batched_tokens, max_num_seqs=resolved.max_num_seqs,
+        max_logits_rows=min(MAX_LOGITS_ROWS, resolved.max_num_batched_tokens), strict=config.strict_device,
+        options=config.device_options)
+
+
+def _load_weights(config: EngineConfig, resolved: ResolvedConfig, spec: ModelSpec, folder: Path, model: ModelGraph,
+                  executor: Executor) -> MemoryReport:
+    source = open_weights(folder, model, load_format=config.load_format, seed=config.seed, dtype=resolved.weight_dtype,
+                          ignorable_tensors=spec.ignorable_tensors)
+    with _progress_bar(source.total_bytes) as progress:
+        return executor.load(source, progress)
+
+
+def _kv_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph, memory: MemoryReport) -> KVPlan:
+    if config.num_kv_blocks is not None:
+        return KVPlan(num_blocks=dict.fromkeys(kv_pools(model), config.num_kv_blocks))
+    used_bytes = sum(memory.bytes_by_purpose.values())
+    budget_bytes = int((used_bytes + memory.available_bytes) * resolved.memory_utilization) - used_bytes
+    return fit_kv_blocks(model, budget_bytes, block_size=resolved.block_size, kv_dtype=resolved.kv_dtype,
+                         max_model_len=resolved.max_model_len, max_num_seqs=resolved.max_num_seqs,
+                         max_num_batched_tokens=resolved.max_num_batched_tokens)
+
+
+@contextmanager
+def _progress_bar(total_bytes: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, on a terminal and for checkpoints that take a while."""
+    if not sys.stderr.isatty() or total_bytes < 2**28:
+        yield lambda done, total: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total_bytes, unit="B", unit_scale=True, desc="weights", leave=False) as bar:
+        yield lambda done, total: bar.update(done - bar.n) and None
+
+
+def _report(spec: ModelSpec, backend: LoadedBackend, resolved: ResolvedConfig, memory: MemoryReport, kv_plan: KVPlan,
+            seconds: float) -> None:
+    """What runs where: the placement of ops, and every resolved number."""
+    logger.info("%s on %s (%s), loaded in %.2f s", spec.architecture, backend.name, backend.report.name, seconds)
+    for note in spec.notes:
+        logger.warning("%s", note)
+    fallbacks = [op for op, where in memory.placement if where == "reference"] if backend.name != "reference" else []
+    if fallbacks:
+        logger.warning("ops on the slow numpy reference: %s (--strict-device refuses this)", ", ".join(sorted(fallbacks)))
+    logger.info("%s", ", ".join(resolved.lines()))
+    logger.info("memory: %s; KV blocks: %s", ", ".join(f"{k} {v / 2**20:.0f} MiB" for k, v in memory.bytes_by_purpose.items()),
+                ", ".join(f"{pool} {n}" for pool, n in kv_plan.num_blocks.items()))

@@ -1,0 +1,147 @@
+"""From what a user asks to what the engine core takes: tokens, defaults, checks against the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from quire.engine.messages import EngineRequest
+from quire.errors import RequestError
+from quire.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from quire.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+"""A text, token ids, {"prompt": text} or {"prompt_token_ids": ids}; the mappings may hold `cache_salt`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLimits:
+    """What a front end must know of the loaded model.
+
+    Attributes:
+        vocab_size: rows of the embedding. max_model_len: tokens of the longest sequence.
+        eos_token_ids: from config.json; generation_config.json's are added by the tokenizer.
+        max_logprobs: most logprobs a request may ask for.
+    """
+
+    model_path: str
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: tuple[int, ...]
+    max_logprobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A checked request: its message to the core, and what the way back needs."""
+
+    message: EngineRequest
+    prompt: str | None
+    detokenize: bool
+
+
+class InputProcessor:
+    """Tokenizes and validates. Holds no state between requests."""
+
+    def __init__(self, limits: ModelLimits, tokenizer: Tokenizer | None) -> None:
+        self._limits = limits
+        self._tokenizer = tokenizer
+        eos = set(limits.eos_token_ids) | set(tokenizer.eos_token_ids if tokenizer is not None else ())
+        self._eos_token_ids = tuple(sorted(eos))
+
+    def prepare(self, prompt: Prompt, params: SamplingParams, *, request_id: str, priority: int = 0,
+                cache_salt: str | None = None, add_special_tokens: bool = True) -> PreparedRequest:
+        """The request as the core takes it.
+
+        Raises: RequestError naming the field, when the prompt or a parameter does not fit the model.
+        """
+        text, token_ids, salt = self._prompt_tokens(prompt, add_special_tokens)
+        self._check_prompt(token_ids)
+        self._check_params(params)
+        room = self._limits.max_model_len - len(token_ids)
+        detokenize = params.detokenize and self._tokenizer is not None
+        if params.stop_strings and not detokenize:
+            raise RequestError("stop strings without a tokenizer", because="they are looked for in the text",
+                               try_="stop_token_ids, or a model with its tokenizer", param="stop")
+        wanted = room if params.max_tokens is None else min(params.max_tokens, room)
+        bounded = replace(
+            params, max_tokens=wanted, min_tokens=min(params.min_tokens, wanted),
+            logprobs=self._logprob_count("logprobs", params.logprobs),
+            prompt_logprobs=self._logprob_count("prompt_logprobs", params.prompt_logprobs))
+        message = EngineRequest(
+            request_id=request_id, prompt_token_ids=tuple(token_ids), params=bounded, eos_token_ids=self._eos_token_ids,
+            bad_words_token_ids=self._bad_words(params), priority=priority, arrival_time_s=time.monotonic(),
+            cache_salt=cache_salt if cache_salt is not None else salt)
+        return PreparedRequest(message, text, detokenize)
+
+    def _prompt_tokens(self, prompt: Prompt, add_special_tokens: bool) -> tuple[str | None, list[int], str | None]:
+        """(text or None, token ids, cache salt)."""
+        if isinstance(prompt, Mapping):
+            unknown = sorted(set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"})
+            if unknown or ("prompt" in prompt) == ("prompt_token_ids" in prompt):
+                raise RequestError(f"a prompt with the keys {sorted(prompt)}",
+                                   because="it needs exactly one of 'prompt' and 'prompt_token_ids'",
+                                   try_='{"prompt_token_ids": [1, 2, 3]}', param="prompt")
+            inner = prompt["prompt"] if "prompt" in prompt else prompt["prompt_token_ids"]
+            text, token_ids, _ = self._prompt_tokens(inner, add_special_tokens)
+            return text, token_ids, prompt.get("cache_salt")
+        if isinstance(prompt, str):
+            if self._tokenizer is None:
+                raise RequestError("a text prompt without a tokenizer", because="skip_tokenizer_init is set",
+                                   try_='{"prompt_token_ids": [...]}', param="prompt")
+            return prompt, self._tokenizer.encode(prompt, add_special_tokens=add_special_tokens), None
+        return None, [int(token) for token in prompt], None
+
+    def _check_prompt(self, token_ids: Sequence[int]) -> None:
+        limits = self._limits
+        if not token_ids:
+            raise RequestError("the prompt is empty", because="the model needs at least one token to continue",
+                               try_="a text that is not empty", param="prompt")
+        if len(token_ids) >= limits.max_model_len:
+            raise RequestError(
+                f"the prompt has {len(token_ids)} tokens", param="prompt",
+                because=f"prompt and answer together may have {limits.max_model_len} (max_model_len)",
+                try_=f"a prompt of at most {limits.max_model_len - 1} tokens, or a larger --max-model-len")
+        self._check_token_ids("prompt", token_ids)
+
+    def _check_params(self, params: SamplingParams) -> None:
+        for name in ("stop_token_ids", "allowed_token_ids"):
+            self._check_token_ids(name, getattr(params, name) or ())
+        self._check_token_ids("logit_bias", list(params.logit_bias or ()))
+
+    def _check_token_ids(self, param: str, token_ids: Sequence[int]) -> None:
+        if not token_ids:
+            return
+        low, high = min(token_ids), max(token_ids)
+        if low < 0 or high >= self._limits.vocab_size:
+            raise RequestError(f"{param} has token id {low if low < 0 else high}",
+                               because=f"the model's vocabulary has ids 0 to {self._limits.vocab_size - 1}",
+                               try_="ids of this model's tokenizer", param=param)
+
+    def _logprob_count(self, param: str, asked: int | None) -> int | None:
+        if asked is None:
+            return None
+        count = self._limits.vocab_size if asked == -1 else asked
+        if count > self._limits.max_logprobs:
+            raise RequestError(f"{param}={asked}", because=f"this engine allows at most {self._limits.max_logprobs}",
+                               try_=f"--max-logprobs {count} when the engine is started", param=param)
+        return count
+
+    def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
+        """Token sequences of the bad words, alone and after a space."""
+        if not params.bad_words:
+            return ()
+        if self._tokenizer is None:
+            raise RequestError("bad_words without a tokenizer", because="they are given as text",
+                               try_="logit_bias of -100 on the token ids", param="bad_words")
+        sequences: list[tuple[int, ...]] = []
+        for word in params.bad_words:
+            for text in dict.fromkeys((word, f" {word.lstrip()}")):
+                token_ids = tuple(self._tokenizer.encode(text, add_special_tokens=False))
+                if token_ids and token_ids not in sequences:
+                    sequences.append(token_ids)
+        return tuple(sequences)

@@ -1,0 +1,73 @@
+"""`LLMEngine`: engine and front end in one process and one thread; the loop is the caller's."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from quire.engine.build import load_engine, load_text_side
+from quire.engine.config import EngineConfig
+from quire.engine.input_processor import InputProcessor, Prompt
+from quire.engine.messages import EngineStats
+from quire.engine.output_processor import OutputProcessor
+from quire.errors import RequestError
+from quire.outputs import RequestOutput
+from quire.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from quire.tokenizer import Tokenizer
+
+
+class LLMEngine:
+    """Add requests, then call `step` until `has_unfinished` is false."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.tokenizer: Tokenizer | None = None
+        self.sampling_defaults: dict[str, Any] = {}
+        if not config.skip_tokenizer_init:
+            self.tokenizer, self.sampling_defaults = load_text_side(config)
+        self.loaded = load_engine(config)
+        self._core = self.loaded.core
+        self._inputs = InputProcessor(self.loaded.limits, self.tokenizer)
+        self._outputs = OutputProcessor(self.tokenizer)
+
+    def add_request(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, priority: int = 0,
+                    add_special_tokens: bool = True) -> str:
+        """Checks and queues a request; returns its id. Raises RequestError."""
+        prepared = self._inputs.prepare(prompt, params, request_id=request_id or uuid.uuid4().hex, priority=priority,
+                                        add_special_tokens=add_special_tokens)
+        self._core.add_request(prepared.message)
+        self._outputs.add(prepared)
+        return prepared.message.request_id
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request now; an unknown id is no error, it may have just finished."""
+        self._core.abort(request_id)
+        self._outputs.discard(request_id)
+
+    def has_unfinished(self) -> bool:
+        return len(self._outputs) > 0
+
+    def step(self) -> list[RequestOutput]:
+        """One iteration; the requests that changed, cumulative. Raises BackendError when the device failed a request."""
+        processed = self._outputs.process(self._core.step())
+        for request_id, index in processed.stopped:
+            self._core.abort(request_id, index)
+        if processed.failed:
+            raise processed.failed[0][1]
+        return processed.requests
+
+    def stats(self) -> EngineStats:
+        """Counters of the core."""
+        return self._core.stats()
+
+    def render_chat(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        """The prompt text of a conversation under the model's chat template. Raises RequestError when there is none."""
+        if self.tokenizer is None:
+            raise RequestError("chat without a tokenizer", because="skip_tokenizer_init is set", try_="generate with token ids")
+        return self.tokenizer.apply_chat_template(messages, **options)
+
+    def close(self) -> None:
+        """Frees the device; safe to call twice."""
+        self.loaded.close()

@@ -1,0 +1,164 @@
+"""The engine in a process of its own: `python -m quire.engine.process`, started by `EngineClient`.
+
+The parent writes one frame to standard input (`Startup`) and keeps the pipe open; when it closes, or the
+parent dies, the engine ends. Requests and outputs travel over two ZeroMQ sockets as msgspec messages.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import zmq
+
+from quire.engine.build import LoadedEngine, load_engine
+from quire.engine.config import EngineConfig
+from quire.engine.input_processor import ModelLimits
+from quire.engine.messages import EngineRequest, EngineStats, SequenceOutput
+from quire.errors import QuireError, RequestError
+
+IDLE_POLL_MS = 200
+
+# Kinds of frames; every message is [kind, payload].
+ADD, ABORT, STATS = b"add", b"abort", b"stats"
+READY, FAILED, OUTPUTS, REFUSED, STATS_REPLY = b"ready", b"failed", b"outputs", b"refused", b"stats_reply"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Startup:
+    """What the parent tells the engine process."""
+
+    config: EngineConfig
+    requests_address: str
+    outputs_address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A QuireError on its way to the parent."""
+
+    kind: str
+    what: str
+    because: str = ""
+    try_: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A request that the core refused."""
+
+    request_id: str
+    what: str
+    because: str = ""
+    try_: str = ""
+    param: str | None = None
+
+
+class EngineLoop:
+    """Feeds the core from one socket and sends its outputs to the other, on one thread."""
+
+    def __init__(self, engine: LoadedEngine, requests: zmq.Socket[bytes], outputs: zmq.Socket[bytes],
+                 stop: threading.Event) -> None:
+        self._core = engine.core
+        self._requests, self._outputs, self._stop = requests, outputs, stop
+        self._encoder = msgspec.msgpack.Encoder()
+        self._request_decoder = msgspec.msgpack.Decoder(EngineRequest)
+        self._abort_decoder = msgspec.msgpack.Decoder(list[tuple[str, int | None]])
+
+    def run(self) -> None:
+        """Until the parent goes away."""
+        while not self._stop.is_set():
+            self._receive(block=not self._core.has_unfinished())
+            if self._core.has_unfinished():
+                self._send_outputs(self._core.step())
+
+    def _receive(self, *, block: bool) -> None:
+        """Takes in every waiting message; when idle, waits a moment for the first."""
+        if block and not self._requests.poll(IDLE_POLL_MS):
+            return
+        while True:
+            try:
+                kind, payload = self._requests.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._handle(kind, payload)
+
+    def _handle(self, kind: bytes, payload: bytes) -> None:
+        if kind == ADD:
+            request = self._request_decoder.decode(payload)
+            try:
+                self._core.add_request(request)
+            except RequestError as error:
+                self._send(REFUSED, Refusal(request_id=request.request_id, what=error.what, because=error.because,
+                                            try_=error.try_, param=error.param))
+        elif kind == ABORT:
+            for request_id, index in self._abort_decoder.decode(payload):
+                self._send_outputs(self._core.abort(request_id, index))
+        else:
+            self._send(STATS_REPLY, self._core.stats())
+
+    def _send_outputs(self, outputs: list[SequenceOutput]) -> None:
+        if outputs:
+            self._send(OUTPUTS, outputs)
+
+    def _send(self, kind: bytes, message: Any) -> None:
+        self._outputs.send_multipart([kind, self._encoder.encode(message)])
+
+
+def main() -> int:
+    """Entry point of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; it closes the pipe
+    startup = msgspec.msgpack.decode(_read_frame(), type=Startup)
+    stop = threading.Event()
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    context = zmq.Context()
+    requests, outputs = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    requests.connect(startup.requests_address)
+    outputs.connect(startup.outputs_address)
+    try:
+        engine = load_engine(startup.config)
+    except QuireError as error:
+        failure = Failure(kind=type(error).__name__, what=error.what, because=error.because, try_=error.try_)
+        outputs.send_multipart([FAILED, msgspec.msgpack.encode(failure)])
+        context.destroy(linger=2000)
+        return 1
+    outputs.send_multipart([READY, msgspec.msgpack.encode(engine.limits)])
+    try:
+        EngineLoop(engine, requests, outputs, stop).run()
+    finally:
+        engine.close()
+        context.destroy(linger=0)
+    return 0
+
+
+def write_frame(pipe: Any, startup: Startup) -> None:
+    """Writes the startup frame: 4 bytes of length, then msgpack."""
+    payload = msgspec.msgpack.encode(startup)
+    pipe.write(len(payload).to_bytes(4, "little") + payload)
+    pipe.flush()
+
+
+def _read_frame() -> bytes:
+    size = int.from_bytes(sys.stdin.buffer.read(4), "little")
+    return sys.stdin.buffer.read(size)
+
+
+def _watch_parent(stop: threading.Event) -> None:
+    """Ends the loop when the pipe closes; ends the process when the loop does not notice (it is loading, or stuck)."""
+    while os.read(0, 4096):
+        pass
+    stop.set()
+    threading.Event().wait(10.0)
+    os._exit(1)
+
+
+__all__ = ["ABORT", "ADD", "FAILED", "OUTPUTS", "READY", "REFUSED", "STATS", "STATS_REPLY", "EngineLoop", "EngineStats",
+           "Failure", "ModelLimits", "Refusal", "Startup", "main", "write_frame"]
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""`LLM`: the offline API, as vLLM users know it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from quire.engine.config import EngineConfig
+from quire.engine.input_processor import Prompt
+from quire.engine.llm_engine import LLMEngine
+from quire.errors import RequestError
+from quire.outputs import RequestOutput
+from quire.sampling_params import SamplingParams
+
+Conversation = list[dict[str, Any]]
+
+
+class LLM:
+    """A model loaded in this process.
+
+        llm = LLM(model="demo")
+        for output in llm.generate(["What is a block table?"], SamplingParams(max_tokens=32)):
+            print(output.outputs[0].text)
+
+    Args:
+        model: local folder, hub id, or "demo".
+        options: any other field of `EngineConfig`: device, dtype, max_model_len, skip_tokenizer_init, ...
+    Raises: ConfigError, ModelError or BackendError when it cannot be loaded.
+    """
+
+    def __init__(self, model: str = "demo", **options: Any) -> None:
+        self._engine = LLMEngine(EngineConfig(model=model, **options))
+
+    @property
+    def engine(self) -> LLMEngine:
+        """The engine below, for callers who step it themselves."""
+        return self._engine
+
+    def get_tokenizer(self) -> Any:
+        """The Tokenizer, or None with skip_tokenizer_init."""
+        return self._engine.tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What `generate` uses without params: the model's generation_config.json over the API's defaults."""
+        return SamplingParams(**self._engine.sampling_defaults)
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+                 *, use_tqdm: bool | None = None, priority: Sequence[int] | None = None) -> list[RequestOutput]:
+        """Completes prompts, batched together; outputs in the order of the prompts.
+
+        Args:
+            prompts: a text, {"prompt_token_ids": [...]}, or a list of them.
+            sampling_params: one for all, or one per prompt; None = `get_default_sampling_params`.
+            use_tqdm: progress bar on standard error; None = on a terminal.
+            priority: one per prompt, lower first, under the priority policy.
+        Raises: RequestError for a bad prompt or parameter (then nothing was generated).
+        """
+        items = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
+        if items and isinstance(items[0], int):
+            raise RequestError("prompts is a list of ints", because="it could be one prompt or many",
+                               try_='{"prompt_token_ids": [...]} or a list of those', param="prompts")
+        return self._run(items, sampling_params, use_tqdm, priority, add_special_tokens=True)
+
+    def chat(self, messages: Conversation | Sequence[Conversation],
+             sampling_params: SamplingParams | Sequence[SamplingParams] | None = None, *, use_tqdm: bool | None = None,
+             tools: list[dict[str, Any]] | None = None, add_generation_prompt: bool = True,
+             continue_final_message: bool = False,
+             chat_template_kwargs: Mapping[str, Any] | None = None) -> list[RequestOutput]:
+        """Answers one conversation or several, each a list of {"role", "content"}."""
+        conversations: list[Any] = [messages] if messages and isinstance(messages[0], dict) else list(messages)
+        prompts = [
+            self._engine.render_chat(conversation, tools=tools, add_generation_prompt=add_generation_prompt,
+                                     continue_final_message=continue_final_message, **(chat_template_kwargs or {}))
+            for conversation in conversations
+        ]
+        return self._run(prompts, sampling_params, use_tqdm, None, add_special_tokens=False)
+
+    def close(self) -> None:
+        """Frees the device; safe to call twice."""
+        self._engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _run(self, prompts: Sequence[Any], params: SamplingParams | Sequence[SamplingParams] | None, use_tqdm: bool | None,
+             priority: Sequence[int] | None, *, add_special_tokens: bool) -> list[RequestOutput]:
+        params_list = self._per_prompt("sampling_params", params, len(prompts))
+        priorities = list(priority) if priority is not None else [0] * len(prompts)
+        if len(priorities) != len(prompts):
+            raise RequestError(f"{len(priorities)} priorities for {len(prompts)} prompts", because="each prompt has one",
+                               param="priority")
+        order: list[str] = []
+        try:
+            for prompt, prompt_params, rank in zip(prompts, params_list, priorities, strict=True):
+                order.append(self._engine.add_request(prompt, prompt_params, priority=rank,
+                                                      add_special_tokens=add_special_tokens))
+            finished = self._drain(len(order), sys.stderr.isatty() if use_tqdm is None else use_tqdm)
+        except BaseException:
+            for request_id in order:
+                self._engine.abort(request_id)
+            raise
+        return [finished[request_id] for request_id in order]
+
+    def _per_prompt(self, name: str, params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+        if params is None:
+            return [self.get_default_sampling_params()] * count
+        if isinstance(params, SamplingParams):
+            return [params] * count
+        if len(params) != count:
+            raise RequestError(f"{len(params)} {name} for {count} prompts", because="each prompt takes one", param=name)
+        return list(params)
+
+    def _drain(self, count: int, show_bar: bool) -> dict[str, RequestOutput]:
+        """Steps until everything is finished."""
+        finished: dict[str, RequestOutput] = {}
+        bar = None
+        if show_bar:
+            from tqdm import tqdm
+
+            bar = tqdm(total=count, desc="prompts", unit="prompt")
+        try:
+            while self._engine.has_unfinished():
+                for output in self._engine.step():
+                    if output.finished:
+                        finished[output.request_id] = output
+                        if bar is not None:
+                            bar.update(1)
+        finally:
+            if bar is not None:
+                bar.close()
+        return finished

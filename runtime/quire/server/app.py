@@ -1,0 +1,73 @@
+"""The FastAPI application: routes, authentication, errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse, Response
+
+from quire import __version__
+from quire.async_llm import AsyncLLM
+from quire.server import chat_completions, completions
+from quire.server.authentication import ApiKeyMiddleware
+from quire.server.errors import install_handlers
+from quire.server.generation import Serving, serving_of
+from quire.server.metrics import ServerMetrics
+
+def build_app(engine: AsyncLLM, *, model_names: Sequence[str], api_keys: Sequence[str] = ()) -> FastAPI:
+    """The application over a started engine. The caller closes the engine."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await engine.start()
+        yield
+
+    app = FastAPI(title="Quire", version=__version__, lifespan=lifespan)
+    app.state.serving = Serving(engine, model_names)
+    app.state.metrics = ServerMetrics(model_names[0])
+    install_handlers(app)
+    if api_keys:
+        app.add_middleware(ApiKeyMiddleware, api_keys=tuple(api_keys))
+    _add_service_routes(app)
+    app.include_router(completions.router)
+    app.include_router(chat_completions.router)
+    return app
+
+
+def _add_service_routes(app: FastAPI) -> None:
+    @app.get("/health")
+    async def health(request: Request) -> Response:
+        """200 while the engine process lives."""
+        serving_of(request).engine.check_health()
+        return Response(status_code=200)
+
+    @app.get("/ping")
+    async def ping() -> Response:
+        return Response(status_code=200)
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """Prometheus text format."""
+        return PlainTextResponse(request.app.state.metrics.render(await serving_of(request).engine.stats()),
+                                 media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, object]:
+        serving = serving_of(request)
+        return {"object": "list", "data": [_model_card(serving, name) for name in serving.model_names]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(request: Request, name: str) -> dict[str, object]:
+        serving = serving_of(request)
+        return _model_card(serving, serving.check_model(name))
+
+
+def _model_card(serving: Serving, name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": serving.created_s, "owned_by": "quire",
+            "root": serving.engine.model_path, "parent": None, "max_model_len": serving.engine.max_model_len}

@@ -1,0 +1,62 @@
+"""/metrics: the engine's statistics in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from quire.observability.stats import EngineStats
+
+GAUGES = {
+    "num_running": ("quire_num_requests_running", "sequences that hold KV blocks and run"),
+    "num_waiting": ("quire_num_requests_waiting", "sequences that wait for room"),
+    "num_blocks": ("quire_kv_blocks_total", "KV blocks of all pools"),
+    "num_used_blocks": ("quire_kv_blocks_used", "KV blocks referenced by a sequence"),
+    "num_cached_blocks": ("quire_kv_blocks_cached", "KV blocks that a prefix hit can find"),
+    "kv_usage": ("quire_kv_cache_usage", "used share of the KV blocks, 0 to 1"),
+    "kv_waste": ("quire_kv_cache_waste", "share of the used blocks' slots that hold no token, 0 to 1"),
+}
+COUNTERS = {
+    "steps": ("quire_steps", "engine steps"),
+    "prompt_tokens": ("quire_prompt_tokens", "prompt tokens computed or found in the prefix cache"),
+    "generated_tokens": ("quire_generation_tokens", "generated tokens"),
+    "prefix_query_tokens": ("quire_prefix_cache_queries", "tokens looked up in the prefix cache"),
+    "prefix_hit_tokens": ("quire_prefix_cache_hits", "tokens found in the prefix cache"),
+    "preemptions": ("quire_num_preemptions", "sequences that lost their blocks and started over"),
+    "requests_finished": ("quire_requests_finished", "requests that ended for any reason"),
+    "failed_steps": ("quire_failed_steps", "steps the device could not do"),
+}
+
+
+class ServerMetrics:
+    """Renders one engine's statistics with the served model's name as label."""
+
+    def __init__(self, model_name: str) -> None:
+        self._model_name = model_name
+
+    def render(self, stats: EngineStats) -> str:
+        """The text of /metrics."""
+        registry = CollectorRegistry()
+        registry.register(_Snapshot(stats, self._model_name))
+        return generate_latest(registry).decode()
+
+
+class _Snapshot(Collector):
+    def __init__(self, stats: EngineStats, model_name: str) -> None:
+        self._stats, self._model_name = stats, model_name
+
+    def collect(self) -> Iterable[Metric]:
+        for field, (name, text) in GAUGES.items():
+            gauge = GaugeMetricFamily(name, text, labels=["model_name"])
+            gauge.add_metric([self._model_name], getattr(self._stats, field))
+            yield gauge
+        free = GaugeMetricFamily("quire_kv_blocks_free", "KV blocks that can be taken, cached ones included", labels=["model_name"])
+        free.add_metric([self._model_name], self._stats.num_blocks - self._stats.num_used_blocks)
+        yield free
+        for field, (name, text) in COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=["model_name"])
+            counter.add_metric([self._model_name], getattr(self._stats, field))
+            yield counter
