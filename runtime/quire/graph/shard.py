@@ -21,11 +21,11 @@ from dataclasses import replace
 
 from quire.errors import ConfigError, InternalError
 from quire.graph.ir import Axis, Graph, ModelGraph, Node, Part
-from quire.graph.op_spec import OpArgs
 from quire.graph.ops import OPS
 from quire.graph.rewrite import make_node, map_graphs, rebuild
 from quire.graph.shapes import Dim
 from quire.graph.trace import node_args
+
 
 def cut_axes(axes: Mapping[str, Axis]) -> frozenset[str]:
     """The axes that tensor parallelism cuts by their policy."""
@@ -46,7 +46,8 @@ def shard(model: ModelGraph, tp: int, *, cut: frozenset[str] | None = None) -> M
         raise InternalError("this model's axes are cut already")
     wanted = cut_axes(model.axes) if cut is None else cut
     axes = {name: _cut_axis(name, axis, tp) if name in wanted else axis for name, axis in model.axes.items()}
-    local = replace(map_graphs(model, lambda graph: _reduce_partial_sums(graph, axes)), axes=axes)
+    shared = frozenset(name for name, axis in axes.items() if axis.full is not None and axis.full < tp)
+    local = replace(map_graphs(model, lambda graph: _reduce_partial_sums(graph, axes, shared)), axes=axes)
     return replace(local, heads={name: _gather_outputs(head, axes) for name, head in local.heads.items()})
 
 
@@ -78,13 +79,13 @@ def _cut_symbols(dims: tuple[Dim, ...], axes: Mapping[str, Axis]) -> list[str]:
     return sorted({s for dim in dims for s in dim.symbols if s in axes and axes[s].full not in (None, axes[s].size)})
 
 
-def _reduce_partial_sums(graph: Graph, axes: Mapping[str, Axis]) -> Graph:
+def _reduce_partial_sums(graph: Graph, axes: Mapping[str, Axis], shared: frozenset[str]) -> Graph:
     values, nodes = list(graph.values), list[Node]()
     reduced: dict[int, int] = {-1: -1}
     for node in graph.nodes:
         args = node_args(graph, node)
         contracted = _cut_symbols(OPS[node.op].contracts(args), axes)
-        _refuse_uncuttable(node, args, contracted, axes)
+        _refuse_uncuttable(node, _cut_symbols(args.shape(0)[-1:], axes), shared.intersection(contracted))
         node = replace(node, inputs=tuple(reduced.get(v, v) for v in node.inputs))
         if not contracted:
             nodes.append(node)
@@ -102,14 +103,14 @@ def _reduce_partial_sums(graph: Graph, axes: Mapping[str, Axis]) -> Graph:
     return rebuild(graph, values=values, nodes=nodes, outputs=outputs)
 
 
-def _refuse_uncuttable(node: Node, args: OpArgs, contracted: list[str], axes: Mapping[str, Axis]) -> None:
-    if "norm" in node.op and (mixed := _cut_symbols(args.shape(0)[-1:], axes)):
-        raise ConfigError(f"op {node.op} over {mixed[0]} cannot run on several devices",
-                          because=f"it needs the mean over all {mixed[0]}, of which each device holds a part",
+def _refuse_uncuttable(node: Node, cut_columns: list[str], shared_sums: frozenset[str]) -> None:
+    if "norm" in node.op and cut_columns:
+        raise ConfigError(f"op {node.op} over {cut_columns[0]} cannot run on several devices",
+                          because=f"it needs the mean over all {cut_columns[0]}, of which each device holds a part",
                           try_="--tensor-parallel-size 1")
-    replicated = [name for name in contracted if axes[name].policy == "replicate_if_fewer" and axes[name].size == 1]
-    if replicated:
-        raise InternalError(f"op {node.op} sums over {replicated[0]}, which ranks share, so the sum would count it twice")
+    if shared_sums:
+        raise InternalError(f"op {node.op} sums over {', '.join(sorted(shared_sums))}",
+                            because="ranks share it, so their sum would count it more than once")
 
 
 def _gather_outputs(head: Part, axes: Mapping[str, Axis]) -> Part:

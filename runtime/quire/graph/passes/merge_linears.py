@@ -30,7 +30,7 @@ def merge_linears(graph: Graph, cuttable: frozenset[str]) -> Graph:
     values, weights = list(graph.values), dict(graph.weights)
     new_nodes: dict[int, tuple[Node, ...]] = {}
     for indices in mergeable:
-        new_nodes.update({index: () for index in indices[1:]})
+        new_nodes.update(dict.fromkeys(indices[1:], ()))
         new_nodes[indices[0]] = _merge([graph.nodes[i] for i in indices], values, weights)
     nodes = [new for index, node in enumerate(graph.nodes) for new in new_nodes.get(index, (node,))]
     return rebuild(graph, values=values, nodes=nodes, weights=weights)

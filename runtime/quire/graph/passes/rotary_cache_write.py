@@ -19,13 +19,13 @@ def fuse_rotary_cache_write(graph: Graph) -> Graph:
         q_index, k_index = match
         q, k = graph.nodes[q_index], graph.nodes[k_index]
         cache, _, v = node.inputs
-        fused[max(match + (index,))] = make_node(
+        fused[max(*match, index)] = make_node(
             "rotary_cache_write", values, (q.inputs[0], k.inputs[0], v, k.inputs[1], cache), (), k.attrs,
             (*q.outputs, *node.outputs))
         absorbed.update((*match, index))
     if not fused:
         return graph
-    nodes = [fused[i] if i in fused else node for i, node in enumerate(graph.nodes) if i in fused or i not in absorbed]
+    nodes = [fused.get(i, node) for i, node in enumerate(graph.nodes) if i in fused or i not in absorbed]
     return rebuild(graph, nodes=nodes)
 
 

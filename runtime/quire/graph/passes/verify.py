@@ -66,7 +66,7 @@ def _graph_problems(graph: Graph, axes: frozenset[str]) -> Iterator[str]:
         if not (early or twice or absent):
             yield from (f"{where}: {problem}" for problem in _node_problems(graph, index, OPS[node.op]))
     yield from (f"value {value.id} is never made" for value in graph.values if value.id not in made)
-    yield from (f"output {name} names value {value}, which nothing makes" for name, value in graph.outputs if value not in made)
+    yield from (f"output {name} names value {v}, which nothing makes" for name, v in graph.outputs if v not in made)
     yield from (f"weight {name} is read by no node" for name in graph.weights if name not in read_weights)
     yield from (f"weight {w.name} is filed under {name}" for name, w in graph.weights.items() if w.name != name)
     symbols = {symbol for value in graph.values for dim in value.shape for symbol in dim.symbols}
@@ -136,7 +136,8 @@ def _boundary_problems(model: ModelGraph) -> Iterator[str]:
         for weight in part.graph.weights.values():
             first = weights.setdefault((weight.source, weight.keep_f32), weight)
             if first.shape != weight.shape:
-                yield f"{part.prefix}: weight {weight.name} is {dims_text(weight.shape)}, the same source gave {first.shape}"
+                yield (f"{part.prefix}: weight {weight.name} is {dims_text(weight.shape)},"
+                       f" the same source gave {dims_text(first.shape)}")
 
 
 def _input_problems(part: Part, environment: _Boundary, external: _Boundary) -> Iterator[str]:
