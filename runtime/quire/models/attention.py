@@ -11,7 +11,7 @@ from quire.errors import ModelError
 from quire.graph.ir import Value
 from quire.graph.rope import RopeSpec
 from quire.graph.shapes import Dim, T
-from quire.models.config_reader import ConfigReader
+from quire.models.config_reader import MISSING, ConfigReader
 from quire.models.normalization import RmsNorm
 from quire.models.parameters import Parameters
 
@@ -55,12 +55,13 @@ class LayerContext:
     cache: Value
 
 
-def head_sizes(config: ConfigReader, *, default_head_dim: int | None = None,
-               default_kv_heads: int | None = None) -> tuple[int, int, int]:
-    """(num_heads, num_kv_heads, head_dim) of a config in the usual names."""
-    num_heads = config.integer("num_attention_heads")
-    num_kv_heads = config.integer("num_key_value_heads", default_kv_heads or num_heads)
-    head_dim = config.integer("head_dim", default_head_dim or config.integer("hidden_size") // num_heads)
+def head_sizes(
+    config: ConfigReader, *, heads: int = MISSING, kv_heads: int | None = None, head_dim: int | None = None
+) -> tuple[int, int, int]:
+    """(num_heads, num_kv_heads, head_dim) of a config in the usual names; arguments are the family's defaults."""
+    num_heads = config.integer("num_attention_heads", heads)
+    num_kv_heads = config.integer("num_key_value_heads", kv_heads or num_heads)
+    head_dim = config.integer("head_dim", head_dim or config.integer("hidden_size") // num_heads)
     if num_heads % num_kv_heads:
         raise ModelError(f"{config.where}: {num_heads} attention heads over {num_kv_heads} key-value heads",
                          because="the first must be a multiple of the second")

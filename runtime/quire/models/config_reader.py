@@ -43,6 +43,7 @@ NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (False,),
     "kv_lora_rank": (),
     "layer_types": (),
+    "lm_head_bias": (False,),
     "logit_scale": (1,),
     "logits_scaling": (1,),
     "mlp_bias": (False,),

@@ -34,7 +34,6 @@ class ExpertsSpec:
 
     num_experts: int
     experts_per_token: int
-    intermediate_size: int
     act: str
     normalize: bool
     block: str = "mlp"

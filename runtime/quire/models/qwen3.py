@@ -15,7 +15,7 @@ from quire.models.sliding import qwen_windows
 
 
 def build_qwen3(config: ConfigReader) -> BuiltModel:
-    num_heads, num_kv_heads, head_dim = head_sizes(config, default_head_dim=128)
+    num_heads, num_kv_heads, head_dim = head_sizes(config, head_dim=128)
     norm = RmsNorm(config.number("rms_norm_eps", 1e-6))
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_act", "silu")

@@ -8,7 +8,7 @@ from typing import Any
 
 from quire.errors import ModelError
 from quire.graph.rope import RopeSpec
-from quire.models.config_reader import ConfigReader
+from quire.models.config_reader import MISSING, ConfigReader
 
 _KEYS: Mapping[str, frozenset[str]] = {
     "default": frozenset(),
@@ -81,12 +81,13 @@ def rope_spec(
     return _yarn(config, parameters, theta, dims)
 
 
-def scaled_max_len(config: ConfigReader, rope: RopeSpec, *, config_is_scaled: bool = False) -> int:
+def scaled_max_len(config: ConfigReader, rope: RopeSpec, *, config_is_scaled: bool = False,
+                   default: int = MISSING) -> int:
     """Longest sequence: `max_position_embeddings`, extended where linear or yarn scaling extends it.
 
     yarn extends its original length; linear extends max_position_embeddings unless the family publishes it extended.
     """
-    max_len = config.integer("max_position_embeddings")
+    max_len = config.integer("max_position_embeddings", default)
     if rope.scaling == "yarn":
         return max(max_len, int(rope.original_max_len * rope.factor))
     if rope.scaling == "linear" and not config_is_scaled:

@@ -1,0 +1,41 @@
+"""Mixtral: Mistral's layer with experts in place of the MLP. Source: arXiv:2401.04088."""
+
+from __future__ import annotations
+
+from quire.graph.ir import Value
+from quire.models.attention import AttentionSpec, LayerContext, head_sizes, self_attention
+from quire.models.config_reader import ConfigReader
+from quire.models.decoder import DecoderSpec, build_decoder, expert_axes
+from quire.models.family import BuiltModel
+from quire.models.mlp import ExpertsSpec, sparse_mlp
+from quire.models.normalization import RmsNorm
+from quire.models.parameters import Parameters
+from quire.models.rope_config import read_rope, scaled_max_len
+
+
+def build_mixtral(config: ConfigReader) -> BuiltModel:
+    num_heads, num_kv_heads, head_dim = head_sizes(config, kv_heads=8)
+    norm = RmsNorm(config.number("rms_norm_eps", 1e-5))
+    rope = read_rope(config, head_dim, default_theta=1_000_000.0)
+    attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5)
+    window = config.optional_integer("sliding_window") or 0
+    experts = ExpertsSpec(
+        config.integer("num_local_experts", 8), config.integer("num_experts_per_tok", 2),
+        config.activation("hidden_act", "silu"), normalize=True,
+        block="block_sparse_moe", gate="w1", up="w3", down="w2")
+
+    def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
+        t = parameters.tracer
+        x = t.add(x, self_attention(parameters, norm(parameters, x, "input_layernorm"), attention, context, rope))
+        return t.add(x, sparse_mlp(parameters, norm(parameters, x, "post_attention_layernorm"), experts))
+
+    spec = DecoderSpec(
+        hidden_size=config.integer("hidden_size"),
+        vocab_size=config.integer("vocab_size"),
+        attention=attention,
+        windows=(window,) * config.integer("num_hidden_layers"),
+        tied=config.flag("tie_word_embeddings", False),
+        final_norm=norm,
+        axes=expert_axes(experts.num_experts, config.integer("intermediate_size")),
+    )
+    return BuiltModel(build_decoder(spec, layer), scaled_max_len(config, rope))
