@@ -46,7 +46,8 @@ class SlicedSampler:
     def result(self) -> SampleResult:
         """As if all rows had been sampled at once; call when every slice has been added."""
         if self._num_sampled != self._batch.num_rows:
-            raise InternalError(f"{self._batch.num_rows - self._num_sampled} sampled rows are not among the step's logits")
+            missing = self._batch.num_rows - self._num_sampled
+            raise InternalError(f"{missing} sampled rows are not among the step's logits rows")
         num_prompt_rows = 0 if self._batch.prompt_rows is None else len(self._batch.prompt_rows)
         return SampleResult(
             tokens=self._tokens,
