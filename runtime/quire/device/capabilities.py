@@ -29,6 +29,8 @@ class Capabilities:
         default_num_batched_tokens, default_num_seqs: the engine's defaults on this device, chosen by measurement.
         default_memory_utilization: share of the device's memory the engine takes unless told otherwise; host
             devices, whose memory other programs need, declare less.
+        shares_host_memory: the KV cache lies in memory that other programs need: unless told otherwise the engine
+            takes no more of it than max_num_seqs sequences of max_model_len can use.
         async_depth: steps that may be submitted before the first one's result is read; 1 = no overlap.
         device_sampling: features of `quire.sampling.batch.FEATURES` done by the device.
         row_determinism: "batch_invariant": a row's bits do not depend on the rest of the batch;
@@ -51,6 +53,7 @@ class Capabilities:
     default_num_batched_tokens: int = 2048
     default_num_seqs: int = 256
     default_memory_utilization: float = 0.9
+    shares_host_memory: bool = False
     async_depth: int = 1
     device_sampling: frozenset[str] = frozenset()
     row_determinism: RowDeterminism = "none"
@@ -80,3 +83,17 @@ class DeviceReport:
     driver: str = ""
     priority: int = 0
     details: tuple[tuple[str, str], ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineLimits:
+    """What the machine can do at best, measured now; benchmarks print their figures beside it.
+
+    Attributes:
+        read_bytes_per_s: memory reads with as many streams as it takes. flops_per_s: multiply-adds count two.
+        description: how it was measured.
+    """
+
+    read_bytes_per_s: float
+    flops_per_s: float
+    description: str = ""

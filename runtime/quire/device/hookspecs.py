@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pluggy
 
-from quire.device.capabilities import Capabilities, DeviceReport
+from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 
 PROJECT = "quire"
@@ -29,3 +29,8 @@ def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
 @hookspec(firstresult=True)
 def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:  # type: ignore[empty-body]
     """An executor for the plan. Raises BackendError with a reason when it cannot be made."""
+
+
+@hookspec(firstresult=True)
+def quire_measure_limits(device: str, options: Mapping[str, str]) -> MachineLimits:  # type: ignore[empty-body]
+    """Optional: measures the device's read bandwidth and arithmetic peak, in about a second."""

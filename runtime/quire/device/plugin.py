@@ -8,7 +8,7 @@ from typing import Any
 import pluggy
 
 from quire.device import hookspecs
-from quire.device.capabilities import Capabilities, DeviceReport
+from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.errors import BackendError, ContractError, QuireError
 
@@ -46,6 +46,11 @@ class Plugin:
             raise ContractError(f"quire_create_executor of {self._module} returned nothing",
                                 because="the contract says Executor")
         return executor
+
+    def measure_limits(self, device: str, options: Mapping[str, str]) -> MachineLimits | None:
+        """The machine's limits measured now, or None where the backend does not measure them."""
+        answer = self._call("quire_measure_limits", device, options=options)
+        return answer if isinstance(answer, MachineLimits) else None
 
     def _call(self, hook: str, device: str, **arguments: Any) -> Any:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 
-from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
+from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import ENTRY_POINT_GROUP
 from quire.device.plugin import Plugin, load_plugin
@@ -41,6 +41,10 @@ class LoadedBackend:
     def create_executor(self, plan: ExecutorPlan) -> Executor:
         """An executor for the plan. Raises BackendError with the backend's reason when it cannot be made."""
         return self.plugin.create_executor(self.name, plan)
+
+    def measure_limits(self) -> MachineLimits | None:
+        """The machine's limits measured now, or None where the backend does not measure them."""
+        return self.plugin.measure_limits(self.name, self.options)
 
 
 @dataclass(frozen=True, slots=True)

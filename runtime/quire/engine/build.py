@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from quire.engine.config import EngineConfig, ResolvedConfig, resolve
 from quire.engine.core import EngineCore
 from quire.engine.input_processor import ModelLimits
 from quire.graph.ir import ModelGraph
-from quire.graph.memory import fit_kv_blocks, kv_pools
+from quire.graph.kv_budget import fit_kv_blocks, kv_pools, most_kv_blocks
 from quire.graph.passes import optimize
 from quire.models import ModelSpec, build_model
 from quire.weights import open_weights
@@ -40,6 +39,7 @@ class LoadedEngine:
     core: EngineCore
     limits: ModelLimits
     spec: ModelSpec
+    model: ModelGraph
     resolved: ResolvedConfig
     memory: MemoryReport
 
@@ -59,7 +59,7 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     executor = backend.create_executor(_executor_plan(config, resolved, model))
     try:
         memory = _load_weights(config, resolved, spec, folder, model, executor)
-        kv_plan = _kv_plan(config, resolved, model, memory)
+        kv_plan = _kv_plan(config, resolved, model, memory, backend.capabilities.shares_host_memory)
         executor.allocate_kv(kv_plan)
         core = EngineCore(
             executor, model, kv_plan, block_size=resolved.block_size, max_model_len=resolved.max_model_len,
@@ -72,7 +72,7 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     _report(spec, backend, resolved, memory, kv_plan, time.monotonic() - start_s)
     limits = ModelLimits(model_path=str(folder), vocab_size=spec.vocab_size, max_model_len=resolved.max_model_len,
                          eos_token_ids=spec.eos_token_ids, max_logprobs=config.max_logprobs)
-    return LoadedEngine(core, limits, spec, resolved, memory)
+    return LoadedEngine(core, limits, spec, model, resolved, memory)
 
 
 def load_text_side(config: EngineConfig) -> tuple[Tokenizer, dict[str, Any]]:
@@ -101,14 +101,20 @@ def _load_weights(config: EngineConfig, resolved: ResolvedConfig, spec: ModelSpe
         return executor.load(source, progress)
 
 
-def _kv_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph, memory: MemoryReport) -> KVPlan:
+def _kv_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph, memory: MemoryReport,
+             shares_host_memory: bool) -> KVPlan:
+    """Blocks per pool: what was asked for, else what fits, but of a shared memory no more than the limits can use."""
     if config.num_kv_blocks is not None:
         return KVPlan(num_blocks=dict.fromkeys(kv_pools(model), config.num_kv_blocks))
     used_bytes = sum(memory.bytes_by_purpose.values())
     budget_bytes = int((used_bytes + memory.available_bytes) * resolved.memory_utilization) - used_bytes
-    return fit_kv_blocks(model, budget_bytes, block_size=resolved.block_size, kv_dtype=resolved.kv_dtype,
-                         max_model_len=resolved.max_model_len, max_num_seqs=resolved.max_num_seqs,
-                         max_num_batched_tokens=resolved.max_num_batched_tokens)
+    limits = {"block_size": resolved.block_size, "max_model_len": resolved.max_model_len,
+              "max_num_seqs": resolved.max_num_seqs, "max_num_batched_tokens": resolved.max_num_batched_tokens}
+    num_blocks = fit_kv_blocks(model, budget_bytes, kv_dtype=resolved.kv_dtype, **limits)
+    if shares_host_memory and config.memory_utilization is None:
+        most = most_kv_blocks(model, **limits)
+        num_blocks = {pool: min(count, most[pool]) for pool, count in num_blocks.items()}
+    return KVPlan(num_blocks=num_blocks)
 
 
 @contextmanager

@@ -110,6 +110,16 @@ def fit_kv_blocks(
     return {pool: int(count * spare) for pool, count in blocks.items()}
 
 
+def most_kv_blocks(model: ModelGraph, *, block_size: int, max_model_len: int, max_num_seqs: int,
+                   max_num_batched_tokens: int) -> dict[str, int]:
+    """Pool name -> blocks that `max_num_seqs` sequences of `max_model_len` tokens hold at one time."""
+    return {
+        pool: sum(blocks_needed(model.kv_groups[name], max_num_seqs, max_model_len, block_size, max_num_batched_tokens)
+                  for name in names)
+        for pool, names in kv_pools(model).items()
+    }
+
+
 class _Need:
     """Blocks and bytes that sequences of a length need, by pool."""
 
