@@ -30,7 +30,8 @@ class EngineRequest:
         arrival_time_s: any monotonic clock; earlier runs first among equal priorities.
         cache_salt: prefixes are shared only among requests of one salt.
         resume_token_ids: per sequence, tokens that were generated and delivered before (by an engine that was
-            lost); generation goes on after them and they are not sent again. Empty, or `params.n` entries.
+            lost); generation goes on after them and they are not sent again. None for a sequence that is
+            finished. Empty = a new request, else `params.n` entries.
     """
 
     request_id: str
@@ -41,7 +42,7 @@ class EngineRequest:
     priority: int = 0
     arrival_time_s: float = 0.0
     cache_salt: str | None = None
-    resume_token_ids: tuple[tuple[int, ...], ...] = ()
+    resume_token_ids: tuple[tuple[int, ...] | None, ...] = ()
 
 
 class TokenLogprobs(NamedTuple):

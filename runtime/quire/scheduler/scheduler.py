@@ -67,7 +67,7 @@ class Scheduler:
             raise RequestError(f"n={len(request.sequences)} sequences in one request",
                                because=f"at most max_num_seqs={self._limits.max_num_seqs} run at a time",
                                try_=f"n of {self._limits.max_num_seqs} or less", param="n")  # fmt: skip
-        num_stored = request.num_prompt_tokens + request.max_output_tokens - 1  # the last token's K and V are not needed
+        num_stored = request.num_prompt_tokens + request.max_output_tokens - 1  # the last token is never stored
         for name, num_needed in self.blocks.most_blocks(num_stored).items():
             num_blocks = self.blocks.pools[name].num_blocks
             if num_needed > num_blocks:

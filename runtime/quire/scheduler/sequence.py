@@ -33,6 +33,7 @@ class Request:
         bad_words: each as token ids. seed: of the draws; given, or derived from the engine's.
         number: counts requests as they come. hash_root: parent of the first block's hash.
         unforked: sequences that share the prompt of the one that computes it, until it is done.
+        needs_host_tokens: a draw depends on what the draws before it were, so the host must know them first.
         needs_prompt_logits: every prompt token must still go through the model (changes).
         num_cached_tokens: prompt tokens found in the prefix cache at first admission; -1 before (changes).
     """
@@ -49,6 +50,7 @@ class Request:
     bad_words: tuple[tuple[int, ...], ...] = ()
     priority: int = 0
     arrival_time_s: float = 0.0
+    needs_host_tokens: bool = False
     needs_prompt_logits: bool = False
     num_cached_tokens: int = -1
     sequences: list[Sequence] = field(default_factory=list)
