@@ -87,7 +87,8 @@ def report_lines(found: Mapping[str, Any]) -> list[str]:
         f"weights       {_bytes(found['bytes']['weights'])} as {found['dtypes']['weight']}",
         f"activations   {_bytes(found['bytes']['activations'])} at {limits['max_num_batched_tokens']} tokens a step",
         f"decode        {_bytes(decode['total_bytes'])} and {_flops(decode['flops'])} per token"
-        f" at {decode['context']} tokens of context ({_bytes(decode['weight_bytes'])} weights, {_bytes(decode['kv_bytes'])} KV)",
+        f" at {decode['context']} tokens of context"
+        f" ({_bytes(decode['weight_bytes'])} weights, {_bytes(decode['kv_bytes'])} KV)",
         f"prefill       {_flops(prefill['flops_per_token'])} per token for a prompt of {prefill['num_tokens']} tokens",
         f"KV            {_bytes(kv['bytes_per_token'])} per token as {found['dtypes']['kv']}",
     ]

@@ -30,8 +30,9 @@ def verify(model: ModelGraph) -> None:
         if signature not in checked:
             checked.add(signature)
             problems += [f"{part.prefix}: {problem}" for problem in _graph_problems(part.graph, frozenset(model.axes))]
-        problems += [f"{part.prefix}: {problem}" for problem in _cache_problems(part, model)]
-    problems += [*_writer_problems(model), *_boundary_problems(model)]
+    if not problems:  # the checks over the model need graphs that are whole
+        problems += [f"{part.prefix}: {problem}" for part in model.parts() for problem in _cache_problems(part, model)]
+        problems += [*_writer_problems(model), *_boundary_problems(model)]
     if problems:
         raise InternalError("the model's graph is inconsistent: " + "; ".join(problems[:8]),
                             because=f"{len(problems)} checks failed after tracing or a pass")
@@ -117,9 +118,10 @@ def _writer_problems(model: ModelGraph) -> Iterator[str]:
         for name, value in part.graph.outputs:
             if name in part.caches and value != inputs[name]:
                 ref = part.caches[name]
-                first = writers.setdefault((ref.group, ref.slot), part.prefix)
-                if first != part.prefix:
+                if (ref.group, ref.slot) in writers:
+                    first = writers[ref.group, ref.slot]
                     yield f"{part.prefix}: writes slot {ref.slot} of group {ref.group}, which {first} writes too"
+                writers[ref.group, ref.slot] = part.prefix
 
 
 def _boundary_problems(model: ModelGraph) -> Iterator[str]:
