@@ -5,7 +5,12 @@ set(QUIRE_KERNELS_DIR ${CMAKE_CURRENT_LIST_DIR})
 set(QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/select.cpp ${QUIRE_KERNELS_DIR}/isa_portable.cpp)
 set(QUIRE_KERNEL_DEFINITIONS "")
 
-set(QUIRE_KERNEL_COMMON_FLAGS -O3 -fno-lto -ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-psabi)
+# Sanitized builds do not need speed, and instrumented -O3 takes minutes.
+set(QUIRE_KERNEL_OPTIMIZATION -O3)
+if(QUIRE_SANITIZE)
+  set(QUIRE_KERNEL_OPTIMIZATION -O1)
+endif()
+set(QUIRE_KERNEL_COMMON_FLAGS ${QUIRE_KERNEL_OPTIMIZATION} -fno-lto -ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-psabi)
 set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_portable.cpp PROPERTIES
   COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS}")
 

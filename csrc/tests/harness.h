@@ -75,7 +75,7 @@ class Checker {
     expect(ok, ok ? std::string() : what + ": got " + std::to_string(got) + ", want " + std::to_string(want));
   }
   void same_bits(const float* a, const float* b, int64_t count, const std::string& what) {
-    expect(std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0, what + ": bits differ");
+    expect(count == 0 || std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0, what + ": bits differ");
   }
   int failures() const { return failures_; }
   long checks() const { return checks_; }
@@ -110,6 +110,7 @@ inline uint16_t to_f16(float f) {
   if (std::isnan(f)) return 0x7e00;
   const uint16_t sign = std::signbit(f) ? 0x8000 : 0;
   const double a = std::fabs(static_cast<double>(f));
+  if (a == 0.0) return sign;
   if (a >= 65520.0) return static_cast<uint16_t>(sign | 0x7c00);
   int exponent = 0;
   std::frexp(a, &exponent);
