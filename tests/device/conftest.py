@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from quire.device.batch import GroupBatch, StepBatch
-from quire.device.contract import Executor, ExecutorPlan
+from quire.device.contract import Executor, ExecutorPlan, KVPlan
+from quire.device.graph_executor import GraphExecutor
 from quire.graph.ir import Axis, CacheArray, CacheRef, KVGroupSpec, ModelGraph, Part, Src, Weight
 from quire.graph.rope import RopeSpec
 from quire.graph.shapes import Dim, T, shape_of
 from quire.graph.trace import Tracer
+from quire.reference.device import ReferenceLibrary
 from quire.sampling.batch import SamplingBatch
 
 VOCAB, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, MLP, WINDOW, BLOCK = 50, 32, 4, 2, 8, 48, 5, 4
@@ -113,7 +117,7 @@ def greedy(num_rows: int, position: Sequence[int]) -> SamplingBatch:
 
 
 @dataclass
-class Sequence_:
+class Line:
     """One sequence of the driver: its tokens, how many are in the cache, its blocks by group."""
 
     tokens: list[int]
@@ -129,7 +133,7 @@ class Driver:
     steps: int = 0
     logits: dict[int, list[np.ndarray]] = field(default_factory=dict)
 
-    def batch(self, chunks: Sequence[tuple[Sequence_, int]], **fields: object) -> StepBatch:
+    def batch(self, chunks: Sequence[tuple[Line, int]], **fields: object) -> StepBatch:
         """The next `n` tokens of each sequence, logits of every row, greedy sampling of each last row."""
         lengths = [n for _, n in chunks]
         ends = np.cumsum([0, *lengths]).astype(np.int32)
@@ -148,7 +152,7 @@ class Driver:
         }
         return StepBatch(**{**values, **fields})  # type: ignore[arg-type]
 
-    def step(self, chunks: Sequence[tuple[Sequence_, int]], **fields: object) -> np.ndarray:
+    def step(self, chunks: Sequence[tuple[Line, int]], **fields: object) -> np.ndarray:
         """Runs one step and advances the sequences; the sampled tokens [S]."""
         batch = self.batch(chunks, **fields)
         result = self.executor.submit(batch).result()
@@ -160,10 +164,20 @@ class Driver:
         self.steps += 1
         return result.tokens[:, 0]
 
-    def logits_of(self, seq: Sequence_) -> np.ndarray:
+    def logits_of(self, seq: Line) -> np.ndarray:
         return np.stack(self.logits[id(seq)])
 
 
-@pytest.fixture
-def weights() -> Callable[[ModelGraph], RandomWeights]:
-    return RandomWeights
+def reference_driver(plan: ExecutorPlan | None = None, num_blocks: int = 20) -> Driver:
+    """A driver over a fresh reference executor, loaded and with its cache."""
+    plan = plan or make_plan()
+    executor = GraphExecutor(ReferenceLibrary(), plan)
+    executor.load(RandomWeights(plan.model), lambda done, total: None)
+    executor.allocate_kv(KVPlan(num_blocks={"kv": num_blocks}))
+    return Driver(executor)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """This module: `tiny.make_plan()`, `tiny.Driver(...)` and so on."""
+    return sys.modules[__name__]

@@ -1,0 +1,233 @@
+"""Finding, checking and choosing backends, with packages made of temporary dist-info folders."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quire.device import ContractError, registry
+from quire.device.capabilities import CONTRACT_VERSION
+from quire.device.registry import device_names, list_devices, resolve_device
+from quire.errors import BackendError, ConfigError
+
+GOOD = """
+    from quire.device import Capabilities, ConfigError, DeviceReport, hookimpl
+
+    @hookimpl
+    def quire_probe(device, options):
+        return DeviceReport(available={available}, reason="{reason}", name="chip", priority={priority})
+
+    @hookimpl
+    def quire_capabilities(device, options):
+        if set(options) - {{"speed"}}:
+            raise ConfigError("no such option")
+        return Capabilities(contract={contract}, act_dtypes=("float32",), weight_dtypes=("float32",),
+                            kv_dtypes=("float32",), block_sizes=(16,), ops=frozenset())
+
+    @hookimpl
+    def quire_create_executor(device, plan):
+        return "executor of " + device if plan == "plan" else None
+"""
+
+Install = Callable[..., None]
+
+
+def _module(package: str, folder: Path) -> str:
+    """A module name that no other test has."""
+    return f"{package}_{folder.name}".replace("-", "_")
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Installs a package with one backend, and hides the real ones."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    real = registry.entry_points
+
+    def only_temporary(group: str) -> list[object]:
+        return [e for e in real(group=group) if e.dist is not None and e.dist.name.startswith("tmp-")]
+
+    monkeypatch.setattr(registry, "entry_points", only_temporary)
+
+    def write(name: str, source: str = GOOD, *, package: str | None = None, available: bool = True, reason: str = "",
+              priority: int = 0, contract: tuple[int, int] = CONTRACT_VERSION) -> None:
+        package = package or f"tmp-{name}"
+        module = _module(package, tmp_path)
+        text = textwrap.dedent(source)
+        if source is GOOD:
+            text = text.format(available=available, reason=reason, priority=priority, contract=contract)
+        (tmp_path / f"{module}.py").write_text(text)
+        info = tmp_path / f"{package.replace('-', '_')}-2.5.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.5\n")
+        (info / "entry_points.txt").write_text(f"[quire.backends]\n{name} = {module}\n")
+
+    return write
+
+
+def test_a_named_backend_is_the_only_one_imported(install: Install, tmp_path: Path) -> None:
+    install("alpha")
+    install("beta")
+    assert device_names() == ("alpha", "beta")
+    alpha, beta = _module("tmp-alpha", tmp_path), _module("tmp-beta", tmp_path)
+    assert alpha not in sys.modules
+    backend = resolve_device("alpha", {"speed": "9"})
+    assert alpha in sys.modules
+    assert beta not in sys.modules
+    assert (backend.name, backend.package, backend.version) == ("alpha", "tmp-alpha", "2.5")
+    assert backend.report.name == "chip"
+    assert backend.options == {"speed": "9"}
+    assert backend.create_executor("plan") == "executor of alpha"  # type: ignore[arg-type, comparison-overlap]
+
+
+def test_an_executor_that_is_nothing_breaks_the_contract(install: Install) -> None:
+    install("alpha")
+    with pytest.raises(ContractError, match="returned nothing"):
+        resolve_device("alpha").create_executor("other")  # type: ignore[arg-type]
+
+
+def test_an_unknown_name_lists_the_known_ones(install: Install) -> None:
+    install("alpha")
+    install("beta")
+    with pytest.raises(ConfigError, match=r"device 'gamma' is not installed\n.*alpha, beta"):
+        resolve_device("gamma")
+
+
+def test_an_absent_device_says_why(install: Install) -> None:
+    install("alpha", available=False, reason="no /dev/alpha")
+    with pytest.raises(BackendError, match=r"alpha is not available\n  because: no /dev/alpha"):
+        resolve_device("alpha")
+
+
+@pytest.mark.parametrize(("contract", "word"), [
+    ((CONTRACT_VERSION[0] + 1, 0), "newer"),
+    ((CONTRACT_VERSION[0], CONTRACT_VERSION[1] + 1), "newer"),
+    ((CONTRACT_VERSION[0] - 1, 9), "older"),
+])
+def test_another_contract_is_refused_in_one_line(install: Install, contract: tuple[int, int], word: str) -> None:
+    install("alpha", contract=contract)
+    with pytest.raises(ContractError, match=f"the backend is {word}") as caught:
+        resolve_device("alpha")
+    theirs, ours = ".".join(map(str, contract)), ".".join(map(str, CONTRACT_VERSION))
+    assert caught.value.what == f"device alpha (tmp-alpha 2.5) speaks contract {theirs}, this Quire speaks {ours}"
+    assert word in list_devices()[0].report.reason
+    assert not list_devices()[0].report.available
+
+
+def test_an_import_failure_is_a_reason(install: Install) -> None:
+    install("alpha", "import a_module_that_nobody_has\n")
+    with pytest.raises(BackendError, match=r"cannot be imported\n.*a_module_that_nobody_has"):
+        resolve_device("alpha")
+    (row,) = list_devices()
+    assert not row.report.available
+    assert "a_module_that_nobody_has" in row.report.reason
+
+
+def test_hooks_that_do_not_fit_are_named(install: Install) -> None:
+    install("extra", GOOD.format(available=True, reason="", priority=0, contract=(1, 0)) + """
+    @hookimpl
+    def quire_fly(device):
+        return 1
+""")
+    install("wrong", """
+    from quire.device import hookimpl
+
+    @hookimpl
+    def quire_probe(device, altitude):
+        return None
+""")
+    install("partial", """
+    from quire.device import DeviceReport, hookimpl
+
+    @hookimpl
+    def quire_probe(device):
+        return DeviceReport(available=True)
+""")
+    for name, match in (("extra", "quire_fly"), ("wrong", "altitude"),
+                        ("partial", "does not implement quire_capabilities, quire_create_executor")):
+        with pytest.raises(ContractError, match=match):
+            resolve_device(name)
+    assert all(not row.report.available for row in list_devices())
+
+
+@pytest.mark.parametrize(("body", "reason"), [("raise OSError('bus')", "OSError: bus"), ("return True", "bool")])
+def test_a_probe_that_misbehaves_is_a_reason(install: Install, body: str, reason: str) -> None:
+    source = GOOD.format(available=True, reason="", priority=0, contract=(1, 0))
+    start, end = source.index("return DeviceReport"), source.index("@hookimpl\n    def quire_capabilities")
+    install("alpha", source[:start] + body + "\n\n    " + source[end:])
+    with pytest.raises(BackendError, match=reason):
+        resolve_device("alpha")
+    assert reason in list_devices()[0].report.reason
+
+
+def test_auto_takes_the_first_usable_by_priority_and_says_what_it_passed_over(install: Install) -> None:
+    install("slow", priority=-100)
+    install("fast", available=False, reason="no driver", priority=50)
+    install("broken", "raise RuntimeError('half installed')\n")
+    install("future", contract=(99, 0), priority=70)
+    install("good", priority=10)
+    backend = resolve_device("auto")
+    assert backend.name == "good"
+    passed_over = dict(backend.passed_over)
+    assert set(passed_over) == {"fast", "broken", "future"}
+    assert passed_over["fast"] == "no driver"
+    assert "half installed" in passed_over["broken"]
+    assert "99.0" in passed_over["future"]
+    assert [row.name for row in list_devices()] == ["future", "fast", "good", "broken", "slow"]
+
+
+def test_auto_lists_every_refusal(install: Install) -> None:
+    install("fast", available=False, reason="no driver", priority=50)
+    install("broken", "raise RuntimeError('half installed')\n")
+    with pytest.raises(BackendError, match="no device is usable") as caught:
+        resolve_device("auto")
+    assert "fast: no driver; broken: " in caught.value.because
+    assert "half installed" in caught.value.because
+
+
+def test_auto_without_any_backend(install: Install) -> None:
+    with pytest.raises(BackendError, match="no backend is installed"):
+        resolve_device("auto")
+
+
+def test_options_that_the_chosen_device_does_not_know_are_refused(install: Install) -> None:
+    install("alpha")
+    for name in ("alpha", "auto"):
+        with pytest.raises(ConfigError, match="no such option"):
+            resolve_device(name, {"colour": "red"})
+
+
+def test_two_packages_with_one_name_are_both_named(install: Install) -> None:
+    install("alpha", package="tmp-first")
+    install("alpha", package="tmp-second")
+    with pytest.raises(BackendError, match=r"ambiguous\n.*tmp-first, tmp-second"):
+        resolve_device("alpha")
+    assert [row.package for row in list_devices()] == ["tmp-first", "tmp-second"]
+
+
+def test_capabilities_that_fail_are_the_backends_fault(install: Install) -> None:
+    source = GOOD.format(available=True, reason="", priority=0, contract=(1, 0))
+    install("alpha", source.replace("ops=frozenset()", "ops=frozenset(), teleport=True"))
+    with pytest.raises(BackendError, match="teleport"):
+        resolve_device("alpha")
+
+
+def test_the_reference_is_installed_and_usable() -> None:
+    assert "reference" in device_names()
+    backend = resolve_device("reference")
+    assert backend.package == "quire"
+    assert backend.capabilities.row_determinism == "batch_invariant"
+    with pytest.raises(ConfigError, match="colour"):
+        resolve_device("reference", {"colour": "red"})
+
+
+def test_listing_names_imports_no_backend() -> None:
+    code = "import sys; from quire.device.registry import device_names; print(device_names(), *sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "'reference'" in out
+    assert "quire.reference.device" not in out
+    assert "quire_cpu.plugin" not in out.split(")")[1]
