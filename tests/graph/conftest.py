@@ -1,4 +1,4 @@
-"""Tiny models of several families, and a runner that executes a graph in numpy: on ranks in lockstep, or in an arena."""
+"""Tiny models of several families, and runners that execute a graph in numpy: ranks in lockstep, or in an arena."""
 
 from __future__ import annotations
 
@@ -77,9 +77,10 @@ class RankRunner:
 
     def run_node(self, graph: Graph, node: Node, inputs: tuple[Any, ...], context: Any) -> tuple[Any, ...]:
         weights = tuple(self._weights.read(graph.weights[name]) if name else None for name in node.weights)
-        if self.world_size > 1 and node.op == "embedding" and "vocab" in graph.weights[node.weights[0]].shape[0].symbols:
+        is_cut = self.world_size > 1
+        if is_cut and node.op == "embedding" and "vocab" in graph.weights[node.weights[0]].shape[0].symbols:
             return self._own_rows(inputs[0], weights[0], node)
-        if self.world_size > 1 and node.op == "experts":
+        if is_cut and node.op == "experts":
             start, stop = axis_range(self.model.axes["ep"], self.rank, self.world_size)
             mine = (inputs[1] >= start) & (inputs[1] < stop)
             inputs = (inputs[0], np.where(mine, inputs[1] - start, 0).astype(np.int32),

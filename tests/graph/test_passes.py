@@ -108,8 +108,8 @@ def test_rotate_shifts_the_norms_and_names_the_boundary(tiny) -> None:
 def test_rotate_leaves_a_head_norm_of_another_kind_in_the_head(tiny, logits) -> None:
     model = tiny("qwen3")
     head = model.heads["logits"]
-    nodes = tuple(replace(n, attrs=tuple((k, 1e-2 if k == "eps" else v) for k, v in n.attrs)) if n.op == "rms_norm" else n
-                  for n in head.graph.nodes)
+    nodes = tuple(replace(node, attrs=tuple((name, 1e-2 if name == "eps" else value) for name, value in node.attrs))
+                  for node in head.graph.nodes)
     changed = replace(model, heads={"logits": replace(head, graph=replace(head.graph, nodes=nodes))})
     rotated = optimize(changed, FUSED_OPS)
     assert ops_of(rotated.heads["logits"].graph) == ["take_rows", "rms_norm", "linear"]

@@ -57,9 +57,11 @@ def test_collectives_of_a_model(tiny) -> None:
 
 def test_bias_of_a_row_cut_linear_is_added_after_the_sum(tiny) -> None:
     local = shard(tiny("gpt2"), 2)
-    reduces = [node for node in local.layers[0].graph.nodes if node.op == "all_reduce"]
+    nodes = local.layers[0].graph.nodes
+    reduces = [node for node in nodes if node.op == "all_reduce"]
     assert [bool(node.weights[0]) for node in reduces] == [True, True]
-    row_cut = [n for n in local.layers[0].graph.nodes if n.op == "linear" and n.outputs[0] in {r.inputs[0] for r in reduces}]
+    partial = {node.inputs[0] for node in reduces}
+    row_cut = [node for node in nodes if node.op == "linear" and node.outputs[0] in partial]
     assert [node.weights[1] for node in row_cut] == ["", ""]
 
 

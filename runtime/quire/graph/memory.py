@@ -224,10 +224,8 @@ class _Timeline:
                 holds.setdefault(name, []).append(root)
             else:
                 draft.copies.append((value, name))
-        crossing = {name for _, name in draft.copies} & {fixed.get(storage.roots[value]) for value, _ in draft.copies}
-        if crossing:
-            raise InternalError(f"boundary values {sorted(map(str, crossing))} are exchanged by one graph",
-                                because="each would have to be copied over the other")
+        held_by = {value: fixed.get(storage.roots[value], "") for value, _ in draft.copies}
+        draft.copies = _ordered_copies(draft.copies, held_by)
         return fixed
 
     def keep_boundaries_alive(self, drafts: Sequence[_Draft]) -> None:
@@ -263,6 +261,19 @@ class _Timeline:
 
     def _round_up(self, num_bytes: int) -> int:
         return -(-num_bytes // self._alignment) * self._alignment
+
+
+def _ordered_copies(copies: Sequence[tuple[int, str]], held_by: Mapping[int, str]) -> list[tuple[int, str]]:
+    """The copies in an order in which none overwrites the place (`held_by`) that a later one reads."""
+    waiting, ordered = list(copies), list[tuple[int, str]]()
+    while waiting:
+        safe = [copy for copy in waiting if all(held_by[other[0]] != copy[1] for other in waiting if other != copy)]
+        if not safe:
+            raise InternalError(f"boundary values {', '.join(sorted(name for _, name in waiting))} change places",
+                                because="each would have to be copied over the other")
+        ordered.append(safe[0])
+        waiting.remove(safe[0])
+    return ordered
 
 
 def _place(blocks: Sequence[_Block]) -> int:
