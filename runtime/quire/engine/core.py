@@ -46,7 +46,7 @@ class EngineCore:
         executor: owned by the core from here on. model: for its KV groups and vocabulary. kv_plan: what the
             executor allocated.
         block_size: tokens per KV block. max_model_len: most tokens of a sequence, prompt and output.
-        max_num_batched_tokens, max_num_seqs, max_logits_rows: limits of one step; the last defaults to the first.
+        max_num_batched_tokens, max_num_seqs: limits of one step.
         long_prefill_token_threshold: most prompt tokens of one sequence in one step; 0 = no limit.
         async_depth: 1 = plain; 2 = a step is submitted before the one before it is read; None = as the executor can.
         max_logprobs: most logprobs a request may ask for; None = the vocabulary. seed: for requests without one.
@@ -54,8 +54,8 @@ class EngineCore:
     """
 
     def __init__(self, executor: Executor, model: ModelGraph, kv_plan: KVPlan, *, block_size: int, max_model_len: int,
-                 max_num_batched_tokens: int, max_num_seqs: int, max_logits_rows: int | None = None,
-                 long_prefill_token_threshold: int = 0, scheduling_policy: Policy = "fcfs", enable_prefix_caching: bool = True,
+                 max_num_batched_tokens: int, max_num_seqs: int, long_prefill_token_threshold: int = 0,
+                 scheduling_policy: Policy = "fcfs", enable_prefix_caching: bool = True,
                  async_depth: int | None = None, max_logprobs: int | None = None, seed: int = 0) -> None:  # fmt: skip
         if max_num_batched_tokens < max_num_seqs:
             raise ConfigError(f"max_num_batched_tokens={max_num_batched_tokens} is below max_num_seqs={max_num_seqs}",
@@ -75,7 +75,6 @@ class EngineCore:
         step_limits = SchedulerLimits(
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
-            max_logits_rows=max_logits_rows or max_num_batched_tokens,
             long_prefill_token_threshold=long_prefill_token_threshold,
         )
         self.scheduler = Scheduler(blocks, step_limits, scheduling_policy, self._counters)

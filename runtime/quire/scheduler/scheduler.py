@@ -23,19 +23,12 @@ class SchedulerLimits:
 
     Attributes:
         max_num_batched_tokens: the token budget. max_num_seqs: sequences with blocks, and rows that draw.
-        max_logits_rows: rows of logits. long_prefill_token_threshold: most tokens of one sequence; 0 = no limit.
+        long_prefill_token_threshold: most tokens of one sequence; 0 = no limit.
     """
 
     max_num_batched_tokens: int
     max_num_seqs: int
-    max_logits_rows: int
     long_prefill_token_threshold: int = 0
-
-
-@dataclass(slots=True)
-class _Budget:
-    num_tokens: int
-    num_logits_rows: int
 
 
 class Scheduler:
@@ -84,8 +77,7 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """The next step. Sequences are accounted for as if it were done; their tokens are in flight."""
         plan = StepPlan()
-        budget = _Budget(self._limits.max_num_batched_tokens, self._limits.max_logits_rows)
-        self._schedule_running(plan, budget)
+        budget = self._schedule_running(plan, self._limits.max_num_batched_tokens)
         if not plan.num_preempted:
             self._schedule_waiting(plan, budget)
         if self._leading:
@@ -93,44 +85,41 @@ class Scheduler:
         plan.copies = self.blocks.take_copies()
         return plan
 
-    def _schedule_running(self, plan: StepPlan, budget: _Budget) -> None:
+    def _schedule_running(self, plan: StepPlan, budget: int) -> int:
+        """Adds running sequences to the plan; returns what they left of the token budget."""
         index = 0
-        while index < len(self.running) and budget.num_tokens:
+        while index < len(self.running) and budget:
             seq = self.running[index]
             num_new = self._num_new_tokens(seq, seq.num_computed_tokens, budget)
             if num_new:
                 if not self._allocate_or_preempt(seq, num_new, plan):
                     break
                 plan.add(seq, num_new)
+                budget -= num_new
             index += 1
+        return budget
 
-    def _schedule_waiting(self, plan: StepPlan, budget: _Budget) -> None:
-        while self.waiting and budget.num_tokens:
+    def _schedule_waiting(self, plan: StepPlan, budget: int) -> None:
+        while self.waiting and budget:
             seq = self.waiting[0]
             if seq.num_inflight_tokens or not self._has_seats(seq):
                 break
             hit = self._find_prefix(seq)
             num_new = self._num_new_tokens(seq, hit.num_tokens, budget)
-            if not num_new or not self._admit(seq, hit, num_new):
+            if not self._admit(seq, hit, num_new):
                 break
             plan.admitted.append(seq)
             plan.add(seq, num_new)
+            budget -= num_new
 
-    def _num_new_tokens(self, seq: Sequence, num_computed: int, budget: _Budget) -> int:
-        """Tokens of `seq` in this step, taken out of the budget; 0 = none now."""
+    def _num_new_tokens(self, seq: Sequence, num_computed: int, budget: int) -> int:
+        """Tokens of `seq` in this step; 0 = none now, its last token is in flight."""
         if seq.num_tokens >= seq.max_num_tokens:
-            return 0  # its last token is in flight
-        num_new = min(seq.num_tokens - num_computed, budget.num_tokens)
-        if num_new > 1:
-            num_new = min(num_new, self._limits.long_prefill_token_threshold or num_new)
-        num_rows = 1
-        if num_computed < seq.num_prompt_tokens and seq.request.needs_prompt_logits:
-            num_rows = num_new = min(num_new, budget.num_logits_rows)
-        if num_rows > budget.num_logits_rows:
             return 0
-        budget.num_tokens -= num_new
-        budget.num_logits_rows -= num_rows
-        return num_new
+        num_new = seq.num_tokens - num_computed
+        if num_new == 1:
+            return 1
+        return min(num_new, budget, self._limits.long_prefill_token_threshold or budget)
 
     def _allocate_or_preempt(self, seq: Sequence, num_new: int, plan: StepPlan) -> bool:
         """Slots for `seq`, at the cost of the last running ones; False when `seq` was the last and lost its own."""
