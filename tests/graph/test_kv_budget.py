@@ -10,6 +10,7 @@ from quire.graph.kv_budget import (
     fit_kv_blocks,
     kv_bytes_per_token,
     kv_pools,
+    most_kv_blocks,
     pool_block_bytes,
 )
 from quire.graph.shapes import shape_of
@@ -106,3 +107,10 @@ def test_many_short_sequences_do_not_starve_on_sliding_blocks(tiny) -> None:
 def test_separate_pools_too_small(tiny) -> None:
     with pytest.raises(ConfigError, match="needs 23 KV blocks"):
         fit_kv_blocks(gemma3_like(tiny), 50_000, **FIT, max_num_batched_tokens=64)
+
+
+def test_most_blocks_serve_every_sequence_at_its_longest(tiny) -> None:
+    limits = {"block_size": 16, "max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 64}
+    assert most_kv_blocks(tiny("qwen3"), **limits)["kv"] >= 8 * 16
+    most = most_kv_blocks(gemma3_like(tiny), **limits)
+    assert most["full"] > most["sliding"] >= 8 * 3 + 4
