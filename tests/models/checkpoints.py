@@ -15,7 +15,7 @@ SHAPE = {"vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_h
 FOUR_LAYERS = {**SHAPE, "num_hidden_layers": 4}
 LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0,
                "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
-YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 512}
 YARN_MSCALE_ROPE = {**YARN_ROPE, "mscale": 1.2, "mscale_all_dim": 0.7, "beta_fast": 16, "beta_slow": 2,
                     "truncate": False}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}

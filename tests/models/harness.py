@@ -88,10 +88,7 @@ def run_greedy_batch(
     step = 0
     while any(not sequence.finished for sequence in sequences):
         running = [sequence for sequence in sequences[: step + 1] if not sequence.finished]
-        if not running:
-            step += 1
-            continue
-        scheduled = [(sequence, chunks(sequence.num_pending)) for sequence in rng.permutation(np.array(running, object))]
+        scheduled = [(running[index], chunks(running[index].num_pending)) for index in rng.permutation(len(running))]
         for sequence, count in scheduled:
             _extend_tables(loaded, sequence, sequence.num_computed + count, free)
         result = loaded.executor.submit(_batch(loaded, scheduled, step)).result()
