@@ -2,7 +2,7 @@
 // In assembly, because compilers tend to spill accumulators here or to fold the loads of b into the arithmetic.
 
 // c[6][16] += a[k][6]^T * b[k][16], one fused multiply-add per k and element, in order.
-inline void gemm_6x16(int64_t k, const float* a, const float* b, float* c) {
+__attribute__((noinline)) inline void gemm_6x16(int64_t k, const float* a, const float* b, float* c) {
 #define QUIRE_STEP(A, B)                                                                     \
   "vmovaps " #B "(%[b]), %%ymm0\n\t vmovaps " #B "+32(%[b]), %%ymm1\n\t"                     \
   "vbroadcastss " #A "(%[a]), %%ymm2\n\t vbroadcastss " #A "+4(%[a]), %%ymm3\n\t"            \

@@ -18,71 +18,90 @@ struct StepLoad<WeightFormat::f16> {
 QUIRE_INLINE F32x8 bf16_even(I32x8 pair) { return as_f32(pair << 16); }
 QUIRE_INLINE F32x8 bf16_odd(I32x8 pair) { return as_f32(pair & broadcast_i32(static_cast<int32_t>(0xffff0000u))); }
 
+// One panel at a time is a single read stream, which the hardware does not run far enough ahead of; four
+// streams are quicker without help (and slower with it).
+template <int NP>
+constexpr int64_t kAheadBytes = NP == 1 ? 1024 : NP == 2 ? 768 : 0;
+
+// c[r][v] += x[r] * w[v]. The order of loads is chosen so that MR * NV sums, and what is loaded, fit 16 registers.
+template <int MR, int NV, class X, class W>
+QUIRE_INLINE void multiply_add(F32x8* c, X&& x_at, W&& w_at) {
+  if constexpr (MR <= 2) {
+    F32x8 x[MR];
+    unroll<MR>([&](auto r) { x[r] = broadcast(x_at(r)); });
+    unroll<NV>([&](auto v) {
+      const F32x8 w = w_at(v);
+      unroll<MR>([&](auto r) { c[r * NV + v] = fma(x[r], w, c[r * NV + v]); });
+    });
+  } else {
+    F32x8 w[NV];
+    unroll<NV>([&](auto v) { w[v] = w_at(v); });
+    unroll<MR>([&](auto r) {
+      const F32x8 x = broadcast(x_at(r));
+      unroll<NV>([&](auto v) { c[r * NV + v] = fma(x, w[v], c[r * NV + v]); });
+    });
+  }
+}
+
+// The same for two inputs whose bf16 weights share a load.
+template <int MR, int NV, class X, class W>
+QUIRE_INLINE void multiply_add_pair(F32x8* c, X&& x_at, W&& raw_at) {
+  if constexpr (MR <= 2) {
+    F32x8 x0[MR], x1[MR];
+    unroll<MR>([&](auto r) { x0[r] = broadcast(x_at(r)[0]); x1[r] = broadcast(x_at(r)[1]); });
+    unroll<NV>([&](auto v) {
+      const I32x8 raw = raw_at(v);
+      const F32x8 even = bf16_even(raw), odd = bf16_odd(raw);
+      unroll<MR>([&](auto r) { c[r * NV + v] = fma(x0[r], even, c[r * NV + v]); });
+      unroll<MR>([&](auto r) { c[r * NV + v] = fma(x1[r], odd, c[r * NV + v]); });
+    });
+  } else {
+    F32x8 even[NV], odd[NV];
+    unroll<NV>([&](auto v) {
+      const I32x8 raw = raw_at(v);
+      even[v] = bf16_even(raw);
+      odd[v] = bf16_odd(raw);
+    });
+    unroll<MR>([&](auto r) {
+      const F32x8 x0 = broadcast(x_at(r)[0]);
+      unroll<NV>([&](auto v) { c[r * NV + v] = fma(x0, even[v], c[r * NV + v]); });
+      const F32x8 x1 = broadcast(x_at(r)[1]);
+      unroll<NV>([&](auto v) { c[r * NV + v] = fma(x1, odd[v], c[r * NV + v]); });
+    });
+  }
+}
+
 // MR rows x NP panels over all k inputs. out: [MR][NP * 16].
 template <WeightFormat F, int MR, int NP>
 __attribute__((noinline)) void direct_tile(const float* x, int64_t x_stride, int64_t k, const uint8_t* panels,
                                            int64_t panel_bytes, float* out) {
   constexpr int NV = NP * 2;
+  constexpr int64_t step_bytes = FloatPanel<F>::kStepBytes, steps_per_line = 64 / step_bytes;
+  constexpr int64_t inputs_per_line = steps_per_line * FloatPanel<F>::kStep;
   F32x8 c[MR * NV];
   unroll<MR * NV>([&](auto i) { c[i] = zero(); });
   const float* row[MR];
   unroll<MR>([&](auto r) { row[r] = x + r * x_stride; });
   const uint8_t* base[NP];
   unroll<NP>([&](auto p) { base[p] = panels + p * panel_bytes; });
-  if constexpr (F == WeightFormat::bf16) {
-    const int64_t pairs = k / 2;
-    for (int64_t i = 0; i < pairs; ++i) {
-      if constexpr (MR <= 2) {
-        F32x8 xe[MR], xo[MR];
-        unroll<MR>([&](auto r) { xe[r] = broadcast(row[r][2 * i]); xo[r] = broadcast(row[r][2 * i + 1]); });
-        unroll<NV>([&](auto v) {
-          const I32x8 raw = load_i32(base[v / 2] + i * 64 + (v % 2) * 32);
-          const F32x8 even = bf16_even(raw), odd = bf16_odd(raw);
-          unroll<MR>([&](auto r) { c[r * NV + v] = fma(xe[r], even, c[r * NV + v]); });
-          unroll<MR>([&](auto r) { c[r * NV + v] = fma(xo[r], odd, c[r * NV + v]); });
-        });
-      } else {
-        F32x8 even[NV], odd[NV];
-        unroll<NV>([&](auto v) {
-          const I32x8 raw = load_i32(base[v / 2] + i * 64 + (v % 2) * 32);
-          even[v] = bf16_even(raw);
-          odd[v] = bf16_odd(raw);
-        });
-        unroll<MR>([&](auto r) {
-          const F32x8 xe = broadcast(row[r][2 * i]);
-          unroll<NV>([&](auto v) { c[r * NV + v] = fma(xe, even[v], c[r * NV + v]); });
-          const F32x8 xo = broadcast(row[r][2 * i + 1]);
-          unroll<NV>([&](auto v) { c[r * NV + v] = fma(xo, odd[v], c[r * NV + v]); });
-        });
-      }
-    }
-    if (k % 2) {  // the pad is not multiplied: -0 + 0 * 0 would be +0
-      unroll<NV>([&](auto v) {
-        const F32x8 even = bf16_even(load_i32(base[v / 2] + pairs * 64 + (v % 2) * 32));
-        unroll<MR>([&](auto r) { c[r * NV + v] = fma(broadcast(row[r][k - 1]), even, c[r * NV + v]); });
+  int64_t i = 0, at = 0;
+  for (; i + inputs_per_line <= k; i += inputs_per_line, at += 64) {
+    if constexpr (kAheadBytes<NP> > 0) unroll<NP>([&](auto p) { prefetch(base[p] + at + kAheadBytes<NP>); });
+    if constexpr (F == WeightFormat::bf16)
+      multiply_add_pair<MR, NV>(c, [&](int r) { return row[r] + i; }, [&](int v) { return load_i32(base[v / 2] + at + (v % 2) * 32); });
+    else
+      unroll<steps_per_line>([&](auto step) {
+        multiply_add<MR, NV>(c, [&](int r) { return row[r][i + step]; },
+                             [&](int v) { return StepLoad<F>::at(base[v / 2] + at + step * step_bytes, v % 2); });
       });
-    }
-  } else {
-    constexpr int64_t step_bytes = FloatPanel<F>::kStepBytes;
-    for (int64_t i = 0; i < k; ++i) {
-      if constexpr (MR <= 2) {
-        F32x8 xv[MR];
-        unroll<MR>([&](auto r) { xv[r] = broadcast(row[r][i]); });
-        unroll<NV>([&](auto v) {
-          const F32x8 w = StepLoad<F>::at(base[v / 2] + i * step_bytes, v % 2);
-          unroll<MR>([&](auto r) { c[r * NV + v] = fma(xv[r], w, c[r * NV + v]); });
-        });
-      } else {
-        F32x8 w[NV];
-        unroll<NV>([&](auto v) { w[v] = StepLoad<F>::at(base[v / 2] + i * step_bytes, v % 2); });
-        unroll<MR>([&](auto r) {
-          const F32x8 xv = broadcast(row[r][i]);
-          unroll<NV>([&](auto v) { c[r * NV + v] = fma(xv, w[v], c[r * NV + v]); });
-        });
-      }
-    }
   }
-  unroll<MR * NV>([&](auto i) { store(out + i * 8, c[i]); });
+  if (i < k) {  // one input is left; the pad beside it is not multiplied: -0 + 0 * 0 would be +0
+    if constexpr (F == WeightFormat::bf16)
+      multiply_add<MR, NV>(c, [&](int r) { return row[r][i]; }, [&](int v) { return bf16_even(load_i32(base[v / 2] + at + (v % 2) * 32)); });
+    else
+      multiply_add<MR, NV>(c, [&](int r) { return row[r][i]; }, [&](int v) { return StepLoad<F>::at(base[v / 2] + at, v % 2); });
+  }
+  unroll<MR * NV>([&](auto j) { store(out + j * 8, c[j]); });
 }
 
 // Writes a tile [rows][tile_stride] of sums to y, with bias and residual. columns may end inside a vector.

@@ -7,6 +7,14 @@ QUIRE_INLINE F32x8 square_root(F32x8 v) { return _mm256_sqrt_ps(v); }
 QUIRE_INLINE float fma_scalar(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 QUIRE_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
+// The first `count` lanes; the rest of memory is not touched.
+QUIRE_INLINE __m256i lanes_below(int64_t count) {
+  const __m256i iota = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), iota);
+}
+QUIRE_INLINE F32x8 load_part(const float* p, int64_t count) { return _mm256_maskload_ps(p, lanes_below(count)); }
+QUIRE_INLINE void store_part(float* p, F32x8 v, int64_t count) { _mm256_maskstore_ps(p, lanes_below(count), v); }
+
 QUIRE_INLINE F32x8 load_bf16(const uint16_t* p) {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));

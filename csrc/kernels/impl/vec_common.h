@@ -1,6 +1,7 @@
 // What every ISA's vector header shares: eight float lanes in the compiler's vector extension, on which
 // + - * / and comparisons work lane by lane. Included inside namespace quire::QUIRE_ISA.
-// The ISA's header adds: fma, maximum, minimum, square_root, load_bf16, load_f16, store_bf16, store_f16.
+// The ISA's header adds: fma, maximum, minimum, square_root, load_part, store_part, load_bf16,
+// load_f16, store_bf16, store_f16, any_lane, prefetch.
 
 #define QUIRE_INLINE inline __attribute__((always_inline))
 
@@ -21,17 +22,6 @@ QUIRE_INLINE F32x8 to_f32(I32x8 v) { return __builtin_convertvector(v, F32x8); }
 QUIRE_INLINE I32x8 to_i32(F32x8 v) { return __builtin_convertvector(v, I32x8); }
 QUIRE_INLINE F32x8 select(I32x8 mask, F32x8 yes, F32x8 no) { return mask ? yes : no; }
 QUIRE_INLINE F32x8 absolute(F32x8 v) { return as_f32(as_i32(v) & broadcast_i32(0x7fffffff)); }
-
-QUIRE_INLINE F32x8 load_part(const float* p, int64_t count) {
-  alignas(32) float lanes[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
-  return load(lanes);
-}
-QUIRE_INLINE void store_part(float* p, F32x8 v, int64_t count) {
-  alignas(32) float lanes[8];
-  store(lanes, v);
-  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
-}
 
 // Fixed order, so that a sum's bits depend on nothing but its lanes.
 QUIRE_INLINE float sum_lanes(F32x8 v) {

@@ -11,6 +11,17 @@ QUIRE_INLINE F32x8 square_root(F32x8 v) {
 QUIRE_INLINE float fma_scalar(float a, float b, float c) { return a * b + c; }
 QUIRE_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
+QUIRE_INLINE F32x8 load_part(const float* p, int64_t count) {
+  alignas(32) float lanes[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+QUIRE_INLINE void store_part(float* p, F32x8 v, int64_t count) {
+  alignas(32) float lanes[8];
+  store(lanes, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+
 QUIRE_INLINE F32x8 load_bf16(const uint16_t* p) {
   F32x8 v;
   for (int i = 0; i < 8; ++i) v[i] = bf16_to_f32(p[i]);

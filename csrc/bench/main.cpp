@@ -1,0 +1,231 @@
+// Speed of the kernels beside the machine's limits, measured in the same rounds:
+//   kernel_bench [threads] [rounds] [isa or ""] [one format, or "attention"]
+// A memory-bound kernel is given as a share of read4 (four read streams per thread), a compute-bound one as a
+// share of the multiply-add peak. Shares are medians over rounds of kernel / limit measured next to each other.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "kernel_table.h"
+#include "limits.h"
+#include "team.h"
+
+namespace quire::bench {
+namespace {
+
+volatile float sink;
+
+struct Buffer {
+  explicit Buffer(int64_t bytes) : bytes(bytes) {
+    if (posix_memalign(&data, 4096, static_cast<size_t>(std::max<int64_t>(bytes, 64))) != 0) std::abort();
+    std::memset(data, 0, static_cast<size_t>(std::max<int64_t>(bytes, 64)));
+  }
+  ~Buffer() { std::free(data); }
+  Buffer(const Buffer&) = delete;
+  int64_t bytes;
+  void* data = nullptr;
+};
+
+void fill(float* p, int64_t count, uint32_t seed) {
+  for (int64_t i = 0; i < count; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    p[i] = static_cast<float>(seed >> 8) / 16777216.0f - 0.5f;
+  }
+}
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v[v.size() / 2];
+}
+
+class Bench {
+ public:
+  Bench(int threads, int rounds, const KernelTable& table)
+      : team_(threads), rounds_(rounds), table_(table), readable_(int64_t{256} << 20) {}
+
+  double read_bandwidth(int streams) {
+    const int64_t share = readable_.bytes / team_.size() / 4096 * 4096;
+    const double seconds = team_.run([&](int t) {
+      sink = read_streams(reinterpret_cast<const float*>(static_cast<const uint8_t*>(readable_.data) + t * share), share, streams);
+    });
+    return static_cast<double>(share * team_.size()) / seconds;
+  }
+  double flop_peak() {
+    constexpr int64_t kIterations = 2000000;
+    const double seconds = team_.run([](int) { sink = multiply_adds(kIterations); });
+    return static_cast<double>(kIterations * kFlopsPerIteration * team_.size()) / seconds;
+  }
+
+  // work() is one timed run and returns its time.
+  template <class F>
+  void report(const std::string& name, double amount, bool memory_bound, F&& work) {
+    std::vector<double> rates, shares;
+    work();
+    for (int r = 0; r < rounds_; ++r) {
+      const double before = memory_bound ? read_bandwidth(4) : flop_peak();
+      const double rate = amount / work();
+      const double after = memory_bound ? read_bandwidth(4) : flop_peak();
+      rates.push_back(rate);
+      shares.push_back(rate / (0.5 * (before + after)));
+    }
+    std::printf("%-34s %8.1f %s  %5.2f of %s (best round %.1f)\n", name.c_str(), median(rates) / 1e9, memory_bound ? "GB/s  " : "Gop/s ",
+                median(shares), memory_bound ? "read4" : "peak", *std::max_element(rates.begin(), rates.end()) / 1e9);
+    std::fflush(stdout);
+  }
+
+  void limits() {
+    std::vector<double> one, four, peak;
+    for (int r = 0; r < rounds_; ++r) {
+      one.push_back(read_bandwidth(1));
+      four.push_back(read_bandwidth(4));
+      peak.push_back(flop_peak());
+    }
+    std::printf("%s, %d threads: read1 %.1f GB/s, read4 %.1f GB/s, multiply-add peak %.1f GFLOP/s\n", table_.isa, team_.size(),
+                median(one) / 1e9, median(four) / 1e9, median(peak) / 1e9);
+  }
+
+  template <class Args>
+  double run_items(RangeKernel<Args> kernel, const Args& args, int64_t items, std::vector<std::unique_ptr<Buffer>>& scratch) {
+    std::atomic<int64_t> next{0};
+    return team_.run([&](int t) {
+      for (int64_t i; (i = next.fetch_add(1)) < items;) kernel(args, i, i + 1, scratch[t]->data);
+    });
+  }
+
+  // The linears of a layer of a 0.6B model, `copies` times, so that no cache holds the weights.
+  void linear(WeightFormat format, int64_t group, bool zeros, const char* name, int64_t m, int copies) {
+    const int64_t shapes[][2] = {{4096, 1024}, {1024, 2048}, {6144, 1024}, {1024, 3072}};
+    std::vector<std::unique_ptr<Buffer>> memory, scratch;
+    std::vector<PackedLinear> weights;
+    double bytes = 0, ops = 0;
+    int64_t workspace_bytes = 0, scratch_bytes = 0;
+    std::vector<float> source(int64_t{6144} * 1024);
+    fill(source.data(), static_cast<int64_t>(source.size()), 5);
+    for (int c = 0; c < copies; ++c)
+      for (auto [n, k] : shapes) {
+        PackedLinear w = table_.linear_layout(format, n, k, group, zeros);
+        memory.push_back(std::make_unique<Buffer>(w.bytes));
+        w.data = memory.back()->data;
+        if (c == 0) {
+          RowSegment segment{source.data(), DType::f32, k, n};
+          PackArgs pack{&w, &segment, 1, nullptr};
+          std::atomic<int64_t> next{0};
+          team_.run([&](int) {
+            for (int64_t i; (i = next.fetch_add(1)) < w.num_panels;) table_.linear_pack(pack, i, i + 1, nullptr);
+          });
+        } else {
+          std::memcpy(w.data, weights[weights.size() - 4].data, static_cast<size_t>(w.bytes));
+        }
+        weights.push_back(w);
+        bytes += static_cast<double>(w.bytes);
+        ops += 2.0 * static_cast<double>(m * n * k);
+        workspace_bytes = std::max(workspace_bytes, table_.linear_workspace_bytes(w, m));
+        scratch_bytes = std::max(scratch_bytes, table_.linear_scratch_bytes(w, m));
+      }
+    Buffer x(m * 3072 * 4), y(m * 6144 * 4), workspace(workspace_bytes);
+    fill(static_cast<float*>(x.data), m * 3072, 9);
+    for (int t = 0; t < team_.size(); ++t) scratch.push_back(std::make_unique<Buffer>(scratch_bytes));
+    const std::string label = std::string(name) + " linear M=" + std::to_string(m);
+    const bool memory_bound = m <= 4;
+    report(label, memory_bound ? bytes : ops, memory_bound, [&] {
+      double seconds = 0;
+      for (const PackedLinear& w : weights) {
+        LinearArgs a;
+        a.x = static_cast<const float*>(x.data);
+        a.x_stride = w.k;
+        a.m = m;
+        a.weight = &w;
+        a.y = static_cast<float*>(y.data);
+        a.y_stride = w.n;
+        a.workspace = workspace.data;
+        if (const int64_t items = table_.linear_prepare_items(w, m)) seconds += run_items(table_.linear_prepare, a, items, scratch);
+        seconds += run_items(table_.linear, a, table_.linear_items(w, m), scratch);
+      }
+      return seconds;
+    });
+  }
+
+  // 16 query heads on 8 KV heads of 128, several layers, blocks shuffled.
+  void attention(DType dtype, const char* name, int64_t context, int64_t queries, int layers) {
+    KvCache cache{.data = nullptr, .dtype = dtype, .num_blocks = (context + 63) / 64, .kv_heads = 8, .head_dim = 128, .v_head_dim = 128, .block_size = 64};
+    std::vector<std::unique_ptr<Buffer>> memory, scratch;
+    const int64_t heads = 16, q_floats = heads * 128;
+    for (int l = 0; l < layers; ++l) memory.push_back(std::make_unique<Buffer>(kv_layer_bytes(cache)));
+    std::vector<int32_t> blocks(cache.num_blocks), starts = {0, static_cast<int32_t>(queries)}, lens = {static_cast<int32_t>(context)};
+    for (int64_t i = 0; i < cache.num_blocks; ++i) blocks[i] = static_cast<int32_t>(i * 37 % cache.num_blocks);
+    Buffer q(queries * q_floats * 4), out(queries * q_floats * 4);
+    fill(static_cast<float*>(q.data), queries * q_floats, 3);
+    const int64_t scratch_bytes = table_.attention_scratch_bytes(heads, 8, 128, 128, 64);
+    for (int t = 0; t < team_.size(); ++t) scratch.push_back(std::make_unique<Buffer>(scratch_bytes));
+    AttentionArgs a;
+    a.q = static_cast<const float*>(q.data);
+    a.out = static_cast<float*>(out.data);
+    a.q_stride = a.out_stride = q_floats;
+    a.heads = heads;
+    a.num_seqs = 1;
+    a.query_start_loc = starts.data();
+    a.seq_lens = lens.data();
+    a.block_tables = blocks.data();
+    a.block_table_stride = cache.num_blocks;
+    a.scale = 0.088f;
+    std::vector<AttentionItem> items(table_.attention_item_capacity(queries, 1, 8, context, 64, team_.size()));
+    std::vector<float> partials(table_.attention_partial_floats(context, heads, 8, 128, 64, team_.size()));
+    a.items = items.data();
+    a.item_capacity = static_cast<int64_t>(items.size());
+    a.partials = partials.data();
+    a.partial_capacity = static_cast<int64_t>(partials.size());
+    const bool memory_bound = queries == 1;
+    const double keys = static_cast<double>(queries) * static_cast<double>(context - queries) + 0.5 * static_cast<double>(queries * queries);
+    const double amount = layers * (memory_bound ? static_cast<double>(kv_layer_bytes(cache)) : 4.0 * 128 * heads * keys);
+    report(std::string(name) + " attention " + std::to_string(queries) + " of " + std::to_string(context), amount, memory_bound, [&] {
+      double seconds = 0;
+      for (int l = 0; l < layers; ++l) {
+        a.cache = cache;
+        a.cache.data = memory[l]->data;
+        table_.attention_plan(a, team_.size());
+        seconds += run_items(table_.attention, a, a.num_items, scratch);
+        if (a.num_merges) seconds += run_items(table_.attention_merge, a, a.num_merges, scratch);
+      }
+      return seconds;
+    });
+  }
+
+ private:
+  Team team_;
+  int rounds_;
+  const KernelTable& table_;
+  Buffer readable_;
+};
+
+}  // namespace
+}  // namespace quire::bench
+
+int main(int argc, char** argv) {
+  using namespace quire;
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 2, rounds = argc > 2 ? std::atoi(argv[2]) : 7;
+  const std::string only = argc > 4 ? argv[4] : "";
+  bench::Bench b(threads, rounds, select_kernels(argc > 3 ? argv[3] : ""));
+  b.limits();
+  const struct {
+    WeightFormat format;
+    int64_t group;
+    bool zeros;
+    const char* name;
+    int copies;
+  } formats[] = {{WeightFormat::f32, 0, false, "f32", 4}, {WeightFormat::bf16, 0, false, "bf16", 8}, {WeightFormat::f16, 0, false, "f16", 8}};
+  for (const auto& f : formats) {
+    if (!only.empty() && only != f.name) continue;
+    for (int64_t m : {1, 2, 4, 8, 32}) b.linear(f.format, f.group, f.zeros, f.name, m, f.copies);
+    b.linear(f.format, f.group, f.zeros, f.name, 512, 1);
+  }
+  for (auto [dtype, name] : {std::pair<DType, const char*>{DType::f32, "f32"}, {DType::bf16, "bf16"}, {DType::f16, "f16"}}) {
+    if (!only.empty() && only != name && only != "attention") continue;
+    b.attention(dtype, name, 4096, 1, 8);
+    b.attention(dtype, name, 512, 512, 4);
+    b.attention(dtype, name, 4096, 256, 1);
+  }
+  return 0;
+}
