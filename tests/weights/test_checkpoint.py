@@ -146,7 +146,7 @@ def test_all_that_does_not_fit_is_named_at_once(write: Writer) -> None:
     text = str(refusal.value)
     assert "2 missing: model.layers.1.mlp.up_proj.weight, model.norm.weight" in text
     assert "1 unexpected: model.layers.2.input_layernorm.weight" in text
-    assert "1 of another shape: model.layers.0.mlp.down_proj.weight is [48, 32], config.json makes it [32, 48]" in text
+    assert "1 not as expected: model.layers.0.mlp.down_proj.weight is [48, 32], config.json makes it [32, 48]" in text
 
 
 def test_shapes_are_checked_through_views(write: Writer) -> None:
@@ -157,6 +157,12 @@ def test_shapes_are_checked_through_views(write: Writer) -> None:
         opened(write("phi3", tensors))
     assert "qkv_proj.weight is [64, 32]" in str(refusal.value)
     assert "gate_up_proj.weight is [32, 96]" in str(refusal.value)
+
+
+def test_quantized_tensors_are_not_taken_for_plain_ones(write: Writer) -> None:
+    tensors = tensors_of("llama") | {"model.norm.weight": np.zeros(32, np.int8)}
+    with pytest.raises(ModelError, match=r"model\.norm\.weight is stored as int8"):
+        opened(write("llama", tensors))
 
 
 def test_a_missing_expert_is_named_in_the_layout_that_is_there(write: Writer) -> None:

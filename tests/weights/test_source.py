@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,9 @@ HEADS, VOCAB, MLP = Dim.of("heads"), Dim.of("vocab"), Dim.of("mlp")
 
 class Arrays(dict[str, np.ndarray]):
     """Tensors in memory."""
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self[name].dtype
 
     def array(self, source: Src) -> np.ndarray:
         return apply_view(self[source.name], source.view, {name: axis.full_size for name, axis in AXES.items()})

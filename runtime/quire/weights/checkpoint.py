@@ -6,14 +6,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from quire.errors import ModelError
 from quire.graph.ir import ModelGraph, OneOf, Source, Src, Weight
 from quire.graph.shapes import concrete
 from quire.weights.safetensors_file import SafetensorsCheckpoint
-from quire.weights.source import RankCut, apply_view, choose, is_complete, resolve
+from quire.weights.source import RankCut, apply_view, is_complete, resolve, used_tensors
+
+WEIGHT_DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float64))
 
 _MOST_NAMES_SHOWN = 40
 
@@ -53,8 +57,8 @@ class CheckpointWeights:
         return array
 
     def _itemsize(self, source: Source) -> int:
-        first = next(_used(source, self._tensors))
-        return self._tensors.checkpoint.entry(first.name).dtype.itemsize
+        first = next(used_tensors(source, self._tensors))
+        return self._tensors.dtype(first.name).itemsize
 
 
 class ViewedTensors:
@@ -66,12 +70,18 @@ class ViewedTensors:
     def __contains__(self, name: object) -> bool:
         return name in self.checkpoint
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """A tensor's stored dtype."""
+        return self.checkpoint.entry(name).dtype
+
     def array(self, source: Src) -> np.ndarray:
         """The uncut array after the view."""
         return apply_view(self.checkpoint.tensor(source.name), source.view, self._sizes)
 
-    def shape_problem(self, source: Src) -> str:
-        """What is wrong with the stored shape, or ""; nothing is read."""
+    def problem(self, source: Src) -> str:
+        """What is wrong with the stored dtype or shape, or ""; nothing is read."""
+        if self.dtype(source.name) not in WEIGHT_DTYPES:
+            return f"{source.name} is stored as {self.dtype(source.name)}, which needs a quantization scheme"
         stored = self.checkpoint.entry(source.name).shape
         expected = concrete(source.shape, self._sizes)
         try:
@@ -82,17 +92,6 @@ class ViewedTensors:
             return ""
         return f"{source.name} is {list(stored)}, config.json makes it {list(expected)}" + (
             f" where it gives {list(found)}" if source.view else "")
-
-
-def _used(source: Source, tensors: ViewedTensors) -> Iterator[Src]:
-    """The tensors that resolving the source would read, options chosen."""
-    if isinstance(source, Src):
-        yield source
-    elif isinstance(source, OneOf):
-        yield from _used(choose(source, tensors), tensors)
-    else:
-        for part in source.parts:
-            yield from _used(part, tensors)
 
 
 def _first_missing(source: Source, tensors: ViewedTensors) -> list[str]:
@@ -115,9 +114,9 @@ def _check(
             missing.update(dict.fromkeys(_first_missing(source, tensors)))
             used.update(dict.fromkeys(_present(source, tensors)))
             continue
-        for tensor in _used(source, tensors):
+        for tensor in used_tensors(source, tensors):
             used[tensor.name] = None
-            problem = tensors.shape_problem(tensor)
+            problem = tensors.problem(tensor)
             if problem:
                 misshaped[problem] = None
     unexpected = [
@@ -127,7 +126,7 @@ def _check(
     problems = [
         f"{len(names)} {kind}: {_listed(list(names), separator)}"
         for kind, names, separator in (
-            ("missing", missing, ", "), ("unexpected", unexpected, ", "), ("of another shape", misshaped, "; "))
+            ("missing", missing, ", "), ("unexpected", unexpected, ", "), ("not as expected", misshaped, "; "))
         if names
     ]
     if problems:

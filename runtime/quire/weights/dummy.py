@@ -22,7 +22,8 @@ DUMMY_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 _SPREAD = 0.02
-_BLOCK = 65537  # elements drawn per tensor and repeated; prime, so that no row length makes rows equal
+_BLOCK = 65537  # elements a tensor repeats; prime, so that no row length makes rows equal
+_POOL = 2**20  # places in the drawn numbers where a tensor's block may start
 
 
 class DummyWeights:
@@ -59,7 +60,8 @@ class _RandomTensors:
     """Every tensor that the model's sources name, in the shape they give it after their views."""
 
     def __init__(self, model: ModelGraph, seed: int, dtype: np.dtype[Any], sizes: Mapping[str, int]) -> None:
-        self._seed, self._dtype, self._sizes = seed, dtype, sizes
+        self._dtype, self._sizes = dtype, sizes
+        self._drawn = np.random.default_rng(seed).standard_normal(_POOL + _BLOCK, np.float32) * np.float32(_SPREAD)
         self._names: set[str] = set()
         self._centers: dict[str, float] = {}
         for part in model.parts():
@@ -75,14 +77,17 @@ class _RandomTensors:
     def __contains__(self, name: object) -> bool:
         return name in self._names
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The dtype of all of them."""
+        return self._dtype
+
     def array(self, source: Src) -> np.ndarray:
         """The uncut array of a source."""
         shape = concrete(source.shape, self._sizes)
         count = math.prod(shape)
-        key = zlib.crc32(f"{source.name}|{source.view}".encode())
-        block = np.random.default_rng((self._seed, key)).standard_normal(min(count, _BLOCK), np.float32)
-        values = (block * np.float32(_SPREAD) + np.float32(self._centers.get(source.name, 0.0))).astype(self._dtype)
-        return np.resize(values, shape)
+        start = zlib.crc32(f"{source.name}|{source.view}".encode()) % _POOL
+        block = self._drawn[start : start + min(count, _BLOCK)]
+        return np.resize((block + np.float32(self._centers.get(source.name, 0.0))).astype(self._dtype), shape)
 
 
 def _first_options(source: Source) -> list[Src]:

@@ -6,13 +6,13 @@ padded vocabularies and stacked experts need no case of their own, and no rank r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from quire.errors import InternalError
-from quire.graph.ir import Axis, Cat, OneOf, Source, Src
+from quire.graph.ir import Axis, Cat, OneOf, Source, Src, Stack
 from quire.graph.shapes import Dim, concrete
 from quire.graph.shard import axis_range
 
@@ -21,6 +21,9 @@ class Tensors(Protocol):
     """Named arrays that sources are resolved over."""
 
     def __contains__(self, name: object) -> bool: ...
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """A tensor's stored dtype."""
 
     def array(self, source: Src) -> np.ndarray:
         """The source's whole array after its view, uncut."""
@@ -83,17 +86,61 @@ def is_complete(source: Source, tensors: Tensors) -> bool:
     return all(is_complete(part, tensors) for part in source.parts)
 
 
+def used_tensors(source: Source, tensors: Tensors) -> Iterator[Src]:
+    """The tensors that resolving the source reads, options chosen, uncut."""
+    if isinstance(source, Src):
+        yield source
+    elif isinstance(source, OneOf):
+        yield from used_tensors(choose(source, tensors), tensors)
+    else:
+        for part in source.parts:
+            yield from used_tensors(part, tensors)
+
+
 def resolve(source: Source, tensors: Tensors, cut: RankCut) -> np.ndarray:
-    """The rank's array: a view of the tensors wherever one tensor gives all of it."""
+    """The rank's array: a view of the tensors wherever one tensor gives all of it, else joined in one copy."""
     if isinstance(source, OneOf):
         return resolve(choose(source, tensors), tensors, cut)
     if isinstance(source, Src):
         return cut.cut(tensors.array(source), source.shape)
-    if isinstance(source, Cat):
-        return np.concatenate([resolve(part, tensors, cut) for part in source.parts], axis=source.axis)
+    dtype = np.result_type(*{tensors.dtype(tensor.name) for tensor in used_tensors(source, tensors)})
+    out = np.empty(_local_shape(source, tensors, cut), dtype)
+    _fill(out, source, tensors, cut)
+    return out
+
+
+def _fill(out: np.ndarray, source: Source, tensors: Tensors, cut: RankCut) -> None:
+    """Assigns in place: numpy's concatenate goes element by element for the dtypes of ml_dtypes."""
+    if isinstance(source, OneOf):
+        _fill(out, choose(source, tensors), tensors, cut)
+    elif isinstance(source, Src):
+        out[...] = resolve(source, tensors, cut)
+    elif isinstance(source, Cat):
+        start = 0
+        for part in source.parts:
+            stop = start + _local_shape(part, tensors, cut)[source.axis]
+            _fill(out[(slice(None),) * source.axis + (slice(start, stop),)], part, tensors, cut)
+            start = stop
+    else:
+        for index, part in enumerate(_own_parts(source, cut)):
+            _fill(out[index], part, tensors, cut)
+
+
+def _local_shape(source: Source, tensors: Tensors, cut: RankCut) -> tuple[int, ...]:
+    if isinstance(source, OneOf):
+        return _local_shape(choose(source, tensors), tensors, cut)
+    if isinstance(source, Src):
+        return concrete(source.shape, cut.local_sizes)
+    if isinstance(source, Stack):
+        return (len(_own_parts(source, cut)), *_local_shape(source.parts[0], tensors, cut))
+    shapes = [_local_shape(part, tensors, cut) for part in source.parts]
+    joined = sum(shape[source.axis] for shape in shapes)
+    return (*shapes[0][: source.axis], joined, *shapes[0][source.axis + 1 :])
+
+
+def _own_parts(source: Stack, cut: RankCut) -> tuple[Source, ...]:
     start = cut.starts[source.symbol]
-    mine = source.parts[start : start + cut.local_sizes[source.symbol]]
-    return np.stack([resolve(part, tensors, cut) for part in mine])
+    return source.parts[start : start + cut.local_sizes[source.symbol]]
 
 
 def apply_view(array: np.ndarray, view: tuple[tuple[Any, ...], ...], sizes: Mapping[str, int]) -> np.ndarray:
