@@ -20,39 +20,48 @@ prompts = st.builds(
     st.sampled_from(PREFIXES), st.integers(0, 16), st.lists(st.integers(0, 49), min_size=1, max_size=5),
 )  # fmt: skip
 
-requests = st.fixed_dictionaries(
+plain_requests = st.fixed_dictionaries(
     {
         "prompt": prompts,
-        "max_tokens": st.integers(1, 14),
+        "max_tokens": st.integers(1, 14) | st.just(14),
         "seed": st.integers(0, 3),
         "priority": st.integers(0, 2),
+        "n": st.sampled_from([1, 1, 2, 3]),
     },
     optional={
-        "n": st.integers(1, 3),
         "temperature": st.sampled_from([0.0, 0.8, 1.5]),
         "top_k": st.just(5),
         "logprobs": st.just(1),
-        "prompt_logprobs": st.just(0),
-        "presence_penalty": st.just(1.5),
-        "repetition_penalty": st.just(1.3),
         "stop_token_ids": st.just((13, 14, 35)),
         "eos_token_ids": st.just((10, 33)),
         "min_tokens": st.just(1),
-        "bad_words_token_ids": st.sampled_from([((11,),), ((5, 6), (32, 33, 34))]),
-        "cache_salt": st.sampled_from(["x", None]),
     },
 )
 
+features = st.sampled_from(
+    [{}] * 12
+    + [
+        {"presence_penalty": 1.5},
+        {"repetition_penalty": 1.3},
+        {"bad_words_token_ids": ((11,),)},
+        {"bad_words_token_ids": ((5, 6), (32, 33, 34))},
+        {"prompt_logprobs": 0},
+        {"cache_salt": "salt"},
+    ]
+)
+
+requests = st.builds(lambda request, feature: {**request, **feature}, plain_requests, features)
+
 engines = st.fixed_dictionaries(
     {
-        "num_blocks": st.integers(9, 24),
+        "num_slots": st.integers(32, 60),
         "windows": st.sampled_from(
             [{"full": 0}, {"full": 0, "sliding": 6}, {"sliding": 5}, {"full": 0, "a": 4, "b": 9}]
         ),
         "shared_pool": st.booleans(),
         "block_size": st.sampled_from([2, 4]),
         "budget": st.integers(4, 16),
-        "max_num_seqs": st.integers(3, 4),
+        "max_num_seqs": st.sampled_from([3, 4, 4]),
         "depth": st.integers(1, 2),
         "enable_prefix_caching": st.booleans(),
         "scheduling_policy": st.sampled_from(["fcfs", "priority"]),
@@ -63,12 +72,20 @@ engines = st.fixed_dictionaries(
 operations = st.lists(
     st.one_of(
         requests,
+        requests,
         st.integers(1, 4),  # so many steps
-        st.tuples(st.integers(0, 8), st.sampled_from([None, None, 0, 1])),  # abort
+        st.tuples(st.integers(0, 4), st.sampled_from([None, 0, 1])),  # abort
     ),
-    min_size=1,
+    min_size=5,
     max_size=14,
 )
+
+
+def _make(drive: Callable[..., Any], engine: dict[str, Any]) -> Any:
+    """A driver whose pools have room for 32 to 60 tokens per full group, so that there is preemption."""
+    options = dict(engine)
+    num_blocks = options.pop("num_slots") // options["block_size"]
+    return drive(num_blocks * (len(options["windows"]) if options["shared_pool"] else 1), **options)
 
 
 @cache
@@ -107,12 +124,12 @@ def _summary(driver: Any, request_id: str, index: int) -> tuple[Any, ...]:
 
 def _check_against_alone(drive: Callable[..., Any], driver: Any, request_id: str, request: Request) -> None:
     expected = _alone(drive, repr(request))
-    for index in range(request.get("n", 1)):
+    for index in range(request["n"]):
         tokens, reason, stop_reason, logprobs, prompt = _summary(driver, request_id, index)
         if reason == "abort":
             assert tokens == expected[index][0][: len(tokens)]
         else:
-            same_leader = all(driver.finish_reason(request_id, i) != "abort" for i in range(request.get("n", 1)))
+            same_leader = all(driver.finish_reason(request_id, i) != "abort" for i in range(request["n"]))
             assert (tokens, reason, stop_reason, logprobs) == expected[index][:4]
             assert prompt == expected[index][4] or not same_leader
 
@@ -120,7 +137,7 @@ def _check_against_alone(drive: Callable[..., Any], driver: Any, request_id: str
 @settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(engine=engines, ops=operations)
 def test_each_sequence_is_as_if_it_had_run_alone(drive: Callable[..., Any], engine: Any, ops: list[Any]) -> None:
-    driver = drive(**engine)
+    driver = _make(drive, engine)
     added: dict[str, Request] = {}
     for op in ops:
         if isinstance(op, dict):
@@ -146,7 +163,7 @@ def test_each_sequence_is_as_if_it_had_run_alone(drive: Callable[..., Any], engi
 def test_a_failing_device_ends_some_and_harms_no_other(
     drive: Callable[..., Any], engine: Any, wave: list[Request], failures: dict[int, Any]
 ) -> None:
-    driver = drive(**engine)
+    driver = _make(drive, engine)
     driver.executor.failures = dict(failures)
     added: dict[str, Request] = {}
     for number, request in enumerate(wave):
@@ -155,12 +172,12 @@ def test_a_failing_device_ends_some_and_harms_no_other(
         driver.step()
     driver.run()
     driver.executor.failures = {}
-    _add(driver, "last", wave[-1] if f"r{len(wave) - 1}" in added else {"prompt": [1], "max_tokens": 2, "seed": 0})
+    _add(driver, "last", wave[-1] if f"r{len(wave) - 1}" in added else {"prompt": [1], "max_tokens": 2})
     driver.run()
     assert driver.finish_reason("last") in ("stop", "length")
     for request_id, request in added.items():
         expected = _alone(drive, repr(request))
-        for index in range(request.get("n", 1)):
+        for index in range(request["n"]):
             tokens, reason, *rest = _summary(driver, request_id, index)
             if reason == "error":
                 assert driver.outputs[request_id, index][-1].error
