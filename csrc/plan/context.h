@@ -57,7 +57,7 @@ struct StepContext {
   const int32_t* logits_indices = nullptr;  // of this slice
   const int32_t* query_start_loc = nullptr;
   const int32_t* seq_lens = nullptr;
-  std::vector<GroupStep> groups;
+  std::vector<GroupStep> groups = {};
 
   int64_t rows(const Operand& operand) const {
     const int64_t count = operand.rows == RowSymbol::T ? num_tokens : operand.rows == RowSymbol::L ? num_logits : 1;

@@ -114,15 +114,25 @@ void KvStore::check_blocks(int64_t group, const int32_t* ids, int64_t count) con
 void KvStore::copy_blocks(int64_t group, const int32_t* copies, int64_t count, ThreadPool& pool) {
   check_blocks(group, copies, 2 * count);
   if (count == 0) return;
-  pool.parallel_for(groups_[static_cast<size_t>(group)].layers, [&](int64_t begin, int64_t end, int) {
-    for (int64_t slot = begin; slot < end; ++slot) {
-      const KvCache layer = cache(group, slot);
-      const int64_t bytes = kv_block_bytes(layer);
-      auto* data = static_cast<std::byte*>(layer.data);
-      for (int64_t i = 0; i < count; ++i)
-        std::memmove(data + copies[2 * i + 1] * bytes, data + copies[2 * i] * bytes, static_cast<size_t>(bytes));
+  bool chained = false;  // a block that is written is read by a later copy
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t j = i + 1; j < count; ++j) chained = chained || copies[2 * i + 1] == copies[2 * j];
+  const int64_t bytes = kv_block_bytes(groups_[static_cast<size_t>(group)].shape);
+  const Buffer staged(chained ? count * bytes : 0);
+  for (int64_t slot = 0; slot < groups_[static_cast<size_t>(group)].layers; ++slot) {
+    auto* data = static_cast<std::byte*>(cache(group, slot).data);
+    if (chained) {
+      pool.parallel_for(count, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i)
+          std::memcpy(staged.data() + i * bytes, data + copies[2 * i] * bytes, static_cast<size_t>(bytes));
+      });
     }
-  });
+    pool.parallel_for(count, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i)
+        std::memmove(data + copies[2 * i + 1] * bytes, chained ? staged.data() + i * bytes : data + copies[2 * i] * bytes,
+                     static_cast<size_t>(bytes));
+    });
+  }
 }
 
 void KvStore::read_blocks(int64_t group, const int32_t* ids, int64_t count, void* k, void* v, ThreadPool& pool) const {

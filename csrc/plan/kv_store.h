@@ -33,7 +33,8 @@ class KvStore {
   KvCache cache(int64_t group, int64_t slot) const;
   int64_t bytes() const;
 
-  // Blocks `copies` = [n, 2] (source, destination), in order, in every layer of the group.
+  // Blocks `copies` = [n, 2] (source, destination) in every layer of the group. Every destination gets what its
+  // source held before the call; destinations are distinct.
   void copy_blocks(int64_t group, const int32_t* copies, int64_t count, ThreadPool& pool);
 
   // Host page format: k [n, layers, block_size, kv_heads, head_dim], v likewise, in the cache's dtype.

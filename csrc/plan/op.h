@@ -14,6 +14,7 @@ struct PlanLimits {
   int64_t max_seqs = 0;     // S
   int64_t max_logits = 0;   // L of one slice of the head
   int64_t max_len = 0;      // tokens of a sequence
+  int64_t vocab_size = 0;   // token ids are below it; 0 = not checked
 };
 
 // What an op is built from; `attention` grows as shapes are met.

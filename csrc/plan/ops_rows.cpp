@@ -126,6 +126,25 @@ class Add final : public Op {
   Operand a_, b_, y_;
 };
 
+// y = x + vector in every row: the bias that follows a sum over ranks.
+class AddVector final : public Op {
+ public:
+  AddVector(Fields& f, const OpResources& r)
+      : x_(f.operand("x")), y_(f.operand("y")), vector_(f.integer("vector")) {
+    if (r.weights.vector_size(vector_) != x_.width) throw f.error("x", "does not fit the vector");
+  }
+
+  void run(StepContext& step) override {
+    const ElementwiseArgs args{f32(step, x_), x_.row_stride, step.weights.vector(vector_), 0, 1.0f, x_.width,
+                               f32(step, y_), y_.row_stride};
+    step.run(step.kernels.add, args, step.rows(x_), x_.width);
+  }
+
+ private:
+  Operand x_, y_;
+  int64_t vector_;
+};
+
 // scale and softcap: one operand and one number.
 template <RangeKernel<ElementwiseArgs> KernelTable::*kKernel>
 class Valued final : public Op {
@@ -241,6 +260,7 @@ OpMakers row_ops() {
           {"activation", make<ActivationOp>},
           {"gated_activation", make<GatedActivation>},
           {"add", make<Add>},
+          {"add_vector", make<AddVector>},
           {"scale", make<Valued<&KernelTable::scale>>},
           {"softcap", make<Valued<&KernelTable::softcap>>},
           {"embedding", make<Embedding>},

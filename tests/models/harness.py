@@ -42,9 +42,14 @@ def load_model(
     folder: Path, device: str, *, dtype: str = "float32", block_size: int = 4, num_blocks: int = 64,
     max_model_len: int = 128, fused_ops: frozenset[str] | None = None,
 ) -> LoadedModel:
-    """The checkpoint on a device of the registry, through the passes the device declares (or `fused_ops`)."""
+    """The checkpoint on a device of the registry, through the passes the device declares (or `fused_ops`).
+
+    A device without blocks of `block_size` gets the smallest it has.
+    """
     spec = build_model(folder)
     backend = resolve_device(device)
+    if block_size not in backend.capabilities.block_sizes:
+        block_size = min(backend.capabilities.block_sizes)
     model = optimize(spec.graph, backend.capabilities.fused_ops if fused_ops is None else fused_ops)
     plan = ExecutorPlan(
         model=model, weight_dtype=dtype, act_dtype=dtype, kv_dtype=dtype, block_size=block_size,

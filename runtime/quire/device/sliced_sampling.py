@@ -35,7 +35,7 @@ class SlicedSampler:
         prompt_rows = _inside(self._batch.prompt_rows, start, len(logits))
         if len(rows) == 0 and len(prompt_rows) == 0:
             return
-        drawn = sample(logits, _part_of(self._batch, rows, prompt_rows, start))
+        drawn = sample(logits, part_of_batch(self._batch, rows, prompt_rows, start))
         self._tokens[rows] = drawn.tokens
         self._num_sampled += len(rows)
         if drawn.logprobs is not None:
@@ -63,7 +63,7 @@ def _inside(rows: I32 | None, start: int, count: int) -> I32:
     return np.flatnonzero((rows >= start) & (rows < start + count)).astype(np.int32)
 
 
-def _part_of(batch: SamplingBatch, rows: I32, prompt_rows: I32, start: int) -> SamplingBatch:
+def part_of_batch(batch: SamplingBatch, rows: I32, prompt_rows: I32, start: int) -> SamplingBatch:
     """The sampled rows and prompt rows of one slice, renumbered from its start."""
     changes: dict[str, Any] = {}
     for name in (field.name for field in fields(batch)):

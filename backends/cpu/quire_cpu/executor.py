@@ -1,0 +1,227 @@
+"""The cpu executor: steps run on a native thread; what it cannot sample itself is sampled when a result is read."""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections import deque
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+
+from quire.device.batch import StepBatch, StepResult
+from quire.device.capabilities import Capabilities
+from quire.device.contract import ExecutorPlan, KVPlan, LoadProgress, MemoryReport, WeightSource
+from quire.device.plan_check import check_plan
+from quire.errors import BackendError, InternalError, QuireError
+from quire.sampling.batch import I32
+from quire_cpu import _native
+from quire_cpu.flatten import FlatPlan
+from quire_cpu.machine import memory
+from quire_cpu.options import CpuOptions
+from quire_cpu.row_split import RowSplit
+
+_ELEMENTS = {"float32": (np.float32, np.float32), "bfloat16": (np.uint16, ml_dtypes.bfloat16),
+             "float16": (np.uint16, np.float16)}
+"""KV dtype -> (as the native module moves it, as the host page format has it)."""
+
+_open_executors: weakref.WeakSet[CpuExecutor] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Native threads end before the interpreter does."""
+    for executor in list(_open_executors):
+        executor.close()
+
+
+class CpuExecutor:
+    """Implements `quire.device.contract.Executor`; called from one thread.
+
+    Raises, when made: BackendError for a plan the capabilities do not cover, ConfigError for an unknown option.
+    """
+
+    def __init__(self, plan: ExecutorPlan, capabilities: Capabilities) -> None:
+        check_plan(plan, capabilities, "cpu")
+        self.capabilities = capabilities
+        self._plan = plan
+        self._flat: FlatPlan | None = FlatPlan(plan, CpuOptions.parse(plan.options))
+        self._queue: _native.StepQueue | None = None
+        self._unfinished: deque[CpuPending] = deque()  # in the order of submission
+        self._unread = 0
+        self._loaded = False
+        _open_executors.add(self)
+
+    def load(self, weights: WeightSource, progress: LoadProgress) -> MemoryReport:
+        """Packs every weight into the layout of this machine's kernels, straight from where the source holds it."""
+        flat = self._open()
+        flat.weights.load(weights, progress)
+        self._loaded = True
+        ops = {node.op for part in self._plan.model.parts() for node in part.graph.nodes}
+        native = flat.native
+        return MemoryReport(
+            bytes_by_purpose={"weights": native.weight_bytes, "activations": native.activation_bytes,
+                              "tables": native.constant_bytes},
+            available_bytes=memory()[1],
+            placement=tuple((op, "cpu") for op in sorted(ops)),
+        )
+
+    def allocate_kv(self, plan: KVPlan) -> None:
+        """Maps the cache; its pages take memory as they are first written."""
+        flat = self._open()
+        missing = sorted(set(flat.pools) - set(plan.num_blocks))
+        if missing:
+            raise BackendError(f"no number of blocks for KV pool {', '.join(missing)}")
+        try:
+            flat.native.allocate_kv([plan.num_blocks[pool] for pool in flat.pools])
+        except MemoryError as error:
+            raise BackendError("the KV cache does not fit into memory", because=f"blocks asked for: {dict(plan.num_blocks)}",
+                               try_="a smaller --max-model-len or --memory-utilization") from error
+        self._queue = _native.StepQueue(flat.native)
+
+    def submit(self, batch: StepBatch) -> CpuPending:
+        """Hands the step to the native thread."""
+        flat, queue = self._open(), self._queue
+        if queue is None or not self._loaded:
+            raise InternalError("submit was called before load and allocate_kv")
+        if self._unread >= self.capabilities.async_depth:
+            raise InternalError(f"step {batch.step} was submitted over {self._unread} unread ones",
+                                because=f"async_depth is {self.capabilities.async_depth}")
+        split = RowSplit(batch, return_logits=self._plan.return_logits)
+        groups = []
+        for name in flat.group_index:
+            copies = batch.copies.get(name)
+            groups.append((_i32(batch.groups[name].block_tables), None if copies is None else _i32(copies)))
+        number = queue.submit(
+            _i32(batch.token_ids), _i32(batch.query_start_loc), _i32(batch.num_computed), _i32(batch.prev_row),
+            None if batch.positions is None else _i32(batch.positions),
+            _i32(batch.logits_indices) if split.needs_head and flat.has_logits else np.empty(0, np.int32),
+            groups, split.sampled_rows, split.returned_rows,
+        )
+        pending = CpuPending(self, batch.step, number, split)
+        self._unfinished.append(pending)
+        self._unread += 1
+        return pending
+
+    def read_blocks(self, group: str, block_ids: I32) -> Mapping[str, np.ndarray]:
+        """Pages in the host format: array name -> [n, layers, block_size, *shape_per_token]."""
+        flat = self._kv_ready()
+        moved, seen = _ELEMENTS[self._plan.kv_dtype]
+        pages = {name: np.empty(shape, moved) for name, shape in self._page_shapes(group, len(block_ids)).items()}
+        self._kv_call(flat.native.read_blocks, group, block_ids, pages["k"], pages["v"])
+        return {name: page.view(seen) for name, page in pages.items()}
+
+    def write_blocks(self, group: str, block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `read_blocks`."""
+        flat = self._kv_ready()
+        moved, seen = _ELEMENTS[self._plan.kv_dtype]
+        for name, shape in self._page_shapes(group, len(block_ids)).items():
+            if pages[name].shape != shape or pages[name].dtype != seen:
+                raise BackendError(f"pages {name} of group {group} are {pages[name].dtype} {pages[name].shape}",
+                                   because=f"the cache holds {np.dtype(seen)} {shape}")
+        k, v = (np.ascontiguousarray(pages[name]).view(moved) for name in ("k", "v"))
+        self._kv_call(flat.native.write_blocks, group, block_ids, k, v)
+
+    def close(self) -> None:
+        """Stops the threads and frees everything; safe to call twice. Steps that have not begun are dropped."""
+        if self._queue is not None:
+            self._queue.close()
+        self._queue, self._flat = None, None
+        self._unfinished.clear()
+
+    def set_profiling(self, on: bool) -> None:
+        """Whether time is summed by native op (`take_profile`)."""
+        self._open().native.set_profiling(on)
+
+    def take_profile(self) -> dict[str, float]:
+        """Seconds spent in each native op since the last call."""
+        return dict(self._open().native.take_profile())
+
+    # ---- called by CpuPending --------------------------------------------------------------------------
+
+    def finish_through(self, last: CpuPending) -> None:
+        """Finishes steps in order up to `last`: a later step may wait for tokens that the host samples for an earlier."""
+        while last in self._unfinished:
+            if self._queue is None:
+                raise InternalError("an unfinished step without a queue")
+            self._unfinished.popleft().finish(self._queue)
+
+    def note_read(self) -> None:
+        """A step's result was read."""
+        self._unread -= 1
+
+    # ---- inside ----------------------------------------------------------------------------------------
+
+    def _open(self) -> FlatPlan:
+        if self._flat is None:
+            raise BackendError("the executor of device cpu is closed")
+        return self._flat
+
+    def _kv_ready(self) -> FlatPlan:
+        """The plan, with no step running."""
+        flat = self._open()
+        if self._queue is None:
+            raise InternalError("the KV cache is used before allocate_kv")
+        if self._unfinished:
+            self.finish_through(self._unfinished[-1])
+        return flat
+
+    def _kv_call(self, call: object, group: str, block_ids: I32, k: np.ndarray, v: np.ndarray) -> None:
+        assert callable(call)
+        try:
+            call(self._open().group_index[group], _i32(block_ids), k, v)
+        except ValueError as error:
+            raise BackendError(f"pages of KV group {group} cannot be moved", because=str(error)) from error
+
+    def _page_shapes(self, group: str, num_blocks: int) -> dict[str, tuple[int, ...]]:
+        spec, sizes = self._plan.model.kv_groups[group], self._plan.model.axis_sizes()
+        return {array.name: (num_blocks, spec.layers, self._plan.block_size, *(dim.evaluate(sizes) for dim in array.shape))
+                for array in spec.arrays}
+
+
+class CpuPending:
+    """A submitted step; implements `Pending`."""
+
+    def __init__(self, executor: CpuExecutor, step: int, number: int, split: RowSplit) -> None:
+        self._executor, self._step, self._number, self._split = executor, step, number, split
+        self._result: StepResult | None = None
+        self._error: BackendError | None = None
+        self._read = False
+
+    def result(self) -> StepResult:
+        """Waits for the step and returns its result; raises BackendError when it failed."""
+        if not self._read:
+            self._read = True
+            self._executor.note_read()
+        self._executor.finish_through(self)
+        if self._error is not None:
+            raise self._error
+        if self._result is None:
+            raise BackendError(f"step {self._step} was dropped", because="the executor was closed before it ran")
+        return self._result
+
+    def finish(self, queue: _native.StepQueue) -> None:
+        """Waits for the native thread, samples what it left, and feeds those tokens to the next step."""
+        try:
+            tokens, logits, error = queue.wait(self._number)
+            if error:
+                raise BackendError(f"step {self._step} failed on device cpu", because=error)
+            self._result = self._split.result(tokens, logits)
+            if self._split.has_host_rows:
+                queue.provide_tokens(self._number, np.maximum(self._result.tokens[:, 0], 0))
+        except Exception as error:
+            self._error = self._failed(error)
+            queue.fail(self._number)
+
+    def _failed(self, error: Exception) -> BackendError:
+        if isinstance(error, BackendError):
+            return error
+        because = error.what if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
+        failure = BackendError(f"step {self._step} failed on device cpu", because=because)
+        failure.__cause__ = error
+        return failure
+
+
+def _i32(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, np.int32)

@@ -1,0 +1,65 @@
+"""What a user may set with `--device-option` on this device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from quire.errors import ConfigError
+from quire_cpu import _native
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuOptions:
+    """Options of the cpu device.
+
+    Attributes:
+        threads: threads that compute, the step's own included; default: the cores this process may run on.
+        kernels: kernel set by name ("avx2", "portable", ...), "" = the best this machine can run.
+        poison: fill the KV cache at allocation and all activations before each step with NaN (a check; slow).
+    """
+
+    threads: int
+    kernels: str = ""
+    poison: bool = False
+
+    @staticmethod
+    def parse(options: Mapping[str, str]) -> CpuOptions:
+        """Options from `key=value` pairs. Raises ConfigError on an unknown key or a value that does not fit."""
+        unknown = sorted(set(options) - set(_PARSERS))
+        if unknown:
+            raise ConfigError(f"device cpu has no option {', '.join(unknown)}", because=f"it has {', '.join(_PARSERS)}")
+        given = {name: _PARSERS[name](value) for name, value in options.items()}
+        return CpuOptions(**{"threads": available_cores(), **given})  # type: ignore[arg-type]
+
+
+def _threads(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= 1024:
+        raise ConfigError(f"device option threads={value}", because="it is a number of threads between 1 and 1024",
+                          try_=f"threads={available_cores()}")
+    return int(value)
+
+
+def _kernels(value: str) -> str:
+    names = _native.available_kernels()
+    if value not in names:
+        raise ConfigError(f"device option kernels={value}", because="this build and machine have no kernels of that name",
+                          try_=f"one of {', '.join(names)}")
+    return value
+
+
+def _poison(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ConfigError(f"device option poison={value}", because="it is true or false")
+    return value == "true"
+
+
+_PARSERS: dict[str, Callable[[str], object]] = {"threads": _threads, "kernels": _kernels, "poison": _poison}

@@ -1,0 +1,63 @@
+"""The cpu device: the entry point `cpu` of the group `quire.backends`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
+from quire.device.contract import Executor, ExecutorPlan
+from quire.device.hookspecs import hookimpl
+from quire.graph.ops import PLAIN_OPS
+
+CAPABILITIES = Capabilities(
+    contract=CONTRACT_VERSION,
+    act_dtypes=("float32",),
+    weight_dtypes=("bfloat16", "float32", "float16"),
+    kv_dtypes=("bfloat16", "float32", "float16"),
+    block_sizes=(64, 32, 16, 128),
+    ops=PLAIN_OPS,
+    fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}),
+    default_num_batched_tokens=512,
+    default_num_seqs=64,
+    default_memory_utilization=0.7,
+    shares_host_memory=True,
+    async_depth=2,
+    row_determinism="batch_invariant",
+    read_write_blocks=True,
+)
+"""Activations are float32 always: memory traffic is weights and cache, and these may be 16 bits wide."""
+
+
+@hookimpl
+def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
+    """Present wherever the native module was built; the reason tells why it cannot be loaded."""
+    try:
+        from quire_cpu import _native
+        from quire_cpu.machine import cpu_name, memory
+        from quire_cpu.options import available_cores
+    except ImportError as error:
+        return DeviceReport(available=False, reason=f"the native module cannot be loaded: {error}")
+    total, available = memory()
+    kernels = _native.available_kernels()
+    return DeviceReport(
+        available=True, name=cpu_name(), num_devices=1, total_memory_bytes=total, free_memory_bytes=available,
+        driver=f"{kernels[0]} kernels", priority=0,
+        details=(("cores", str(available_cores())), ("kernels", ", ".join(kernels))),
+    )
+
+
+@hookimpl
+def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
+    """What the device can do; raises ConfigError on an option it does not have."""
+    from quire_cpu.options import CpuOptions
+
+    CpuOptions.parse(options)
+    return CAPABILITIES
+
+
+@hookimpl
+def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
+    """The native executor. Raises BackendError for a plan that the capabilities do not cover."""
+    from quire_cpu.executor import CpuExecutor
+
+    return CpuExecutor(plan, CAPABILITIES)

@@ -1,0 +1,110 @@
+"""Which rows of a step the device samples and which the host does.
+
+A greedy row without any other feature needs only the largest logit, which the native plan finds without handing
+the logits out. All other rows, and prompt rows whose log-probabilities are asked for, come to the host and go
+through `quire.sampling.sampler`, the definition.
+
+Shapes here: R sampled rows, P prompt rows, L logits rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from quire.device.batch import StepBatch, StepResult
+from quire.device.sliced_sampling import part_of_batch
+from quire.sampling.batch import F32, I32, LogprobRows, SamplingBatch, features_used
+
+_NOTHING = np.empty(0, np.int32)
+
+
+class RowSplit:
+    """The rows of one step.
+
+    Attributes:
+        sampled_rows: int32 [R], logits row whose largest entry is drawn natively, -1 = the host samples this one.
+        returned_rows: int32, logits rows that the host needs, each once.
+        needs_head: any logits are needed at all.
+        has_host_rows: some sampled row is left to the host.
+    """
+
+    def __init__(self, batch: StepBatch, *, return_logits: bool) -> None:
+        sampling = batch.sampling
+        self._sampling, self._return_logits = sampling, return_logits
+        self._host = _NOTHING if sampling is None else np.flatnonzero(~_plain_greedy(sampling)).astype(np.int32)
+        self.has_host_rows = len(self._host) > 0
+        self.sampled_rows = _NOTHING
+        if sampling is not None:
+            self.sampled_rows = sampling.rows.astype(np.int32)
+            self.sampled_rows[self._host] = -1
+        if return_logits:
+            self.returned_rows = np.arange(len(batch.logits_indices), dtype=np.int32)
+        else:
+            self.returned_rows = self._host_logits_rows()
+        self.needs_head = return_logits or sampling is not None
+
+    def result(self, tokens: I32, logits: F32) -> StepResult:
+        """The step's result from native tokens [R] (-1 for the host's rows) and the returned rows' logits."""
+        kept = logits if self._return_logits else None
+        sampling = self._sampling
+        if sampling is None:
+            return StepResult(np.empty((0, 1), np.int32), np.empty(0, np.int32), logits=kept)
+        logprobs = prompt_logprobs = None
+        if len(self.returned_rows) and (self.has_host_rows or sampling.prompt_rows is not None):
+            from quire.sampling.sampler import sample  # here, so that greedy serving never imports it
+
+            drawn = sample(logits, self._host_batch(sampling))
+            tokens[self._host] = drawn.tokens
+            logprobs = _spread(drawn.logprobs, self._host, sampling.num_rows)
+            prompt_logprobs = drawn.prompt_logprobs
+        return StepResult(tokens[:, None], np.ones(len(tokens), np.int32), logprobs, prompt_logprobs, kept)
+
+    def _host_logits_rows(self) -> I32:
+        if self._sampling is None:
+            return _NOTHING
+        rows = self._sampling.rows[self._host]
+        if self._sampling.prompt_rows is not None:
+            rows = np.concatenate([rows, self._sampling.prompt_rows])
+        return np.unique(rows).astype(np.int32)
+
+    def _host_batch(self, sampling: SamplingBatch) -> SamplingBatch:
+        """The host's rows, renumbered to the returned logits."""
+        num_prompt = 0 if sampling.prompt_rows is None else len(sampling.prompt_rows)
+        part = part_of_batch(sampling, self._host, np.arange(num_prompt, dtype=np.int32), 0)
+        prompt_rows = None if part.prompt_rows is None else self._renumbered(part.prompt_rows)
+        return replace(part, rows=self._renumbered(part.rows), prompt_rows=prompt_rows)
+
+    def _renumbered(self, rows: I32) -> I32:
+        return np.searchsorted(self.returned_rows, rows).astype(np.int32)
+
+
+def _plain_greedy(sampling: SamplingBatch) -> np.ndarray:
+    """bool [R]: the largest raw logit is the token, and nothing else is asked for."""
+    plain = sampling.temperature == 0.0
+    if not features_used(sampling) - {"prompt_logprobs", "temperature", "top_k", "top_p", "min_p"}:
+        return plain
+    for values, default in ((sampling.repetition_penalty, 1.0), (sampling.presence_penalty, 0.0),
+                            (sampling.frequency_penalty, 0.0)):
+        if values is not None:
+            plain &= values == default
+    for lists in (sampling.allowed, sampling.banned, sampling.bias):
+        if lists is not None:
+            plain &= np.diff(lists.offsets) == 0
+    if sampling.mask is not None:
+        plain &= (sampling.mask == np.uint32(0xFFFFFFFF)).all(axis=1)
+    if sampling.num_logprobs is not None:
+        plain &= sampling.num_logprobs < 0
+    return plain
+
+
+def _spread(rows: LogprobRows | None, places: I32, count: int) -> LogprobRows | None:
+    """The host rows' log-probabilities at their places among all sampled rows."""
+    if rows is None or len(places) == count:
+        return rows
+    width = rows.token_ids.shape[1]
+    spread = LogprobRows(np.full((count, width), -1, np.int32), np.full((count, width), -np.inf, np.float32),
+                         np.zeros(count, np.int32))
+    spread.token_ids[places], spread.logprobs[places], spread.ranks[places] = rows.token_ids, rows.logprobs, rows.ranks
+    return spread

@@ -1,0 +1,84 @@
+// A model as a flat list of native calls over one arena, run step by step.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "greedy.h"
+#include "kv_store.h"
+#include "op.h"
+#include "step.h"
+#include "weight_store.h"
+
+namespace quire {
+
+// Build order: add weights and groups, add ops (body, then head), set_logits, prepare; pack the weights and
+// allocate the cache in any order; then run steps. Built by one thread; `run` by one thread at a time.
+class Plan {
+ public:
+  struct Options {
+    std::string kernels;         // name of a kernel table, "" = the best of this machine
+    int num_threads = 1;
+    bool poison = false;         // fill the arena before each step and a fresh cache with NaN
+    DType kv_dtype = DType::f32;
+    int64_t block_size = 64;
+    PlanLimits limits;
+  };
+
+  explicit Plan(const Options& options);
+
+  WeightStore& weights() { return weights_; }
+  KvStore& kv() { return kv_; }
+  const KvStore& kv() const { return kv_; }
+  ThreadPool& pool() { return pool_; }
+  const KernelTable& kernels() const { return kernels_; }
+
+  void add_op(Fields fields, bool head);
+  // Rows [L, vocab] that the head leaves behind. Without it a step with logits_indices is refused.
+  void set_logits(const Operand& logits) { logits_ = logits; }
+  // Allocates the arena and what the ops need beside it.
+  void prepare(int64_t arena_bytes);
+  void allocate_kv(const std::vector<int64_t>& blocks_per_pool);
+
+  int64_t activation_bytes() const;  // arena, workspaces, scratch, attention's lists and partial sums
+  int64_t num_ops() const { return static_cast<int64_t>(body_.size() + head_.size()); }
+
+  // Runs one step. Token ids must be resolved (not -1). Throws std::invalid_argument on a batch that does not
+  // fit the plan, before anything is computed.
+  void run(const StepInput& input, StepOutput& output);
+
+  // Seconds spent in each op since the last call, by name, while profiling is on.
+  void set_profiling(bool on);
+  std::vector<std::pair<std::string, double>> take_profile();
+
+ private:
+  void check(const StepInput& input) const;
+  void check_groups(const StepInput& input) const;
+  void derive(const StepInput& input, StepContext& step);
+  void run_ops(const std::vector<std::unique_ptr<Op>>& ops, size_t first, StepContext& step);
+  void run_head(const StepInput& input, StepContext& step, StepOutput& output);
+  void take_logits(const StepInput& input, StepContext& step, int64_t first, StepOutput& output);
+
+  const Options options_;
+  const KernelTable& kernels_;
+  ThreadPool pool_;
+  WeightStore weights_;
+  KvStore kv_;
+  std::vector<AttentionWork> attention_;
+  std::vector<std::unique_ptr<Op>> body_, head_;
+  std::vector<std::string> names_;  // of body ops, then head ops
+  std::optional<Operand> logits_;
+  Buffer arena_, workspace_, scratch_, partials_;
+  Requirements needs_;
+  bool prepared_ = false;
+  bool profiling_ = false;
+  std::vector<double> seconds_;
+  // Of the running step; kept to save allocations.
+  std::vector<int32_t> positions_, seq_lens_, greedy_rows_, greedy_;
+  std::vector<GreedyPart> greedy_work_;
+};
+
+}  // namespace quire

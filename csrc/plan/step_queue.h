@@ -1,0 +1,68 @@
+// Runs steps of a plan in order on a thread of its own, so that the caller can prepare the next one meanwhile.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "plan.h"
+
+namespace quire {
+
+// A step whose token ids hold -1 waits until the step before knows all its tokens: those drawn here at once,
+// those sampled by the host when `provide_tokens` brings them.
+class StepQueue {
+ public:
+  explicit StepQueue(Plan& plan);
+  ~StepQueue();  // as close()
+  StepQueue(const StepQueue&) = delete;
+  StepQueue& operator=(const StepQueue&) = delete;
+
+  // Takes the step and returns its number, counted from 0. Throws std::runtime_error after close() or fork().
+  int64_t submit(std::unique_ptr<StepInput> input);
+
+  // Waits for a step and hands out what it made, once. A failed step's output has only an error.
+  // Throws std::runtime_error when the queue was closed before the step ran.
+  std::unique_ptr<StepOutput> wait(int64_t number);
+
+  // All R tokens of a step that left some to the host; called after wait(number).
+  void provide_tokens(int64_t number, std::vector<int32_t> tokens);
+
+  // Says that no tokens will come: a step that waits for them fails.
+  void fail(int64_t number);
+
+  void close();  // drops steps that have not begun, waits for the one that runs
+
+ private:
+  struct Ticket {
+    std::unique_ptr<StepInput> input;
+    std::unique_ptr<StepOutput> output;  // set when the step is done
+    std::vector<int32_t> tokens;         // as fed to the next step
+    bool tokens_known = false;
+    bool failed = false;
+  };
+
+  void loop();
+  Ticket* find(int64_t number);
+  bool ready(const Ticket& ticket, const Ticket* before) const;
+  void drop_old();
+  void check_usable() const;
+
+  Plan& plan_;
+  const int fork_generation_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::unique_ptr<Ticket>> tickets_;  // numbers first_ ...
+  int64_t first_ = 0;
+  int64_t next_run_ = 0;
+  std::atomic<int64_t> submitted_{0};
+  std::atomic<bool> closed_{false};
+  std::thread thread_;
+};
+
+}  // namespace quire
