@@ -153,4 +153,4 @@ def _logits_part(spec: DecoderSpec) -> Part:
     head = t.weight("lm_head.weight", shape, _embedding_source(spec, t) if spec.tied else apart)
     logits = t.linear(normed, head, out_dtype="f32")
     t.output("logits", t.softcap(logits, cap=spec.logit_softcap) if spec.logit_softcap else logits)
-    return t.part("logits")
+    return t.part("logits.")

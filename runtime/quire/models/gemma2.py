@@ -20,7 +20,6 @@ def build_gemma2(config: ConfigReader) -> BuiltModel:
     norm = RmsNorm(config.number("rms_norm_eps", 1e-6), weight_offset=1.0, round_before_weight=False)
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_activation", "gelu_pytorch_tanh")
-    config.raw("hidden_act")  # published beside hidden_activation, which is the one that counts
     bias = config.flag("attention_bias", False)
     attention = AttentionSpec(
         num_heads, num_kv_heads, head_dim, config.number("query_pre_attn_scalar", 256) ** -0.5,
