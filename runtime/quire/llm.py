@@ -72,7 +72,8 @@ class LLM:
         conversations: list[Any] = [messages] if messages and isinstance(messages[0], dict) else list(messages)
         prompts = [
             self._engine.render_chat(conversation, tools=tools, add_generation_prompt=add_generation_prompt,
-                                     continue_final_message=continue_final_message, **(chat_template_kwargs or {}))
+                                     continue_final_message=continue_final_message,
+                                     chat_template_kwargs=chat_template_kwargs)
             for conversation in conversations
         ]
         return self._run(prompts, sampling_params, use_tqdm, None, add_special_tokens=False)

@@ -56,7 +56,7 @@ class Serving:
         """The prompt text of a conversation."""
         return self.engine.tokenizer.apply_chat_template(
             messages, tools=tools, add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message, **chat_template_kwargs)
+            continue_final_message=continue_final_message, chat_template_kwargs=chat_template_kwargs)
 
     async def run_until_disconnect(self, request: Request, generations: Sequence[Generation]) -> list[RequestOutput]:
         """The final outputs of all generations; aborts them when the client goes away first."""
