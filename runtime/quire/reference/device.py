@@ -33,6 +33,9 @@ CAPABILITIES = Capabilities(
     block_sizes=(16, 32, 8, 4, 2, 1, 64, 128, 256),
     ops=PLAIN_OPS,
     row_determinism="batch_invariant",
+    default_num_seqs=32,
+    default_memory_utilization=0.5,
+    shares_host_memory=True,
     read_write_blocks=True,
 )
 """What the reference declares. It lowers the fused ops too, but asks for none: it runs graphs as written."""
