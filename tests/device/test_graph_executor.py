@@ -78,6 +78,20 @@ def test_poison_in_a_visible_page_is_seen(tiny: ModuleType) -> None:
         driver.step([(line, 3)])
 
 
+def test_positions_of_the_batch_are_for_encodings_only(tiny: ModuleType) -> None:
+    """Rotary knows distances only: shifted positions give the same logits, stretched ones do not."""
+
+    def logits(positions: np.ndarray | None) -> np.ndarray:
+        driver, line = tiny.reference_driver(), _line(tiny)
+        driver.step([(line, 12)], positions=positions)
+        return driver.logits_of(line)
+
+    index = np.arange(12, dtype=np.int32)
+    np.testing.assert_array_equal(logits(index), logits(None))
+    np.testing.assert_allclose(logits(index + 20), logits(None), atol=1e-4)
+    assert np.abs(logits(index * 3) - logits(None)).max() > 1e-2
+
+
 def test_block_copies_happen_first(tiny: ModuleType) -> None:
     """A fork: the second line continues from copies of the first one's blocks, written over afterwards."""
     driver, line = tiny.reference_driver(), _line(tiny)

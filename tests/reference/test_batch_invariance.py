@@ -45,3 +45,14 @@ def test_rows_do_not_see_each_other(op: str, width: int, dtype: type) -> None:
     for start, end in ((0, 1), (5, 6), (36, 37), (2, 9), (8, 36)):
         np.testing.assert_array_equal(function(x[start:end]), whole[start:end])
     np.testing.assert_array_equal(function(x[::-1]), whole[::-1])
+
+
+@pytest.mark.parametrize("op", list(_row_ops(3)))
+def test_strides_do_not_change_bits(op: str) -> None:
+    """Results of `split` are views with long rows, and columns of a transposed array are views with long steps."""
+    x = np.random.default_rng(0).standard_normal((ROWS, 515), np.float32)
+    function = _row_ops(515)[op]
+    wide = np.zeros((ROWS, 1200), np.float32)
+    wide[:, 7:522], every_second = x, np.repeat(x, 2, axis=1)[:, ::2]
+    for view in (wide[:, 7:522], every_second, np.asfortranarray(x)):
+        np.testing.assert_array_equal(function(view), function(x))

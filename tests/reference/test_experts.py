@@ -31,6 +31,9 @@ def test_ties_go_to_the_lower_id() -> None:
     ids, weights = route_experts(np.array([[1.0, 5.0, 5.0, 5.0]], np.float32), k=2)
     np.testing.assert_array_equal(ids, [[1, 2]])
     np.testing.assert_allclose(weights, [[0.5, 0.5]])
+    many = np.zeros((1, 128), np.float32)
+    many[0, 5::3] = 1.0  # enough of them that an unstable sort would mix them up
+    np.testing.assert_array_equal(route_experts(many, k=6)[0], [[5, 8, 11, 14, 17, 20]])
 
 
 def test_an_unknown_score_is_an_error() -> None:

@@ -40,12 +40,12 @@ def test_linear_rounds_once_unless_float32_is_asked_for(dtype: type) -> None:
 
 
 def test_embedding_rounds_its_scale_first() -> None:
-    """sqrt(3584) = 59.87 becomes 59.75 in bfloat16."""
-    weight = np.ones((4, 2), ml_dtypes.bfloat16)
+    """sqrt(3584) = 59.87 becomes 59.75 in bfloat16; 3 * 59.75 rounds to 179, 3 * 59.87 would round to 180."""
+    weight = np.full((4, 2), 3, ml_dtypes.bfloat16)
     rows = embedding(np.array([3, 0], np.int32), weight, scale=3584**0.5)
-    np.testing.assert_array_equal(rows.astype(np.float32), np.full((2, 2), 59.75, np.float32))
+    np.testing.assert_array_equal(rows.astype(np.float32), np.full((2, 2), 179, np.float32))
     wide = embedding(np.array([3], np.int32), weight, scale=3584**0.5, dtype=np.dtype(np.float32))
-    np.testing.assert_array_equal(wide, np.full((1, 2), np.float32(3584**0.5)))
+    np.testing.assert_array_equal(wide, np.full((1, 2), 3 * np.float32(3584**0.5)))
 
 
 def test_embedding_takes_the_rows() -> None:
