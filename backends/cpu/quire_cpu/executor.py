@@ -93,12 +93,16 @@ class CpuExecutor:
         for name in flat.group_index:
             copies = batch.copies.get(name)
             groups.append((_i32(batch.groups[name].block_tables), None if copies is None else _i32(copies)))
-        number = queue.submit(
-            _i32(batch.token_ids), _i32(batch.query_start_loc), _i32(batch.num_computed), _i32(batch.prev_row),
-            None if batch.positions is None else _i32(batch.positions),
-            _i32(batch.logits_indices) if split.needs_head and flat.has_logits else np.empty(0, np.int32),
-            groups, split.sampled_rows, split.returned_rows,
-        )
+        wants_logits = split.needs_head and flat.has_logits
+        try:
+            number = queue.submit(
+                _i32(batch.token_ids), _i32(batch.query_start_loc), _i32(batch.num_computed), _i32(batch.prev_row),
+                None if batch.positions is None else _i32(batch.positions),
+                _i32(batch.logits_indices) if wants_logits else np.empty(0, np.int32),
+                groups, split.sampled_rows, split.returned_rows,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise BackendError(f"step {batch.step} was refused by device cpu", because=str(error)) from error
         pending = CpuPending(self, batch.step, number, split)
         self._unfinished.append(pending)
         self._unread += 1
