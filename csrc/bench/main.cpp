@@ -215,7 +215,8 @@ int main(int argc, char** argv) {
     bool zeros;
     const char* name;
     int copies;
-  } formats[] = {{WeightFormat::f32, 0, false, "f32", 4}, {WeightFormat::bf16, 0, false, "bf16", 8}, {WeightFormat::f16, 0, false, "f16", 8}};
+  } formats[] = {{WeightFormat::f32, 0, false, "f32", 4}, {WeightFormat::bf16, 0, false, "bf16", 8}, {WeightFormat::f16, 0, false, "f16", 8},
+                 {WeightFormat::int8, 0, false, "int8", 16}, {WeightFormat::int8, 128, false, "int8-g128", 16}, {WeightFormat::int4, 32, false, "int4-g32", 32}};
   for (const auto& f : formats) {
     if (!only.empty() && only != f.name) continue;
     for (int64_t m : {1, 2, 4, 8, 32}) b.linear(f.format, f.group, f.zeros, f.name, m, f.copies);

@@ -16,8 +16,12 @@ namespace quire::avx2 {
 #include "impl/attention.h"
 #include "impl/linear_layout.h"
 #include "impl/pack_float.h"
+#include "impl/pack_quantized.h"
 #include "impl/gemm_avx2.h"
 #include "impl/linear_float.h"
+#include "impl/quantize_rows.h"
+#include "impl/linear_int8.h"
+#include "impl/linear_int4.h"
 #include "impl/linear.h"
 #include "impl/table.h"
 }  // namespace quire::avx2

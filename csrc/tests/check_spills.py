@@ -17,8 +17,10 @@ import sys
 # Demangled names: function, and how many instances at least must exist (a renamed function must not pass unseen).
 HOT = {
     r"quire::avx2::direct_tile<": 15,
+    r"quire::avx2::int8_block_tile<": 6,
+    r"quire::avx2::int4_tile<": 8,
     r"quire::avx2::multiply_tile<": 20,
-    r"quire::avx2::gemm_6x16\(": 1,
+    r"quire::avx2::gemm_(i16_)?6x16\(": 2,
 }
 HEADER = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*)$")

@@ -1,4 +1,4 @@
-#include <map>
+#include <algorithm>
 
 #include "harness.h"
 
@@ -15,6 +15,12 @@ const Format kFormats[] = {
     {WeightFormat::f32, 0, false, "f32"},
     {WeightFormat::bf16, 0, false, "bf16"},
     {WeightFormat::f16, 0, false, "f16"},
+    {WeightFormat::int8, 0, false, "int8"},
+    {WeightFormat::int8, 32, false, "int8-g32"},
+    {WeightFormat::int8, 128, false, "int8-g128"},
+    {WeightFormat::int4, 32, false, "int4-g32"},
+    {WeightFormat::int4, 64, true, "int4-g64-zeros"},
+    {WeightFormat::int4, 128, false, "int4-g128"},
 };
 
 std::vector<float> run_linear(const KernelTable& table, LinearArgs a, int64_t pad) {
@@ -29,13 +35,46 @@ std::vector<float> run_linear(const KernelTable& table, LinearArgs a, int64_t pa
   return y;
 }
 
+// Largest magnitude and spread (zero included) of v[begin, end).
+struct Spread {
+  double largest = 0, low = 0, high = 0;
+  Spread(const float* v, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      low = std::min<double>(low, v[i]);
+      high = std::max<double>(high, v[i]);
+    }
+    largest = std::max(-low, high);
+  }
+};
+
+// What rounding the activations may change in sum of x * w, at most.
+double activation_rounding(const Format& f, const float* x, const float* w, int64_t k) {
+  if (f.format <= WeightFormat::f16) return 0;
+  const int64_t block = f.format == WeightFormat::int8 ? k : 32;
+  double bound = 0;
+  for (int64_t b = 0; b < k; b += block) {
+    const int64_t count = std::min(block, k - b);
+    const double step = Spread(x + b, count).largest / (f.format == WeightFormat::int8 ? 32767 : 127);
+    for (int64_t i = b; i < b + count; ++i) bound += 0.501 * step * std::fabs(w[i]);
+  }
+  return bound;
+}
+
+// What rounding the weights may change in one of them, at most.
+double weight_rounding(const Format& f, const float* group, int64_t count) {
+  const Spread s(group, count);
+  if (f.format == WeightFormat::int8) return 0.51 * s.largest / 127;
+  // Symmetric int4 has no +8: the opposite of the largest value is a whole step off.
+  return f.has_zeros ? 1.02 * (s.high - s.low) / 15 : 1.02 * s.largest / 8;
+}
+
 // The weight packed from two segments of different dtype and stride, as a merged linear would be.
 struct Packed {
   PackedLinear weight;
   std::unique_ptr<AlignedBytes> memory;
   std::vector<float> values;  // [N, K] as the kernels see them
 };
-Packed pack(const KernelTable& table, const Format& f, int64_t n, int64_t k, DType first, DType second, Random& random) {
+Packed pack(const KernelTable& table, const Format& f, int64_t n, int64_t k, DType first, DType second, Random& random, Checker& check) {
   Packed p;
   p.weight = table.linear_layout(f.format, n, k, f.group_size, f.has_zeros);
   p.memory = std::make_unique<AlignedBytes>(p.weight.bytes);
@@ -53,14 +92,21 @@ Packed pack(const KernelTable& table, const Format& f, int64_t n, int64_t k, DTy
   if (f.format <= WeightFormat::f16) {
     const DType dtype = f.format == WeightFormat::f32 ? DType::f32 : f.format == WeightFormat::bf16 ? DType::bf16 : DType::f16;
     const Typed want = typed(source, dtype);
-    for (size_t i = 0; i < source.size(); ++i)
-      if (want.values[i] != p.values[i]) p.values[i] = kNaN;  // makes every comparison below fail
+    for (size_t i = 0; i < source.size(); ++i) check.expect(want.values[i] == p.values[i], std::string(f.name) + " packed weight");
+  } else {
+    const int64_t group = f.group_size ? f.group_size : k;
+    for (int64_t row = 0; row < n; ++row)
+      for (int64_t i = 0; i < k; ++i) {
+        const int64_t first = i / group * group;
+        const double bound = weight_rounding(f, &source[row * k + first], std::min(group, k - first));
+        check.close(p.values[row * k + i], source[row * k + i], bound, 0, std::string(f.name) + " packed weight");
+      }
   }
   return p;
 }
 
 void test_shape(const KernelTable& table, Checker& check, const Format& f, int64_t n, int64_t k, Random& random) {
-  const Packed p = pack(table, f, n, k, DType::bf16, n % 2 ? DType::f16 : DType::f32, random);
+  const Packed p = pack(table, f, n, k, DType::bf16, n % 2 ? DType::f16 : DType::f32, random, check);
   const int64_t rows = 203, x_stride = k + 5;
   const std::vector<float> x = random.floats(rows * x_stride), bias = random.floats(n), residual = random.floats(rows * (n + 2));
   LinearArgs a;
@@ -81,7 +127,7 @@ void test_shape(const KernelTable& table, Checker& check, const Format& f, int64
         want += product;
         size += std::fabs(product);
       }
-      check.close(all[r * (n + 1) + c], want, 3e-7 * size, 0, name);
+      check.close(all[r * (n + 1) + c], want, 3e-7 * size + activation_rounding(f, &x[r * x_stride], &p.values[c * k], k), 0, name);
     }
   for (int64_t r = 0; r < rows; ++r) check.expect(std::isnan(all[r * (n + 1) + n]), name + " wrote past its row");
   // A row's bits depend on nothing but the row: other batch sizes, other places in the batch.
@@ -111,6 +157,65 @@ void test_shape(const KernelTable& table, Checker& check, const Format& f, int64
   for (int64_t i = 0; i < 3 * n; ++i) check.expect(in_place[i] == plain[i] + before[i], name + " in place");
 }
 
+// Integers, scales and zero points from a checkpoint are kept as they are.
+void test_given_integers(const KernelTable& table, Checker& check, const Format& f, Random& random) {
+  const int64_t n = 21, k = 160, groups = f.group_size ? (k + f.group_size - 1) / f.group_size : 1;
+  std::vector<int8_t> q(n * k);
+  std::vector<float> scales, zeros;
+  for (int8_t& v : q) v = static_cast<int8_t>(f.format == WeightFormat::int4 ? random.below(16) : random.below(255) - 127);
+  for (int64_t i = 0; i < n * groups; ++i) {
+    scales.push_back(from_f16(to_f16(random.uniform(0.001f, 0.04f))));
+    zeros.push_back(static_cast<float>(random.below(16)));
+  }
+  PackedLinear w = table.linear_layout(f.format, n, k, f.group_size, f.has_zeros);
+  AlignedBytes memory(w.bytes);
+  w.data = memory.as();
+  const RowSegment segment{q.data(), DType::i8, k, n};
+  const QuantSource source{.scales = scales.data(), .zeros = f.has_zeros ? zeros.data() : nullptr, .scale_stride = groups};
+  PackArgs args{.weight = &w, .segments = &segment, .num_segments = 1, .quant = &source};
+  run_in_pieces(table.linear_pack, args, w.num_panels);
+  std::vector<float> got(n * k);
+  table.linear_unpack(w, 0, n, got.data());
+  for (int64_t i = 0; i < n * k; ++i) {
+    const int64_t at = i / k * groups + (f.group_size ? i % k / f.group_size : 0);
+    const double zero = f.has_zeros ? zeros[at] : f.format == WeightFormat::int4 ? 8 : 0;
+    check.close(got[i], scales[at] * (q[i] - zero), 0, 2e-7, std::string(f.name) + " given integers");
+  }
+}
+
+// Rows of zeros, of huge and of tiny values, with an infinity or a NaN, quantize to something sensible and
+// leave their neighbours alone.
+void test_extreme_rows(const KernelTable& table, Checker& check, const Format& f, Random& random) {
+  const int64_t n = 20, k = 64;
+  const Packed p = pack(table, f, n, k, DType::f32, DType::f32, random, check);
+  for (int64_t m : {6, 54}) {
+    std::vector<float> x = random.floats(m * k);
+    for (int64_t i = 0; i < k; ++i) {
+      x[i] = 0.0f;
+      x[k + i] *= 1e30f;
+      x[2 * k + i] *= 1e-25f;
+    }
+    x[3 * k + 5] = kNaN;
+    x[4 * k + 40] = std::numeric_limits<float>::infinity();
+    LinearArgs a;
+    a.x = x.data();
+    a.x_stride = k;
+    a.weight = &p.weight;
+    a.m = m;
+    const std::vector<float> y = run_linear(table, a, 0);
+    for (int64_t r = 0; r < m; ++r)
+      for (int64_t c = 0; c < n; ++c) {
+        double want = 0, size = 0;
+        for (int64_t i = 0; i < k; ++i) {
+          want += static_cast<double>(x[r * k + i]) * p.values[c * k + i];
+          size += std::fabs(static_cast<double>(x[r * k + i]) * p.values[c * k + i]);
+        }
+        if (r == 3 || r == 4) check.expect(!std::isfinite(y[r * n + c]) || p.values[c * k + (r == 3 ? 5 : 40)] == 0.0f, std::string(f.name) + " hides a NaN or infinity");
+        else check.close(y[r * n + c], want, 3e-7 * size + activation_rounding(f, &x[r * k], &p.values[c * k], k), 0, std::string(f.name) + " extreme rows");
+      }
+  }
+}
+
 }  // namespace
 
 void test_linear(const KernelTable& table, Checker& check) {
@@ -118,6 +223,10 @@ void test_linear(const KernelTable& table, Checker& check) {
   for (const Format& f : kFormats)
     for (auto [n, k] : {std::pair<int64_t, int64_t>{1, 1}, {3, 2}, {16, 64}, {17, 33}, {65, 255}, {130, 96}, {64, 777}, {200, 512}})
       test_shape(table, check, f, n, k, random);
+  for (const Format& f : kFormats) {
+    if (f.format >= WeightFormat::int8) test_given_integers(table, check, f, random);
+    test_extreme_rows(table, check, f, random);
+  }
 }
 
 }  // namespace quire::testing

@@ -6,7 +6,7 @@ inline void linear_pack(const PackArgs& a, int64_t begin, int64_t end, void*) {
       case WeightFormat::f32: pack_float_panel<WeightFormat::f32>(a, panel); break;
       case WeightFormat::bf16: pack_float_panel<WeightFormat::bf16>(a, panel); break;
       case WeightFormat::f16: pack_float_panel<WeightFormat::f16>(a, panel); break;
-      default: __builtin_trap();
+      default: pack_quantized_panel(a, panel); break;
     }
   }
 }
@@ -17,18 +17,23 @@ inline void linear_unpack(const PackedLinear& w, int64_t begin, int64_t end, flo
       case WeightFormat::f32: unpack_float_row<WeightFormat::f32>(w, n, out); break;
       case WeightFormat::bf16: unpack_float_row<WeightFormat::bf16>(w, n, out); break;
       case WeightFormat::f16: unpack_float_row<WeightFormat::f16>(w, n, out); break;
-      default: __builtin_trap();
+      default: unpack_quantized_row(w, n, out); break;
     }
   }
 }
 
 inline int64_t linear_workspace_bytes(const PackedLinear& w, int64_t m) {
+  if (!is_float_format(w.format)) return quantized_rows_bytes(w, m);
   return m < kBlockedRows ? 0 : round_up(m, kTileRows) * w.k * 4;
 }
-inline int64_t linear_prepare_items(const PackedLinear&, int64_t m) {
+inline int64_t linear_prepare_items(const PackedLinear& w, int64_t m) {
+  if (!is_float_format(w.format)) return m < kBlockedRows ? m : round_up(m, kTileRows);
   return m < kBlockedRows ? 0 : ceil_div(m, kTileRows);
 }
-inline void linear_prepare(const LinearArgs& a, int64_t begin, int64_t end, void*) { pack_rows(a, begin, end); }
+inline void linear_prepare(const LinearArgs& a, int64_t begin, int64_t end, void*) {
+  if (is_float_format(a.weight->format)) pack_rows(a, begin, end);
+  else quantize_rows(a, begin, end);
+}
 
 inline int64_t linear_items(const PackedLinear& w, int64_t m) {
   const BlockedShape s = blocked_shape(w, m);
@@ -51,6 +56,15 @@ inline void linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratc
     case WeightFormat::f32: return linear_float<WeightFormat::f32>(a, begin, end, scratch);
     case WeightFormat::bf16: return linear_float<WeightFormat::bf16>(a, begin, end, scratch);
     case WeightFormat::f16: return linear_float<WeightFormat::f16>(a, begin, end, scratch);
-    default: __builtin_trap();
+    case WeightFormat::int8:
+      for (int64_t item = begin; item < end; ++item)
+        if (a.m < kBlockedRows) int8_direct_item(a, item);
+        else int8_blocked_item(a, item, static_cast<float*>(scratch));
+      return;
+    case WeightFormat::int4:
+      for (int64_t item = begin; item < end; ++item)
+        if (a.m < kBlockedRows) int4_direct_item(a, item);
+        else int4_blocked_item(a, item, static_cast<float*>(scratch));
+      return;
   }
 }

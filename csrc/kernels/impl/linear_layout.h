@@ -33,6 +33,8 @@ QUIRE_INLINE int64_t group_bytes(const PackedLinear& w) {
 }
 
 inline PackedLinear linear_layout(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros) {
+  if (format == WeightFormat::int8 && group_size && (group_size % 32 || group_size > kInt8Block)) __builtin_trap();
+  if (format == WeightFormat::int4 && group_size != 32 && group_size != 64 && group_size != 128) __builtin_trap();
   PackedLinear w;
   w.format = format;
   w.n = n;

@@ -43,3 +43,31 @@ QUIRE_INLINE bool any_lane(I32x8 mask) {
   for (int i = 0; i < 8; ++i) any |= mask[i];
   return any != 0;
 }
+
+// 16 signed bytes as 16-bit lanes.
+QUIRE_INLINE I16x16 widen_i8(const void* p) {
+  I16x16 v;
+  for (int i = 0; i < 16; ++i) v[i] = static_cast<const int8_t*>(p)[i];
+  return v;
+}
+// sum[i] + w[2i] * x[2i] + w[2i + 1] * x[2i + 1]; x is a broadcast pair of 16-bit values.
+QUIRE_INLINE I32x8 multiply_add_i16(I16x16 w, I32x8 x, I32x8 sum) {
+  const I16x16 pair = (I16x16)x;
+  for (int i = 0; i < 8; ++i) sum[i] += w[2 * i] * pair[2 * i] + w[2 * i + 1] * pair[2 * i + 1];
+  return sum;
+}
+// 16-bit lane i: sum[i] + w[2i] * x[2i] + w[2i + 1] * x[2i + 1]; w unsigned, x a broadcast quad of signed bytes.
+QUIRE_INLINE I16x16 multiply_add_u8(U8x32 w, I32x8 x, I16x16 sum) {
+  typedef int8_t I8x32 __attribute__((vector_size(32)));
+  const I8x32 quad = (I8x32)x;
+  for (int i = 0; i < 16; ++i)
+    sum[i] = static_cast<int16_t>(sum[i] + w[2 * i] * quad[2 * i] + w[2 * i + 1] * quad[2 * i + 1]);
+  return sum;
+}
+QUIRE_INLINE I32x8 add_pairs(I16x16 v) {
+  I32x8 sum;
+  for (int i = 0; i < 8; ++i) sum[i] = v[2 * i] + v[2 * i + 1];
+  return sum;
+}
+QUIRE_INLINE U8x32 low_nibbles(U8x32 v) { return v & 15; }
+QUIRE_INLINE U8x32 high_nibbles(U8x32 v) { return v >> 4; }

@@ -1,0 +1,152 @@
+// y = x @ W^T for int8 weights and rows quantized to 16 bits. Included inside namespace quire::QUIRE_ISA.
+//
+// Products are summed exactly in int32 over a block of inputs (a scale group, or kInt8Block of them), blocks in
+// f32 in order: a row has the same bits in both paths.
+
+QUIRE_INLINE int64_t int8_block(const PackedLinear& w) { return w.group_size ? w.group_size : kInt8Block; }
+
+// sums += block * scale for one vector of eight columns; scales == nullptr: per channel, scaled at the end.
+QUIRE_INLINE void add_block(float* sums, I32x8 block, const uint16_t* scales) {
+  const F32x8 v = to_f32(block);
+  store(sums, scales ? fma(v, load_f16(scales), load(sums)) : load(sums) + v);
+}
+
+// The hot loop: c[MR][NP * 16] (i32) = values of MR rows times NP panels over `pairs` pairs of inputs.
+template <int MR, int NP>
+__attribute__((noinline)) void int8_block_tile(const int16_t* x, int64_t x_stride, int64_t pairs, const uint8_t* panels,
+                                               int64_t panel_bytes, int32_t* out) {
+  constexpr int NV = NP * 2;
+  I32x8 c[MR * NV];
+  unroll<MR * NV>([&](auto i) { c[i] = I32x8{}; });
+  const uint8_t* base[NP];
+  unroll<NP>([&](auto p) { base[p] = panels + p * panel_bytes; });
+  const int32_t* row[MR];  // pairs of int16
+  unroll<MR>([&](auto r) { row[r] = reinterpret_cast<const int32_t*>(x + r * x_stride); });
+  for (int64_t i = 0; i < pairs; i += 2) {  // a block is a multiple of 32 inputs
+    if constexpr (NP == 1) prefetch(base[0] + i * 32 + 1024);
+    else if constexpr (NP <= 4) unroll<NP>([&](auto p) { prefetch(base[p] + i * 32 + 512); });
+    unroll<2>([&](auto step) {
+      if constexpr (MR <= 2) {
+        I32x8 xv[MR];
+        unroll<MR>([&](auto r) { xv[r] = broadcast_i32(row[r][i + step]); });
+        unroll<NV>([&](auto v) {
+          const I16x16 w = widen_i8(base[v / 2] + (i + step) * 32 + (v % 2) * 16);
+          unroll<MR>([&](auto r) { c[r * NV + v] = multiply_add_i16(w, xv[r], c[r * NV + v]); });
+        });
+      } else {
+        I16x16 w[NV];
+        unroll<NV>([&](auto v) { w[v] = widen_i8(base[v / 2] + (i + step) * 32 + (v % 2) * 16); });
+        unroll<MR>([&](auto r) {
+          const I32x8 xv = broadcast_i32(row[r][i + step]);
+          unroll<NV>([&](auto v) { c[r * NV + v] = multiply_add_i16(w[v], xv, c[r * NV + v]); });
+        });
+      }
+    });
+  }
+  unroll<MR * NV>([&](auto i) { store_i32(out + i * 8, c[i]); });
+}
+
+// Applies the column factors and row scales, then bias and residual: sums [rows][stride] -> y.
+inline void finish_quantized(const LinearArgs& a, int64_t row0, int64_t rows, int64_t panel, int64_t panels, float* sums,
+                             int64_t stride, const float* row_scales, int64_t row_scale_stride) {
+  const PackedLinear& w = *a.weight;
+  for (int64_t r = 0; r < rows; ++r) {
+    const F32x8 row_factor = broadcast(row_scales ? row_scales[r * row_scale_stride] : 1.0f);
+    for (int64_t p = 0; p < panels; ++p)
+      for (int64_t h = 0; h < kPanelColumns; h += 8) {
+        float* at = sums + r * stride + p * kPanelColumns + h;
+        store(at, load(at) * load(column_factors(w, panel + p) + h) * row_factor);
+      }
+  }
+  const int64_t column0 = panel * kPanelColumns;
+  store_tile(a, row0, rows, column0, min_of(panels * kPanelColumns, w.n - column0), sums, stride);
+}
+
+template <int MR, int NP>
+void int8_panels(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int64_t panel) {
+  const PackedLinear& w = *a.weight;
+  constexpr int64_t columns = NP * kPanelColumns;
+  alignas(32) int32_t block_sums[MR * columns];
+  alignas(32) float sums[MR * columns] = {};
+  const int16_t* x = static_cast<const int16_t*>(q.values) + row0 * q.inputs;
+  const int64_t block = int8_block(w), block_bytes = w.group_size ? group_bytes(w) : block * kPanelColumns;
+  for (int64_t k = 0, b = 0; k < q.inputs; k += block, ++b) {
+    const int64_t count = min_of(block, q.inputs - k);
+    const uint8_t* base = panel_at(w, panel) + b * block_bytes;
+    int8_block_tile<MR, NP>(x + k, q.inputs, count / 2, base, w.panel_bytes, block_sums);
+    for (int64_t p = 0; p < NP; ++p)
+      for (int64_t h = 0; h < kPanelColumns; h += 8) {
+        const uint8_t* scales = base + p * w.panel_bytes + count * kPanelColumns + h * 2;
+        for (int64_t r = 0; r < MR; ++r) {
+          const int64_t at = r * columns + p * kPanelColumns + h;
+          add_block(sums + at, load_i32(block_sums + at), w.group_size ? reinterpret_cast<const uint16_t*>(scales) : nullptr);
+        }
+      }
+  }
+  finish_quantized(a, row0, MR, panel, NP, sums, columns, q.scales + row0, 1);
+}
+
+template <int MR>
+void int8_rows(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int64_t panel, int64_t panel_end) {
+  if constexpr (MR == 1)
+    for (; panel + 4 <= panel_end; panel += 4) int8_panels<MR, 4>(a, q, row0, panel);
+  if constexpr (MR <= 2)
+    for (; panel + 2 <= panel_end; panel += 2) int8_panels<MR, 2>(a, q, row0, panel);
+  for (; panel < panel_end; ++panel) int8_panels<MR, 1>(a, q, row0, panel);
+}
+
+// Calls rows(Index<MR>, row0) for all rows of a direct linear, few at a time.
+template <class F>
+QUIRE_INLINE void for_row_groups(int64_t m, F&& rows) {
+  int64_t row0 = 0;
+  while (row0 < m) {
+    switch (m - row0) {
+      case 1: rows(Index<1>{}, row0); row0 += 1; break;
+      case 2: rows(Index<2>{}, row0); row0 += 2; break;
+      case 3: rows(Index<3>{}, row0); row0 += 3; break;
+      default: rows(Index<4>{}, row0); row0 += 4; break;
+    }
+  }
+}
+
+inline void int8_direct_item(const LinearArgs& a, int64_t item) {
+  const QuantizedRows q = quantized_rows(a);
+  const int64_t panel = item * kItemPanels, panel_end = min_of(a.weight->num_panels, panel + kItemPanels);
+  for_row_groups(a.m, [&](auto rows, int64_t row0) { int8_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
+}
+
+inline void int8_blocked_item(const LinearArgs& a, int64_t item, float* scratch) {
+  const PackedLinear& w = *a.weight;
+  const QuantizedRows q = quantized_rows(a);
+  const BlockedShape s = blocked_shape(w, a.m);
+  const int64_t group0 = item % s.row_blocks * s.groups_per_block;
+  const int64_t groups = min_of(s.groups_per_block, s.row_groups - group0);
+  const int64_t panel0 = item / s.row_blocks * kItemPanels, panels = min_of(kItemPanels, w.num_panels - panel0);
+  float* sums = scratch;  // [panel][group][6][16]
+  int16_t* wide = reinterpret_cast<int16_t*>(scratch + kSumFloats);
+  alignas(32) int32_t tile[kTileFloats];
+  for (int64_t i = 0; i < panels * groups * kTileFloats; i += 8) store(sums + i, zero());
+  const int32_t* x = static_cast<const int32_t*>(q.values) + group0 * (q.inputs / 2) * kTileRows;
+  const int64_t block = int8_block(w), block_bytes = w.group_size ? group_bytes(w) : block * kPanelColumns;
+  for (int64_t k = 0, b = 0; k < q.inputs; k += block, ++b) {
+    const int64_t count = min_of(block, q.inputs - k);
+    for (int64_t p = 0; p < panels; ++p) {
+      const uint8_t* values = panel_at(w, panel0 + p) + b * block_bytes;
+      for (int64_t i = 0; i < count * kPanelColumns; i += 16) {
+        const I16x16 v = widen_i8(values + i);
+        __builtin_memcpy(wide + i, &v, sizeof v);
+      }
+      const uint16_t* scales = w.group_size ? reinterpret_cast<const uint16_t*>(values + count * kPanelColumns) : nullptr;
+      for (int64_t g = 0; g < groups; ++g) {
+        gemm_i16_6x16(count / 2, x + (g * (q.inputs / 2) + k / 2) * kTileRows, wide, tile);
+        float* out = sums + (p * groups + g) * kTileFloats;
+        for (int64_t i = 0; i < kTileFloats; i += 8) add_block(out + i, load_i32(tile + i), scales ? scales + i % 16 : nullptr);
+      }
+    }
+  }
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t row0 = group0 * kTileRows;
+    finish_quantized(a, row0, min_of(groups * kTileRows, a.m - row0), panel0 + p, 1, sums + p * groups * kTileFloats,
+                     kPanelColumns, q.scales + row0, 1);
+  }
+}
