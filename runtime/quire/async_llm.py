@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import logging
+import threading
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quire.engine.client import EngineClient, refusal_error
 from quire.engine.config import EngineConfig
 from quire.engine.input_processor import InputProcessor, ModelLimits, PreparedRequest, Prompt
-from quire.engine.messages import EngineStats
+from quire.engine.messages import EngineStats, SequenceOutput
 from quire.engine.output_processor import OutputProcessor
 from quire.engine.process import Refusal
-from quire.errors import BackendError, QuireError
+from quire.errors import BackendError, InternalError, QuireError, RequestError
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from quire.tokenizer import Tokenizer
+
+logger = logging.getLogger("quire")
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -49,7 +59,7 @@ class AsyncLLM:
         self._death: QuireError | None = None
         self._reader: asyncio.Task[None] | None = None
         self._limits: ModelLimits | None = None
-        self._tokenizer: Any = None
+        self._tokenizer: Tokenizer | None = None
         self._inputs: InputProcessor | None = None
         self._outputs: OutputProcessor | None = None
         self.sampling_defaults: dict[str, Any] = {}
@@ -58,21 +68,29 @@ class AsyncLLM:
         """Waits until the model is loaded; raises the QuireError that stopped it. Further calls do nothing."""
         if self._reader is not None:
             return
-        self._limits = await self._client.wait_ready()
-        if not self._config.skip_tokenizer_init:
-            from quire.engine.build import load_text_side
-
-            self._tokenizer, self.sampling_defaults = load_text_side(self._config)
+        limits = asyncio.create_task(self._client.wait_ready())
+        text_side = _in_thread(self._load_text_side)
+        try:
+            self._limits, (self._tokenizer, self.sampling_defaults) = await asyncio.gather(limits, text_side)
+        except BaseException:
+            limits.cancel()
+            raise
         self._inputs = InputProcessor(self._limits, self._tokenizer)
         self._outputs = OutputProcessor(self._tokenizer)
         self._reader = asyncio.create_task(self._read())
 
     @property
-    def tokenizer(self) -> Any:
-        """The Tokenizer. Raises QuireError when there is none."""
-        if self._tokenizer is None:
-            raise BackendError("no tokenizer", because="skip_tokenizer_init is set or the engine is not started")
+    def tokenizer(self) -> Tokenizer | None:
+        """The Tokenizer, or None with skip_tokenizer_init."""
+        self._started()
         return self._tokenizer
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The prompt text of a conversation; options as `ChatTemplate.render`. Raises RequestError, also without a template."""
+        if self.tokenizer is None:
+            raise RequestError("chat without a tokenizer", because="skip_tokenizer_init is set",
+                               try_="completions with token ids", param="messages")
+        return self.tokenizer.apply_chat_template(messages, **options)
 
     @property
     def model_path(self) -> str:
@@ -85,7 +103,7 @@ class AsyncLLM:
     def check_health(self) -> None:
         """Raises BackendError when the engine process has died."""
         if self._death is not None:
-            raise self._death
+            raise copy.copy(self._death)  # a traceback of its own
 
     def prepare(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, priority: int = 0,
                 cache_salt: str | None = None, add_special_tokens: bool = True) -> PreparedRequest:
@@ -97,44 +115,62 @@ class AsyncLLM:
 
     async def generate(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, priority: int = 0,
                        cache_salt: str | None = None) -> AsyncIterator[RequestOutput]:
-        """Cumulative outputs of one request until it is finished; leaving the loop early aborts it."""
-        prepared = self.prepare(prompt, params, request_id=request_id, priority=priority, cache_salt=cache_salt)
-        async for output in self.stream(prepared):
-            yield output
+        """Outputs of one request until it is finished; leaving the loop early aborts it.
 
-    async def stream(self, prepared: PreparedRequest) -> AsyncIterator[RequestOutput]:
+        Each is the same object, cumulative and up to date; tokens that came while the reader was busy come together.
+        Raises: RequestError before the first output, BackendError when the device or the engine process fails.
+        """
+        prepared = self.prepare(prompt, params, request_id=request_id, priority=priority, cache_salt=cache_salt)
+        async with contextlib.aclosing(self.stream(prepared)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def stream(self, prepared: PreparedRequest) -> AsyncGenerator[RequestOutput, None]:
         """As `generate`, for a prepared request."""
         self.check_health()
         assert self._outputs is not None
         request_id = prepared.message.request_id
+        if request_id in self._streams:
+            raise RequestError(f"request_id={request_id!r} is taken", because="that request is not finished",
+                               try_="another id", param="request_id")
         stream = self._streams[request_id] = _Stream()
         self._outputs.add(prepared)
         finished = False
         try:
-            await self._client.add_request(prepared.message)
+            self._client.add_request(prepared.message)
             while not finished:
                 await stream.changed.wait()
                 stream.changed.clear()
                 if stream.error is not None:
                     finished = True
-                    raise stream.error
+                    raise copy.copy(stream.error)
                 assert stream.output is not None
                 finished = stream.output.finished
                 yield stream.output
         finally:
-            self._streams.pop(request_id, None)
+            del self._streams[request_id]
             if not finished:
                 self._outputs.discard(request_id)
-                if self._death is None:
-                    await asyncio.shield(self._client.abort([(request_id, None)]))
+                with contextlib.suppress(BackendError):  # a dead engine has nothing to abort
+                    self._client.abort([(request_id, None)])
 
     async def stats(self) -> EngineStats:
-        """The engine core's statistics."""
+        """The engine core's statistics. Raises BackendError when it does not answer any more."""
         self.check_health()
         waiter: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
         self._stats_waiters.append(waiter)
-        await self._client.request_stats()
+        self._client.request_stats()
         return await waiter
+
+    def end_all(self, error: QuireError) -> None:
+        """Ends every stream with `error`, and refuses what comes later with it; for shutting down."""
+        self._death = self._death or error
+        for request_id in list(self._streams):
+            self._fail(request_id, error)
+        waiters, self._stats_waiters = self._stats_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(copy.copy(error))
 
     def close(self) -> None:
         """Ends the engine process; safe to call twice."""
@@ -144,29 +180,29 @@ class AsyncLLM:
         self._client.close()
 
     async def _read(self) -> None:
-        """Takes messages of the engine process in until it dies."""
+        """Takes messages of the engine process in until it dies. Nobody may wait for a reader that has ended."""
         try:
             while True:
-                message = await self._client.receive()
-                if isinstance(message, list):
-                    await self._take_outputs(message)
-                elif isinstance(message, Refusal):
-                    self._fail(message.request_id, refusal_error(message))
-                else:
-                    for waiter in self._stats_waiters:
-                        if not waiter.done():
-                            waiter.set_result(message)
-                    self._stats_waiters.clear()
+                self._take(await self._client.receive())
         except QuireError as error:
-            self._death = error
-            for request_id in list(self._streams):
-                self._fail(request_id, error)
-            for waiter in self._stats_waiters:
-                if not waiter.done():
-                    waiter.set_exception(error)
-            self._stats_waiters.clear()
+            self.end_all(error)
+        except Exception as error:
+            logger.exception("the engine's messages cannot be read any more")
+            self.end_all(InternalError("the engine's messages cannot be read any more", because=repr(error),
+                                       try_="reporting it with the log"))
 
-    async def _take_outputs(self, outputs: list[Any]) -> None:
+    def _take(self, message: list[SequenceOutput] | Refusal | EngineStats) -> None:
+        if isinstance(message, list):
+            self._take_outputs(message)
+        elif isinstance(message, Refusal):
+            self._fail(message.request_id, refusal_error(message))
+        else:
+            waiters, self._stats_waiters = self._stats_waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(message)
+
+    def _take_outputs(self, outputs: list[SequenceOutput]) -> None:
         assert self._outputs is not None
         processed = self._outputs.process(outputs)
         for output in processed.requests:
@@ -177,7 +213,7 @@ class AsyncLLM:
         for request_id, error in processed.failed:
             self._fail(request_id, error)
         if processed.stopped:
-            await self._client.abort(processed.stopped)
+            self._client.abort(processed.stopped)
 
     def _fail(self, request_id: str, error: QuireError) -> None:
         assert self._outputs is not None
@@ -187,7 +223,40 @@ class AsyncLLM:
             stream.error = error
             stream.changed.set()
 
+    def _load_text_side(self) -> tuple[Tokenizer | None, dict[str, Any]]:
+        if self._config.skip_tokenizer_init:
+            return None, {}
+        from quire.engine.build import load_text_side
+
+        return load_text_side(self._config)
+
     def _started(self) -> ModelLimits:
         if self._limits is None:
             raise BackendError("the engine is not started", because="the model is still loading", try_="await engine.start()")
         return self._limits
+
+
+def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """The result of blocking work. Its thread is nobody's to wait for: a program may end in the middle of a download."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has gone first
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -31,7 +31,7 @@ class LLM:
     """
 
     def __init__(self, model: str = "demo", **options: Any) -> None:
-        self._engine = LLMEngine(EngineConfig(model=model, **options))
+        self._engine = LLMEngine(EngineConfig.from_options(model=model, **options))
 
     @property
     def engine(self) -> LLMEngine:

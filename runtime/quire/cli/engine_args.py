@@ -1,75 +1,83 @@
-"""Command-line flags of `EngineConfig`, shared by every command that runs a model."""
+"""Command-line flags of `EngineConfig`, shared by every command that runs a model.
+
+A flag's destination is the field's name and its default the field's default.
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from argparse import BooleanOptionalAction
+from dataclasses import fields
 
+from quire.engine.config import DTYPES, EngineConfig
 from quire.errors import ConfigError
 
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, *, model_positional: bool = False) -> None:
+def add_engine_arguments(parser: argparse.ArgumentParser, *, model_positional: bool = False, log_level: str = "warning") -> None:
     """Adds the flags. `model_positional` takes the model as an optional first word, as `quire serve MODEL`."""
-    group = parser.add_argument_group("model and engine")
+    group = parser.add_argument_group(
+        "model and engine", "Options of a backend are flags too: --NAME-KEY VALUE, for example --cpu-threads 2; "
+        "`quire devices` lists the backends.")
     if model_positional:
-        group.add_argument("model_word", nargs="?", metavar="MODEL", help="folder, hub id, or 'demo'")
-    group.add_argument("-m", "--model", default=None, help="folder, hub id, or 'demo' (the built-in model)")
-    group.add_argument("--revision", help="branch, tag or commit of a hub model")
-    group.add_argument("--tokenizer", help="folder or id of the tokenizer, when it is not the model's")
-    group.add_argument("--load-format", default="auto", choices=("auto", "safetensors", "dummy"),
-                       help="dummy makes random weights, for benchmarks")
-    group.add_argument("-d", "--device", default="auto", help="backend to run on; `quire devices` lists them")
-    group.add_argument("--device-option", action="append", default=[], metavar="KEY=VALUE",
-                       help="option of the backend, may be repeated (cpu: threads=N)")
-    group.add_argument("--strict-device", action="store_true", help="an op the device lacks is an error, not a fallback")
-    group.add_argument("--dtype", default="auto", choices=_DTYPES, help="dtype of the weights")
-    group.add_argument("--kv-cache-dtype", default="auto", help="dtype of the KV cache")
-    group.add_argument("--max-model-len", type=int, help="tokens of the longest sequence; default: the model's")
-    group.add_argument("--block-size", type=int, help="tokens per KV block; default: the device's")
-    group.add_argument("--max-num-seqs", type=int, help="most sequences in one step; default: the device's")
-    group.add_argument("--max-num-batched-tokens", type=int, help="most tokens in one step; default: the device's")
-    group.add_argument("--memory-utilization", type=float, help="share of device memory to use; default: the device's")
-    group.add_argument("--num-kv-blocks", type=int, help="KV blocks per pool, instead of what fits")
-    group.add_argument("--no-enable-prefix-caching", action="store_true", help="compute every prompt from scratch")
-    group.add_argument("--scheduling-policy", default="fcfs", choices=("fcfs", "priority"))
-    group.add_argument("--no-async-scheduling", action="store_true", help="read each step's tokens before the next step")
-    group.add_argument("--max-logprobs", type=int, default=20, help="most logprobs a request may ask for")
-    group.add_argument("--seed", type=int, default=0, help="seed of requests that give none")
-    group.add_argument("-tp", "--tensor-parallel-size", type=int, default=1, help="devices that share the model")
+        group.add_argument("model_word", nargs="?", metavar="MODEL", help="folder, hub id, or 'demo' (the built-in model)")
+    add = group.add_argument
+    add("-m", "--model", help="folder, hub id, or 'demo' (the built-in model)")
+    add("--revision", help="branch, tag or commit of a hub model")
+    add("--tokenizer", help="folder or id of the tokenizer, when it is not the model's")
+    add("--skip-tokenizer-init", action="store_true", help="token ids only")
+    add("--chat-template", metavar="FILE", help="Jinja template, instead of the model's own")
+    add("--load-format", default="auto", choices=("auto", "safetensors", "dummy"),
+        help="dummy makes random weights, for benchmarks")
+    add("-d", "--device", default="auto", help="backend to run on; auto takes the best one that is usable")
+    add("--device-option", action="append", default=[], metavar="KEY=VALUE", help="option of the backend, may be repeated")
+    add("--strict-device", action="store_true", help="an op the device lacks is an error, not a fallback")
+    add("--dtype", default="auto", choices=(*DTYPES, "float", "half"), help="dtype of the weights")
+    add("--kv-cache-dtype", default="auto", help="dtype of the KV cache")
+    add("--max-model-len", type=int, help="tokens of the longest sequence; default: the model's")
+    add("--block-size", type=int, help="tokens per KV block; default: the device's")
+    add("--max-num-seqs", type=int, help="most sequences in one step; default: the device's")
+    add("--max-num-batched-tokens", type=int, help="most tokens in one step; default: the device's")
+    add("--long-prefill-token-threshold", type=int, default=0, help="most prompt tokens of one sequence in one step; 0 = no limit")
+    add("--memory-utilization", "--gpu-memory-utilization", type=float, help="share of device memory to use; default: the device's")
+    add("--num-kv-blocks", "--num-gpu-blocks-override", type=int, help="KV blocks per pool, instead of what fits")
+    add("--enable-prefix-caching", action=BooleanOptionalAction, default=True, help="reuse KV blocks of equal prompt beginnings")
+    add("--scheduling-policy", default="fcfs", choices=("fcfs", "priority"), help="order of requests")
+    add("--async-scheduling", action=BooleanOptionalAction, default=True, help="submit a step before the last one's tokens are read")
+    add("--max-logprobs", type=int, default=20, help="most logprobs a request may ask for")
+    add("--seed", type=int, default=0, help="seed of requests that give none")
+    add("-tp", "--tensor-parallel-size", type=int, default=1, help="devices that share the model")
+    add("--log-level", default=log_level, choices=LOG_LEVELS, help="what is logged to standard error")
 
 
-def config_from_args(args: argparse.Namespace) -> Any:
+def config_from_args(args: argparse.Namespace) -> EngineConfig:
     """The EngineConfig of parsed flags. Raises ConfigError where they contradict each other."""
-    from quire.engine.config import EngineConfig
-
     word = getattr(args, "model_word", None)
     if word and args.model and word != args.model:
         raise ConfigError(f"two models: {word!r} and --model {args.model!r}", because="only one can run", try_="one of them")
-    return EngineConfig(
-        model=word or args.model or "demo",
-        revision=args.revision,
-        tokenizer=args.tokenizer,
-        load_format=args.load_format,
-        device=args.device,
-        device_options=dict(_key_value(pair) for pair in args.device_option),
-        strict_device=args.strict_device,
-        dtype=args.dtype,
-        kv_cache_dtype=args.kv_cache_dtype,
-        max_model_len=args.max_model_len,
-        block_size=args.block_size,
-        max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=args.max_num_batched_tokens,
-        memory_utilization=args.memory_utilization,
-        num_kv_blocks=args.num_kv_blocks,
-        enable_prefix_caching=not args.no_enable_prefix_caching,
-        scheduling_policy=args.scheduling_policy,
-        async_scheduling=not args.no_async_scheduling,
-        max_logprobs=args.max_logprobs,
-        seed=args.seed,
-        tensor_parallel_size=args.tensor_parallel_size,
-    )
+    values = {field.name: getattr(args, field.name) for field in fields(EngineConfig) if hasattr(args, field.name)}
+    device, options = _device_and_options(args)
+    return EngineConfig(**{**values, "model": word or args.model or "demo", "device": device, "device_options": options})
+
+
+def _device_and_options(args: argparse.Namespace) -> tuple[str, dict[str, str]]:
+    """The device, and its options from both kinds of flags; a backend's flag decides nothing about the device."""
+    device, chosen = args.device, ""
+    options = dict(_key_value(pair) for pair in args.device_option)
+    if args.backend_options and device == "auto":
+        from quire.device.registry import resolve_device
+
+        device, chosen = resolve_device("auto").name, ", chosen by auto"
+    for option in args.backend_options:
+        if option.device != device:
+            raise ConfigError(f"{option.flag} is an option of device {option.device}", because=f"the device is {device}{chosen}",
+                              try_=f"--device {option.device}, or the command without {option.flag}")
+        if options.get(option.key, option.value) != option.value:
+            raise ConfigError(f"two values of device option {option.key}",
+                              because=f"one is {options[option.key]!r}, the other {option.value!r}", try_="one of them")
+        options[option.key] = option.value
+    return device, options
 
 
 def _key_value(pair: str) -> tuple[str, str]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from quire.cli.engine_args import add_engine_arguments, config_from_args
 from quire.cli.sampling_args import add_sampling_arguments, params_from_args
-from quire.errors import RequestError
+from quire.errors import ConfigError, RequestError
+
+if TYPE_CHECKING:
+    from quire.engine.llm_engine import LLMEngine
+    from quire.outputs import RequestOutput
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,22 +34,17 @@ def run(args: argparse.Namespace) -> int:
     from quire.engine.llm_engine import LLMEngine
 
     config = config_from_args(args)
-    limited = replace(config, max_num_seqs=config.max_num_seqs or max(args.n, 1))
+    if config.skip_tokenizer_init:
+        raise ConfigError("quire generate with --skip-tokenizer-init", because="it reads and prints text",
+                          try_="the command without it")
+    params_from_args(args, {})  # a wrong one is refused before the model is loaded
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     start_s = time.monotonic()
-    engine = LLMEngine(limited)
+    engine = LLMEngine(replace(config, max_num_seqs=config.max_num_seqs or args.n))
     try:
-        has_template = engine.tokenizer is not None and engine.tokenizer.has_chat_template
-        if args.raw or not has_template:
-            if args.system:
-                raise RequestError("--system needs a chat template", because="this run continues raw text",
-                                   try_="no --raw, or a model with a chat template")
-            text, special = prompt, True
-        else:
-            system = [{"role": "system", "content": args.system}] if args.system else []
-            text, special = engine.render_chat([*system, {"role": "user", "content": prompt}], add_generation_prompt=True), False
+        text, add_special_tokens = _prompt_text(engine, prompt, args)
         loaded_s = time.monotonic()
-        output = stream_text(engine, text, params_from_args(args, engine.sampling_defaults), add_special_tokens=special)
+        output = stream_text(engine, text, params_from_args(args, engine.sampling_defaults), add_special_tokens=add_special_tokens)
     finally:
         engine.close()
     if args.stats:
@@ -52,13 +52,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def print_stats(output: object, load_s: float) -> None:
-    """Times and counts of one finished request, to standard error."""
-    from quire.outputs import RequestOutput
+def _prompt_text(engine: LLMEngine, prompt: str, args: argparse.Namespace) -> tuple[str, bool]:
+    """What the model reads, and whether the tokenizer adds its special tokens (a chat template writes its own)."""
+    assert engine.tokenizer is not None
+    if args.raw or not engine.tokenizer.has_chat_template:
+        if args.system:
+            raise RequestError("--system needs a chat template", because="this run continues raw text",
+                               try_="no --raw, or a model with a chat template")
+        return prompt, True
+    system = [{"role": "system", "content": args.system}] if args.system else []
+    return engine.render_chat([*system, {"role": "user", "content": prompt}]), False
 
-    assert isinstance(output, RequestOutput) and output.metrics is not None
+
+def print_stats(output: RequestOutput, load_s: float) -> None:
+    """Times and counts of one finished request, to standard error."""
     metrics, num_tokens = output.metrics, sum(len(item.token_ids) for item in output.outputs)
-    assert metrics.first_token_s is not None and metrics.finished_s is not None
+    if metrics is None or metrics.first_token_s is None or metrics.finished_s is None:
+        print(f"load {load_s:.2f} s; stopped after {num_tokens} tokens", file=sys.stderr)
+        return
     first_s, decode_s = metrics.first_token_s - metrics.arrival_s, metrics.finished_s - metrics.first_token_s
     rate = f"{(num_tokens - 1) / decode_s:.1f} tokens/s" if decode_s > 0 and num_tokens > 1 else "one token"
     print(f"load {load_s:.2f} s; {len(output.prompt_token_ids)} prompt tokens, first token after {first_s:.3f} s; "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from quire import __version__
+from quire.cli.backend_options import split_backend_options
 from quire.errors import QuireError
 
 COMMANDS = {
@@ -25,11 +27,11 @@ COMMANDS = {
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The parser; `only` fills in the arguments of one subcommand, so that the others need not be imported."""
-    parser = argparse.ArgumentParser(prog="quire", description="LLM inference and serving for any device.")
+    parser = argparse.ArgumentParser(prog="quire", description="LLM inference and serving for any device.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"quire {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
+        sub = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False,
                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         if only in (name, None):
             module = import_module(f"quire.cli.{name}")
@@ -38,12 +40,24 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The parsed command line, with `backend_options` beside the declared flags. Exits with 2 on a wrong one."""
+    parser = build_parser(next((word for word in words if word in COMMANDS), ""))
+    words, backend_options = split_backend_options(words, parser)
+    args = parser.parse_args(words)
+    if backend_options and not hasattr(args, "device_option"):
+        parser.error(f"unrecognized arguments: {backend_options[0].flag} (quire {args.command} runs no model)")
+    args.backend_options = backend_options
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. A user's mistake gets a message and exit code 2, a bug gets a traceback."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    command = next((word for word in words if word in COMMANDS), "")
-    args = build_parser(command).parse_args(words)
     try:
+        args = parse(list(sys.argv[1:] if argv is None else argv))
+        level = getattr(args, "log_level", "warning").upper()
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+        logging.getLogger("quire").setLevel(level)
         return int(args.run(args))
     except QuireError as error:
         print(f"error: {error}", file=sys.stderr)

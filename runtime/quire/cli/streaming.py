@@ -29,7 +29,7 @@ def stream_text(engine: LLMEngine, prompt: str, params: SamplingParams, *, add_s
         if output is None:
             raise
     assert output is not None
-    print()
+    print(flush=True)
     for completion in output.outputs[1:]:
         print(f"--- {completion.index + 1}\n{completion.text}")
     return output

@@ -64,24 +64,27 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
         core = EngineCore(
             executor, model, kv_plan, block_size=resolved.block_size, max_model_len=resolved.max_model_len,
             max_num_seqs=resolved.max_num_seqs, max_num_batched_tokens=resolved.max_num_batched_tokens,
+            long_prefill_token_threshold=config.long_prefill_token_threshold,
             enable_prefix_caching=config.enable_prefix_caching, scheduling_policy=config.scheduling_policy,
-            async_depth=resolved.async_depth, seed=config.seed)
+            async_depth=resolved.async_depth, max_logprobs=config.max_logprobs, seed=config.seed)
     except BaseException:
         executor.close()
         raise
     _report(spec, backend, resolved, memory, kv_plan, time.monotonic() - start_s)
     limits = ModelLimits(model_path=str(folder), vocab_size=spec.vocab_size, max_model_len=resolved.max_model_len,
-                         eos_token_ids=spec.eos_token_ids, max_logprobs=config.max_logprobs)
+                         max_num_seqs=resolved.max_num_seqs, eos_token_ids=spec.eos_token_ids,
+                         max_logprobs=config.max_logprobs, scheduling_policy=config.scheduling_policy)
     return LoadedEngine(core, limits, spec, model, resolved, memory)
 
 
 def load_text_side(config: EngineConfig) -> tuple[Tokenizer, dict[str, Any]]:
-    """The tokenizer, and the sampling defaults of generation_config.json."""
+    """The tokenizer, and the sampling defaults of generation_config.json (SamplingParams field -> value)."""
     from quire.tokenizer import Tokenizer, generation_defaults
 
     folder = resolve_model(config.model, revision=config.revision)
     tokenizer_folder = resolve_model(config.tokenizer) if config.tokenizer else folder
-    return Tokenizer.from_folder(tokenizer_folder), generation_defaults(folder)
+    tokenizer = Tokenizer.from_folder(tokenizer_folder, chat_template=config.chat_template)
+    return tokenizer, generation_defaults(folder)
 
 
 def _executor_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph) -> ExecutorPlan:
@@ -133,6 +136,8 @@ def _report(spec: ModelSpec, backend: LoadedBackend, resolved: ResolvedConfig, m
             seconds: float) -> None:
     """What runs where: the placement of ops, and every resolved number."""
     logger.info("%s on %s (%s), loaded in %.2f s", spec.architecture, backend.name, backend.report.name, seconds)
+    for name, reason in backend.passed_over:
+        logger.info("device %s was passed over: %s", name, reason)
     for note in spec.notes:
         logger.warning("%s", note)
     fallbacks = [op for op, where in memory.placement if where == "reference"] if backend.name != "reference" else []

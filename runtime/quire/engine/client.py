@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import subprocess
 import sys
 import tempfile
@@ -24,24 +25,28 @@ from quire.engine.messages import EngineRequest, EngineStats, SequenceOutput
 from quire.engine.process import Failure, Refusal, Startup
 from quire.errors import BackendError, QuireError, RequestError
 
-CLOSE_TIMEOUT_S = 15.0
+CLOSE_TIMEOUT_S = 5.0
+LAST_WORDS_MS = 300
+"""How long after the process's death a message of it may still be on its way."""
 
 
 class EngineClient:
-    """One engine process. `start` and everything after it belong to one asyncio loop; `close` may come from any thread."""
+    """One engine process, started with the object.
+
+    `wait_ready` comes first; it and everything after it belong to one asyncio loop. Sending never waits. `close` may
+    come from any thread.
+    """
 
     def __init__(self, config: EngineConfig) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="quire-")
-        base = Path(self._folder.name)
-        self._context = zmq.asyncio.Context()
-        self._requests, self._outputs = self._context.socket(zmq.PUSH), self._context.socket(zmq.PULL)
-        for socket, name in ((self._requests, "requests"), (self._outputs, "outputs")):
-            socket.setsockopt(zmq.LINGER, 0)
-            socket.set_hwm(0)
-            socket.bind(f"ipc://{base / name}")
-        startup = Startup(config=config, requests_address=f"ipc://{base / 'requests'}",
-                          outputs_address=f"ipc://{base / 'outputs'}")
-        self._process = subprocess.Popen([sys.executable, "-m", "quire.engine.process"], stdin=subprocess.PIPE)
+        self._context = zmq.Context()
+        self._requests = self._bind(zmq.PUSH, "requests")
+        self._outputs = zmq.asyncio.Socket.from_socket(self._bind(zmq.PULL, "outputs"))
+        startup = Startup(config=config, requests_address=self._address("requests"), outputs_address=self._address("outputs"),
+                          log_level=logging.getLogger("quire").getEffectiveLevel())
+        # A process group of its own: Ctrl-C in a terminal goes to the parent only, which then ends both.
+        self._process = subprocess.Popen([sys.executable, "-m", "quire.engine.process"], stdin=subprocess.PIPE,
+                                         process_group=0)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once; wait_ready reports that
             process.write_frame(self._process.stdin, startup)
@@ -49,6 +54,11 @@ class EngineClient:
         self._outputs_decoder = msgspec.msgpack.Decoder(list[SequenceOutput])
         self._dead: asyncio.Future[int] | None = None
         self._closed = False
+
+    @property
+    def pid(self) -> int:
+        """Process id of the engine process."""
+        return self._process.pid
 
     async def wait_ready(self) -> ModelLimits:
         """Waits until the model is loaded. Raises the QuireError that stopped it."""
@@ -70,17 +80,17 @@ class EngineClient:
             return msgspec.msgpack.decode(payload, type=Refusal)
         return msgspec.msgpack.decode(payload, type=EngineStats)
 
-    async def add_request(self, request: EngineRequest) -> None:
-        """Sends a request."""
-        await self._send(process.ADD, request)
+    def add_request(self, request: EngineRequest) -> None:
+        """Sends a request. Raises BackendError when the process has died, as the other senders do."""
+        self._send(process.ADD, request)
 
-    async def abort(self, sequences: Sequence[tuple[str, int | None]]) -> None:
+    def abort(self, sequences: Sequence[tuple[str, int | None]]) -> None:
         """Ends sequences; index None = the whole request. Unknown ones are no error: they may have just finished."""
-        await self._send(process.ABORT, list(sequences))
+        self._send(process.ABORT, list(sequences))
 
-    async def request_stats(self) -> None:
+    def request_stats(self) -> None:
         """Asks for statistics; they come as a message."""
-        await self._send(process.STATS, None)
+        self._send(process.STATS, None)
 
     def close(self) -> None:
         """Ends the process; safe to call twice."""
@@ -95,22 +105,40 @@ class EngineClient:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        for socket in (self._requests, self._outputs):
+            with contextlib.suppress(RuntimeError):  # the loop of the asyncio socket is closed already
+                socket.close(linger=0)
         self._context.destroy(linger=0)
         self._folder.cleanup()
 
-    async def _send(self, kind: bytes, message: Any) -> None:
-        await self._requests.send_multipart([kind, self._encoder.encode(message)])
+    def _address(self, name: str) -> str:
+        return f"ipc://{Path(self._folder.name) / name}"
+
+    def _bind(self, kind: int, name: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.set_hwm(0)
+        socket.bind(self._address(name))
+        return socket
+
+    def _send(self, kind: bytes, message: Any) -> None:
+        try:
+            self._requests.send_multipart([kind, self._encoder.encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:  # no peer, or closed: without a limit on the queue there is no other reason
+            raise _death("nobody takes its messages") from error
 
     async def _receive(self) -> tuple[bytes, bytes]:
         assert self._dead is not None, "wait_ready comes first"
         incoming = asyncio.ensure_future(self._outputs.recv_multipart())
-        await asyncio.wait([incoming, self._dead], return_when=asyncio.FIRST_COMPLETED)
-        if not incoming.done() and await self._outputs.poll(timeout=0):
-            await asyncio.wait([incoming])  # a last message stands before the death
-        if not incoming.done():
-            incoming.cancel()
-            raise BackendError("the engine process ended", because=f"exit code {self._dead.result()}",
-                               try_="its own messages above; then start the server again")
+        try:
+            await asyncio.wait([incoming, self._dead], return_when=asyncio.FIRST_COMPLETED)
+            if not incoming.done():
+                await asyncio.wait([incoming], timeout=LAST_WORDS_MS / 1000)
+            if not incoming.done():
+                raise _death(f"exit code {self._dead.result()}")
+        finally:
+            if not incoming.done():
+                incoming.cancel()
         kind, payload = incoming.result()
         return kind, payload
 
@@ -120,11 +148,16 @@ class EngineClient:
             loop.call_soon_threadsafe(lambda: dead.done() or dead.set_result(code))
 
 
-def _error_of(failure: Failure) -> QuireError:
-    kind = getattr(errors, failure.kind, QuireError)
-    return kind(failure.what, because=failure.because, try_=failure.try_)  # type: ignore[no-any-return]
-
-
 def refusal_error(refusal: Refusal) -> RequestError:
     """The RequestError behind a refusal."""
     return RequestError(refusal.what, because=refusal.because, try_=refusal.try_, param=refusal.param)
+
+
+def _death(because: str) -> BackendError:
+    return BackendError("the engine process ended", because=because,
+                        try_="looking at its own messages, then starting the server again")
+
+
+def _error_of(failure: Failure) -> QuireError:
+    kind = getattr(errors, failure.kind, QuireError)
+    return kind(failure.what, because=failure.because, try_=failure.try_)  # type: ignore[no-any-return]

@@ -6,15 +6,18 @@ and the device's capabilities into a `ResolvedConfig` once; nothing writes confi
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from quire.device.capabilities import Capabilities
 from quire.errors import ConfigError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _SHORT_DTYPES = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_VLLM_NAMES = {"gpu_memory_utilization": "memory_utilization", "num_gpu_blocks_override": "num_kv_blocks"}
+"""What vLLM calls a field that has another name here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,22 +27,26 @@ class EngineConfig:
     Attributes:
         model: local folder, hub id, or "demo". revision: branch, tag or commit of a hub model.
         tokenizer: folder or id when it differs from `model`. skip_tokenizer_init: token ids only.
+        chat_template: a Jinja template or a file that holds one, instead of the model's own.
         load_format: "auto", "safetensors", or "dummy" (random weights).
         device: entry point name of a backend, or "auto". device_options: passed to it; strict_device: no fallbacks.
         dtype: dtype of the weights. kv_cache_dtype: of the KV cache.
         max_model_len: tokens of the longest sequence. block_size: tokens per KV block.
         max_num_seqs, max_num_batched_tokens: limits of one step.
+        long_prefill_token_threshold: most prompt tokens of one sequence in one step; 0 = no limit.
         memory_utilization: share of the device's memory for weights, activations and KV together.
         num_kv_blocks: overrides the number of KV blocks per pool (tests, experiments).
         enable_prefix_caching, scheduling_policy, async_scheduling: see the scheduler.
         max_logprobs: most logprobs a request may ask for.
         seed: of requests that give none. tensor_parallel_size: devices that share the model.
+    Raises: ConfigError that names the field.
     """
 
     model: str = "demo"
     revision: str | None = None
     tokenizer: str | None = None
     skip_tokenizer_init: bool = False
+    chat_template: str | None = None
     load_format: Literal["auto", "safetensors", "dummy"] = "auto"
     device: str = "auto"
     device_options: Mapping[str, str] = field(default_factory=dict)
@@ -50,6 +57,7 @@ class EngineConfig:
     block_size: int | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    long_prefill_token_threshold: int = 0
     memory_utilization: float | None = None
     num_kv_blocks: int | None = None
     enable_prefix_caching: bool = True
@@ -65,17 +73,28 @@ class EngineConfig:
         _require_one_of("dtype", self.dtype, DTYPES)
         _require_one_of("load_format", self.load_format, ("auto", "safetensors", "dummy"))
         _require_one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "priority"))
+        object.__setattr__(self, "device_options", {key: _option_text(value) for key, value in self.device_options.items()})
         for name in ("max_model_len", "block_size", "max_num_seqs", "max_num_batched_tokens", "num_kv_blocks"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value}", because="it is a count", try_=f"{name} of at least 1")
+            _require_count(name, getattr(self, name), 1, optional=True)
+        for name in ("max_logprobs", "long_prefill_token_threshold"):
+            _require_count(name, getattr(self, name), 0)
+        _require_count("tensor_parallel_size", self.tensor_parallel_size, 1)
         if self.memory_utilization is not None and not 0.0 < self.memory_utilization <= 1.0:
             raise ConfigError(f"memory_utilization={self.memory_utilization}", because="it is a share of device memory",
                               try_="a value in (0, 1], for example 0.9")
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed={self.seed}", because="seeds are unsigned 64-bit", try_="a value in [0, 2**64)")
-        if self.max_logprobs < 0:
-            raise ConfigError(f"max_logprobs={self.max_logprobs}", because="it is a count", try_="0 or more")
+
+    @classmethod
+    def from_options(cls, **options: Any) -> EngineConfig:
+        """As the constructor, with an unknown option refused by a ConfigError that names the nearest one."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(_VLLM_NAMES.get(name, name), known, n=1)
+                raise ConfigError(f"option {name!r} is not known", because="EngineConfig has no such field",
+                                  try_=near[0] if near else f"one of {', '.join(known)}")
+        return cls(**options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +153,18 @@ def resolve(config: EngineConfig, capabilities: Capabilities, *, model_max_len: 
         memory_utilization=config.memory_utilization or capabilities.default_memory_utilization,
         async_depth=capabilities.async_depth if config.async_scheduling else 1,
     )
+
+
+def _require_count(name: str, value: Any, least: int, *, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name}={value!r}", because="it is a count", try_=f"a whole number of at least {least}")
+
+
+def _option_text(value: object) -> str:
+    """Device options are texts, as a command line gives them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

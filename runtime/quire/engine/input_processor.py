@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from quire.sampling_params import SamplingParams
 if TYPE_CHECKING:
     from quire.tokenizer import Tokenizer
 
+_PROMPT_KEYS = ("prompt", "prompt_token_ids")
+
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, {"prompt": text} or {"prompt_token_ids": ids}; the mappings may hold `cache_salt`."""
 
@@ -24,20 +27,25 @@ class ModelLimits:
 
     Attributes:
         vocab_size: rows of the embedding. max_model_len: tokens of the longest sequence.
-        eos_token_ids: from config.json; generation_config.json's are added by the tokenizer.
-        max_logprobs: most logprobs a request may ask for.
+        max_num_seqs: most sequences of one request. eos_token_ids: the model's; the tokenizer's are added to them.
+        max_logprobs: most logprobs a request may ask for. scheduling_policy: "fcfs" or "priority".
     """
 
     model_path: str
     vocab_size: int
     max_model_len: int
+    max_num_seqs: int
     eos_token_ids: tuple[int, ...]
     max_logprobs: int
+    scheduling_policy: str
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A checked request: its message to the core, and what the way back needs."""
+    """A checked request: its message to the core, and what the way back needs.
+
+    `prompt` is None where tokens were given; `detokenize` says whether text is wanted and possible.
+    """
 
     message: EngineRequest
     prompt: str | None
@@ -62,6 +70,10 @@ class InputProcessor:
         text, token_ids, salt = self._prompt_tokens(prompt, add_special_tokens)
         self._check_prompt(token_ids)
         self._check_params(params)
+        if priority and self._limits.scheduling_policy != "priority":
+            raise RequestError(f"priority={priority}", param="priority",
+                               because=f"the engine's scheduling policy is {self._limits.scheduling_policy}",
+                               try_="--scheduling-policy priority when the engine is started")
         room = self._limits.max_model_len - len(token_ids)
         detokenize = params.detokenize and self._tokenizer is not None
         if params.stop_strings and not detokenize:
@@ -81,20 +93,25 @@ class InputProcessor:
     def _prompt_tokens(self, prompt: Prompt, add_special_tokens: bool) -> tuple[str | None, list[int], str | None]:
         """(text or None, token ids, cache salt)."""
         if isinstance(prompt, Mapping):
-            unknown = sorted(set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"})
-            if unknown or ("prompt" in prompt) == ("prompt_token_ids" in prompt):
-                raise RequestError(f"a prompt with the keys {sorted(prompt)}",
-                                   because="it needs exactly one of 'prompt' and 'prompt_token_ids'",
+            if set(prompt) - {*_PROMPT_KEYS, "cache_salt"} or sum(key in prompt for key in _PROMPT_KEYS) != 1:
+                raise RequestError(f"a prompt with the keys {', '.join(map(str, prompt)) or 'none'}",
+                                   because="it has exactly one of prompt and prompt_token_ids, and perhaps cache_salt",
                                    try_='{"prompt_token_ids": [1, 2, 3]}', param="prompt")
-            inner = prompt["prompt"] if "prompt" in prompt else prompt["prompt_token_ids"]
-            text, token_ids, _ = self._prompt_tokens(inner, add_special_tokens)
-            return text, token_ids, prompt.get("cache_salt")
+            salt = prompt.get("cache_salt")
+            if salt is not None and (not isinstance(salt, str) or not salt):
+                raise RequestError(f"cache_salt={salt!r}", because="it is a text that is not empty", param="cache_salt")
+            text, token_ids, _ = self._prompt_tokens(next(prompt[k] for k in _PROMPT_KEYS if k in prompt), add_special_tokens)
+            return text, token_ids, salt
         if isinstance(prompt, str):
             if self._tokenizer is None:
                 raise RequestError("a text prompt without a tokenizer", because="skip_tokenizer_init is set",
                                    try_='{"prompt_token_ids": [...]}', param="prompt")
             return prompt, self._tokenizer.encode(prompt, add_special_tokens=add_special_tokens), None
-        return None, [int(token) for token in prompt], None
+        try:
+            return None, [operator.index(token) for token in prompt], None
+        except TypeError:
+            raise RequestError("the prompt is neither a text nor token ids", because=f"it is {_shown(prompt)}",
+                               try_='a text, or {"prompt_token_ids": [1, 2, 3]}', param="prompt") from None
 
     def _check_prompt(self, token_ids: Sequence[int]) -> None:
         limits = self._limits
@@ -109,6 +126,9 @@ class InputProcessor:
         self._check_token_ids("prompt", token_ids)
 
     def _check_params(self, params: SamplingParams) -> None:
+        if params.n > self._limits.max_num_seqs:
+            raise RequestError(f"n={params.n}", because=f"this engine runs at most {self._limits.max_num_seqs} sequences at a time",
+                               try_=f"n of {self._limits.max_num_seqs} or less, or a larger --max-num-seqs", param="n")
         for name in ("stop_token_ids", "allowed_token_ids"):
             self._check_token_ids(name, getattr(params, name) or ())
         self._check_token_ids("logit_bias", list(params.logit_bias or ()))
@@ -145,3 +165,8 @@ class InputProcessor:
                 if token_ids and token_ids not in sequences:
                     sequences.append(token_ids)
         return tuple(sequences)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

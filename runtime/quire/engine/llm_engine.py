@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from quire.engine.build import load_engine, load_text_side
+from quire.engine.build import LoadedEngine, load_engine, load_text_side
 from quire.engine.config import EngineConfig
 from quire.engine.input_processor import InputProcessor, Prompt
 from quire.engine.messages import EngineStats
@@ -27,7 +28,7 @@ class LLMEngine:
         self.sampling_defaults: dict[str, Any] = {}
         if not config.skip_tokenizer_init:
             self.tokenizer, self.sampling_defaults = load_text_side(config)
-        self.loaded = load_engine(config)
+        self.loaded: LoadedEngine = load_engine(config)
         self._core = self.loaded.core
         self._inputs = InputProcessor(self.loaded.limits, self.tokenizer)
         self._outputs = OutputProcessor(self.tokenizer)
@@ -62,8 +63,8 @@ class LLMEngine:
         """Counters of the core."""
         return self._core.stats()
 
-    def render_chat(self, messages: list[dict[str, Any]], **options: Any) -> str:
-        """The prompt text of a conversation under the model's chat template. Raises RequestError when there is none."""
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The prompt text of a conversation; options as `ChatTemplate.render`. Raises RequestError, also without a template."""
         if self.tokenizer is None:
             raise RequestError("chat without a tokenizer", because="skip_tokenizer_init is set", try_="generate with token ids")
         return self.tokenizer.apply_chat_template(messages, **options)

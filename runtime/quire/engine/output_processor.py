@@ -117,7 +117,10 @@ class OutputProcessor:
         if state.detokenizers is None:
             return None, len(item.new_token_ids)
         detokenizer = state.detokenizers[item.index]
-        for position, token_id in enumerate(item.new_token_ids):
+        shown = item.new_token_ids
+        if item.finish_reason == "stop" and not state.prepared.message.params.include_stop_str_in_output:
+            shown = shown[:-1]  # the token that ended it has no place in the text
+        for position, token_id in enumerate(shown):
             completion.text += detokenizer.append(token_id)
             if detokenizer.stop_string is not None:
                 return detokenizer.stop_string, position + 1

@@ -6,6 +6,7 @@ parent dies, the engine ends. Requests and outputs travel over two ZeroMQ socket
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -18,11 +19,13 @@ import zmq
 
 from quire.engine.build import LoadedEngine, load_engine
 from quire.engine.config import EngineConfig
-from quire.engine.input_processor import ModelLimits
-from quire.engine.messages import EngineRequest, EngineStats, SequenceOutput
+from quire.engine.messages import EngineRequest, SequenceOutput
 from quire.errors import QuireError, RequestError
 
-IDLE_POLL_MS = 200
+IDLE_POLL_MS = 100
+
+STOP_TIMEOUT_S = 3.0
+"""How long a step may go on after the parent has gone."""
 
 # Kinds of frames; every message is [kind, payload].
 ADD, ABORT, STATS = b"add", b"abort", b"stats"
@@ -31,11 +34,12 @@ READY, FAILED, OUTPUTS, REFUSED, STATS_REPLY = b"ready", b"failed", b"outputs", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Startup:
-    """What the parent tells the engine process."""
+    """What the parent tells the engine process. log_level: the parent's, as `logging` counts."""
 
     config: EngineConfig
     requests_address: str
     outputs_address: str
+    log_level: int = logging.WARNING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +83,8 @@ class EngineLoop:
 
     def _receive(self, *, block: bool) -> None:
         """Takes in every waiting message; when idle, waits a moment for the first."""
-        if block and not self._requests.poll(IDLE_POLL_MS):
-            return
+        if block:
+            self._requests.poll(IDLE_POLL_MS)
         while True:
             try:
                 kind, payload = self._requests.recv_multipart(zmq.NOBLOCK)
@@ -113,13 +117,18 @@ class EngineLoop:
 def main() -> int:
     """Entry point of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; it closes the pipe
-    startup = msgspec.msgpack.decode(_read_frame(), type=Startup)
-    stop = threading.Event()
-    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    payload = _read_frame()
+    if not payload:
+        return 1  # the parent went before it said anything
+    startup = msgspec.msgpack.decode(payload, type=Startup)
+    logging.basicConfig(level=startup.log_level, format="%(levelname)s engine: %(message)s", stream=sys.stderr)
+    stop, running = threading.Event(), threading.Event()
+    threading.Thread(target=_watch_parent, args=(stop, running), daemon=True).start()
     context = zmq.Context()
     requests, outputs = context.socket(zmq.PULL), context.socket(zmq.PUSH)
-    requests.connect(startup.requests_address)
-    outputs.connect(startup.outputs_address)
+    for socket, address in ((requests, startup.requests_address), (outputs, startup.outputs_address)):
+        socket.set_hwm(0)
+        socket.connect(address)
     try:
         engine = load_engine(startup.config)
     except QuireError as error:
@@ -127,6 +136,7 @@ def main() -> int:
         outputs.send_multipart([FAILED, msgspec.msgpack.encode(failure)])
         context.destroy(linger=2000)
         return 1
+    running.set()
     outputs.send_multipart([READY, msgspec.msgpack.encode(engine.limits)])
     try:
         EngineLoop(engine, requests, outputs, stop).run()
@@ -148,17 +158,15 @@ def _read_frame() -> bytes:
     return sys.stdin.buffer.read(size)
 
 
-def _watch_parent(stop: threading.Event) -> None:
-    """Ends the loop when the pipe closes; ends the process when the loop does not notice (it is loading, or stuck)."""
+def _watch_parent(stop: threading.Event, running: threading.Event) -> None:
+    """Ends the loop when the pipe closes; ends the process when there is no loop yet, or it does not notice."""
     while os.read(0, 4096):
         pass
     stop.set()
-    threading.Event().wait(10.0)
+    if running.is_set():
+        threading.Event().wait(STOP_TIMEOUT_S)
     os._exit(1)
 
-
-__all__ = ["ABORT", "ADD", "FAILED", "OUTPUTS", "READY", "REFUSED", "STATS", "STATS_REPLY", "EngineLoop", "EngineStats",
-           "Failure", "ModelLimits", "Refusal", "Startup", "main", "write_frame"]
 
 if __name__ == "__main__":
     sys.exit(main())

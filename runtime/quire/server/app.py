@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
@@ -16,15 +15,10 @@ from quire.server.errors import install_handlers
 from quire.server.generation import Serving, serving_of
 from quire.server.metrics import ServerMetrics
 
+
 def build_app(engine: AsyncLLM, *, model_names: Sequence[str], api_keys: Sequence[str] = ()) -> FastAPI:
     """The application over a started engine. The caller closes the engine."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await engine.start()
-        yield
-
-    app = FastAPI(title="Quire", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="Quire", version=__version__)
     app.state.serving = Serving(engine, model_names)
     app.state.metrics = ServerMetrics(model_names[0])
     install_handlers(app)

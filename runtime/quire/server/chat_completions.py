@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
-from quire.outputs import Logprob, TokenLogprobs
-from quire.server.generation import Generation, new_id, now_s, serving_of
+from quire.server.generation import Generation, Serving, new_id, now_s, run_until_disconnect, serving_of
 from quire.server.schemas import ChatCompletionRequest
-from quire.server.streams import DeltaTracker, event, guarded, usage_of
+from quire.server.streams import DeltaTracker, event, event_stream, usage_field, usage_of
 
 router = APIRouter()
 
@@ -22,44 +21,44 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     serving = serving_of(request)
     model = serving.check_model(body.model)
     params = body.sampling_params(serving.defaults)
-    prompt = serving.render_chat([message.for_template() for message in body.messages], tools=body.tools,
-                                 add_generation_prompt=body.add_generation_prompt,
-                                 continue_final_message=body.continue_final_message,
-                                 chat_template_kwargs=body.chat_template_kwargs or {})
+    prompt = serving.engine.render_chat(body.messages, tools=body.tools, add_generation_prompt=body.add_generation_prompt,
+                                        continue_final_message=body.continue_final_message,
+                                        chat_template_kwargs=body.chat_template_kwargs)
     request_id = new_id("chatcmpl")
-    generation = Generation(serving, request_id, prompt, params, priority=body.priority, cache_salt=body.cache_salt,
-                            add_special_tokens=False)
-    generation.check()
+    generation = Generation(serving, request_id, prompt, params, body, add_special_tokens=False)
     head = {"id": request_id, "created": now_s(), "model": model}
     if body.stream:
-        head["object"] = "chat.completion.chunk"
-        return StreamingResponse(guarded(_stream(head, body, generation)), media_type="text/event-stream")
-    (output,) = await serving.run_until_disconnect(request, [generation])
+        return event_stream(_stream(serving, {**head, "object": "chat.completion.chunk"}, body, generation))
+    (output,) = await run_until_disconnect(request, [generation])
     choices = [
         {"index": item.index, "message": {"role": "assistant", "content": item.text},
-         "logprobs": _logprobs(item.token_ids, item.logprobs, body.top_logprobs or 0), "finish_reason": item.finish_reason,
-         "stop_reason": item.stop_reason}
+         "logprobs": serving.logprobs.chat(item.token_ids, item.logprobs, body.top_logprobs or 0),
+         "finish_reason": item.finish_reason, "stop_reason": item.stop_reason}
         for item in output.outputs
     ]
-    return JSONResponse({**head, "object": "chat.completion", "choices": choices, "usage": usage_of([output])})
+    answer = {**head, "object": "chat.completion", "choices": choices, "usage": usage_of([output])}
+    if output.prompt_logprobs is not None:
+        answer["prompt_logprobs"] = serving.logprobs.prompt(output.prompt_logprobs)
+    return JSONResponse(answer)
 
 
-async def _stream(head: dict[str, Any], body: ChatCompletionRequest, generation: Generation) -> AsyncIterator[str]:
+async def _stream(serving: Serving, head: dict[str, Any], body: ChatCompletionRequest, generation: Generation) -> AsyncIterator[str]:
     """A role chunk per choice, then text, then optional usage."""
-    options = body.stream_options
     tracker, output = DeltaTracker(), None
     for index in range(body.n):
-        yield event({**head, "choices": [_chunk(index, {"role": "assistant", "content": ""})]})
+        choice = _chunk(index, {"role": "assistant", "content": ""})
+        yield event({**head, "choices": [choice], **({"usage": None} if body.include_usage else {})})
     async for output in generation.outputs():
         for item in output.outputs:
             delta = tracker.take(item)
             if delta is None:
                 continue
-            choice = _chunk(item.index, {"content": delta.text}, _logprobs(delta.token_ids, delta.logprobs, body.top_logprobs or 0),
+            choice = _chunk(item.index, {"content": delta.text},
+                            serving.logprobs.chat(delta.token_ids, delta.logprobs, body.top_logprobs or 0),
                             item.finish_reason, item.stop_reason)
-            usage = {"usage": usage_of([output])} if options is not None and options.continuous_usage_stats else {}
+            usage = usage_field([output], include=body.include_usage, continuous=body.continuous_usage)
             yield event({**head, "choices": [choice], **usage})
-    if output is not None and options is not None and options.include_usage:
+    if output is not None and body.include_usage:
         yield event({**head, "choices": [], "usage": usage_of([output])})
 
 
@@ -67,19 +66,3 @@ def _chunk(index: int, delta: dict[str, Any], logprobs: Any = None, finish_reaso
            stop_reason: int | str | None = None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason,
             "stop_reason": stop_reason}
-
-
-def _logprobs(token_ids: list[int], logprobs: list[TokenLogprobs] | None, num_top: int) -> dict[str, Any] | None:
-    """Logprobs in the chat endpoint's shape: the tokens, each with its `num_top` most likely alternatives."""
-    if logprobs is None:
-        return None
-    content = []
-    for token_id, entry in zip(token_ids, logprobs, strict=True):
-        ranked = sorted((value for value in entry.values() if (value.rank or 0) <= num_top), key=lambda value: value.rank or 0)
-        content.append({**_item(entry[token_id]), "top_logprobs": [_item(value) for value in ranked]})
-    return {"content": content}
-
-
-def _item(value: Logprob) -> dict[str, Any]:
-    text = value.decoded_token or ""
-    return {"token": text, "logprob": max(value.logprob, -9999.0), "bytes": list(text.encode())}

@@ -49,11 +49,8 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        path = [str(step) for step in first["loc"] if step not in ("body",)]
-        param = path[0] if path else None
-        what = "; ".join(f"{'.'.join(str(step) for step in item['loc'][1:]) or 'body'}: {item['msg']}" for item in error.errors()[:5])
-        return JSONResponse(error_body(what, kind="BadRequestError", code=400, param=param), 400)
+        param, message = validation_message(error.errors())
+        return JSONResponse(error_body(message, kind="BadRequestError", code=400, param=param), 400)
 
     @app.exception_handler(ClientDisconnected)
     async def client_disconnected(_: Request, __: ClientDisconnected) -> Response:
@@ -64,3 +61,30 @@ def install_handlers(app: FastAPI) -> None:
         kind = HTTPStatus(error.status_code).phrase.replace(" ", "") + "Error"
         return JSONResponse(error_body(str(error.detail), kind=kind, code=error.status_code), error.status_code,
                             headers=dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def unknown_error(_: Request, error: Exception) -> JSONResponse:
+        status, body = error_of(error)  # the traceback goes to the log, since the server raises it again
+        return JSONResponse(body, status)
+
+
+def validation_message(problems: Any) -> tuple[str | None, str]:
+    """(first wrong field, what is wrong in one line a field) of pydantic's list of problems."""
+    messages: dict[str, list[str]] = {}
+    first: str | None = None
+    for problem in problems:
+        path = list(problem["loc"][1:])  # without "body"
+        field = path[0] if path and isinstance(path[0], str) else None
+        first = first if messages else field
+        name = field or "body"
+        if problem["type"] == "extra_forbidden":
+            name = ".".join(map(str, path))
+            text = "unknown field"
+        elif problem["type"] == "json_invalid":
+            text = f"not JSON: {problem['ctx']['error']}"
+        else:
+            text = str(problem["msg"]).removeprefix("Value error, ")
+        seen = messages.setdefault(name, [])
+        if text not in seen:
+            seen.append(text)
+    return first, "\n".join(f"{name}: {', or '.join(texts)}" for name, texts in messages.items())

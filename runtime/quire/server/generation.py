@@ -1,22 +1,25 @@
-"""What a route needs to generate: the served model, and one request's way through the engine."""
+"""What a route needs to generate: the served model, and one prompt's way through the engine."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import Request
 
 from quire.async_llm import AsyncLLM
-from quire.engine.input_processor import PreparedRequest
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.errors import ClientDisconnected, ModelNotFound
+from quire.server.logprobs import LogprobShapes
+from quire.server.schemas import SamplingFields
 
-DISCONNECT_POLL_S = 0.25
+logger = logging.getLogger("quire")
 
 
 def new_id(prefix: str) -> str:
@@ -30,12 +33,13 @@ def now_s() -> int:
 
 
 class Serving:
-    """The engine under the names it is served as."""
+    """A started engine under the names it is served as."""
 
     def __init__(self, engine: AsyncLLM, model_names: Sequence[str]) -> None:
         self.engine = engine
         self.model_names = tuple(model_names)
         self.created_s = now_s()
+        self.logprobs = LogprobShapes(engine.tokenizer)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -51,47 +55,30 @@ class Serving:
                                 try_=f"model={self.model_names[0]!r}", param="model")
         return name
 
-    def render_chat(self, messages: list[dict[str, Any]], *, tools: list[dict[str, Any]] | None, add_generation_prompt: bool,
-                    continue_final_message: bool, chat_template_kwargs: Mapping[str, Any]) -> str:
-        """The prompt text of a conversation."""
-        return self.engine.tokenizer.apply_chat_template(
-            messages, tools=tools, add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message, chat_template_kwargs=chat_template_kwargs)
-
-    async def run_until_disconnect(self, request: Request, generations: Sequence[Generation]) -> list[RequestOutput]:
-        """The final outputs of all generations; aborts them when the client goes away first."""
-        work = asyncio.ensure_future(asyncio.gather(*(generation.final() for generation in generations)))
-        try:
-            while not work.done():
-                await asyncio.wait([work], timeout=DISCONNECT_POLL_S)
-                if not work.done() and await request.is_disconnected():
-                    raise ClientDisconnected
-            return list(work.result())
-        finally:
-            if not work.done():
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
+    def prompt_text(self, output: RequestOutput) -> str:
+        """The prompt as text, for `echo`."""
+        if output.prompt is not None or self.engine.tokenizer is None:
+            return output.prompt or ""
+        return self.engine.tokenizer.decode(output.prompt_token_ids, skip_special_tokens=False)
 
 
 class Generation:
-    """One prompt of an API request."""
+    """One prompt of an API request, tokenized and checked: making it raises RequestError before any byte is sent."""
 
-    def __init__(self, serving: Serving, request_id: str, prompt: str | list[int], params: SamplingParams, *, priority: int,
-                 cache_salt: str | None, add_special_tokens: bool) -> None:
+    def __init__(self, serving: Serving, request_id: str, prompt: str | list[int], params: SamplingParams,
+                 body: SamplingFields, *, add_special_tokens: bool) -> None:
         self._engine = serving.engine
-        self._make = lambda: serving.engine.prepare(prompt, params, request_id=request_id, priority=priority,
-                                                    cache_salt=cache_salt, add_special_tokens=add_special_tokens)
-        self._prepared: PreparedRequest | None = None
-
-    def check(self) -> None:
-        """Tokenizes and validates; raises RequestError before any byte of an answer is sent."""
-        self._prepared = self._make()
+        self._engine.check_health()
+        self._prepared = self._engine.prepare(prompt, params, request_id=request_id, priority=body.priority,
+                                              cache_salt=body.cache_salt, add_special_tokens=add_special_tokens)
+        logger.info("%s: %d prompt tokens, max_tokens=%s%s", request_id, len(self._prepared.message.prompt_token_ids),
+                    params.max_tokens, f", user={body.user!r}" if body.user is not None else "")
 
     async def outputs(self) -> AsyncIterator[RequestOutput]:
         """Cumulative outputs; leaving the loop early aborts the request."""
-        assert self._prepared is not None, "check() comes first"
-        async for output in self._engine.stream(self._prepared):
-            yield output
+        async with contextlib.aclosing(self._engine.stream(self._prepared)) as stream:
+            async for output in stream:
+                yield output
 
     async def final(self) -> RequestOutput:
         """The finished output."""
@@ -100,6 +87,31 @@ class Generation:
             last = output
         assert last is not None and last.finished
         return last
+
+
+async def run_until_disconnect(request: Request, generations: Sequence[Generation]) -> list[RequestOutput]:
+    """The final outputs of all generations; the first error, or the client's leaving, aborts the others."""
+    tasks = [asyncio.create_task(generation.final()) for generation in generations]
+    gone = asyncio.create_task(_disconnect(request))
+    try:
+        pending: set[asyncio.Task[Any]] = {*tasks, gone}
+        while pending > {gone}:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if gone in done:
+                raise ClientDisconnected
+            for task in done:
+                task.result()
+        return [task.result() for task in tasks]
+    finally:
+        for task in (*tasks, gone):
+            task.cancel()
+        await asyncio.gather(*tasks, gone, return_exceptions=True)
+
+
+async def _disconnect(request: Request) -> None:
+    """Returns when the client has gone. The request's body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def serving_of(request: Request) -> Serving:

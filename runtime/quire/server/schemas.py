@@ -1,7 +1,7 @@
 """Requests of the OpenAI API as Quire takes them. Unknown fields are refused, never ignored.
 
-A field that OpenAI's clients send and Quire cannot honour yet is declared here with the only value that
-means "not used"; any other value is refused by name (`unsupported`).
+A field that OpenAI's clients send and Quire cannot honour yet is declared here with the only values that mean
+"not used"; any other value is refused by name (`unsupported`). `null` means the same as leaving a field out.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from quire.sampling_params import SamplingParams
 
 
 class StreamOptions(BaseModel):
-    """`include_usage`: one more chunk at the end with the token counts."""
+    """`include_usage`: one more chunk at the end with the token counts; `continuous_usage_stats`: in every chunk."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
@@ -25,7 +25,7 @@ class StreamOptions(BaseModel):
 class SamplingFields(BaseModel):
     """Sampling fields of both endpoints. None = the model's generation_config.json, else the API's default."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str | None = None
     n: int = 1
@@ -49,9 +49,19 @@ class SamplingFields(BaseModel):
     prompt_logprobs: int | None = None
     priority: int = 0
     cache_salt: str | None = Field(default=None, min_length=1)
-    user: str | None = None
+    user: str | None = Field(default=None, description="Written to the server's log beside the request's id.")
     stream: bool = False
     stream_options: StreamOptions | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        kept = ("max_tokens",)  # there null is a value: up to the model's length
+        return {name: value for name, value in data.items()
+                if value is not None or name in kept or name not in cls.model_fields}
 
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> SamplingFields:
@@ -59,8 +69,18 @@ class SamplingFields(BaseModel):
             raise ValueError("stream_options is only allowed when stream is true")
         return self
 
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
     def common_params(self) -> dict[str, Any]:
         """Arguments of SamplingParams that were given; defaults of the model fill the rest."""
+        if self.stream and self.prompt_logprobs is not None:
+            raise unsupported("prompt_logprobs", "it is not available while streaming")
         values: dict[str, Any] = {
             "n": self.n, "presence_penalty": self.presence_penalty, "frequency_penalty": self.frequency_penalty,
             "seed": self.seed, "stop": self.stop, "stop_token_ids": self.stop_token_ids, "bad_words": self.bad_words,
@@ -83,23 +103,23 @@ class CompletionRequest(SamplingFields):
     logprobs: int | None = Field(default=None, ge=0)
     echo: bool = False
     best_of: int | None = None
-    suffix: str | None = None
+    suffix: Literal[""] | None = None
     add_special_tokens: bool = True
 
     def sampling_params(self, defaults: dict[str, Any]) -> SamplingParams:
         """Raises RequestError naming a field that cannot be honoured."""
+        values = {**defaults, **self.common_params(), "max_tokens": self.max_tokens, "logprobs": self.logprobs}
         if self.best_of is not None and self.best_of != self.n:
-            raise unsupported("best_of", f"only best_of equal to n={self.n} is supported")
-        if self.suffix is not None:
-            raise unsupported("suffix", "insertion is not supported")
-        if self.stream and self.prompt_logprobs is not None:
-            raise unsupported("prompt_logprobs", "it is not available while streaming")
-        if self.echo and self.stream:
-            raise unsupported("echo", "it is not available while streaming")
-        wanted = {"max_tokens": self.max_tokens, "logprobs": self.logprobs}
+            if self.best_of < self.n:
+                raise RequestError(f"best_of={self.best_of} is below n={self.n}", because="the best n of them are returned",
+                                   try_=f"best_of of at least {self.n}", param="best_of")
+            if self.stream:
+                raise unsupported("best_of", "which one is the best is known at the end only; it cannot stream")
+            values["n"] = self.best_of
+            values["logprobs"] = self.logprobs or 0
         if self.echo and self.logprobs is not None and self.prompt_logprobs is None:
-            wanted["prompt_logprobs"] = self.logprobs
-        return SamplingParams(**{**defaults, **self.common_params(), **wanted})
+            values["prompt_logprobs"] = self.logprobs
+        return SamplingParams(**values)
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts one by one."""
@@ -112,40 +132,17 @@ class CompletionRequest(SamplingFields):
         return list(prompt)
 
 
-class TextPart(BaseModel):
-    """One text part of a message."""
-
-    model_config = ConfigDict(extra="forbid")
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """One message. Fields beyond these go to the chat template as they are (tool calls, names, reasoning)."""
-
-    model_config = ConfigDict(extra="allow")
-    role: str
-    content: str | list[TextPart] | None = None
-
-    def for_template(self) -> dict[str, Any]:
-        """A plain dict with text parts joined."""
-        message = self.model_dump(exclude_none=True)
-        if isinstance(self.content, list):
-            message["content"] = "".join(part.text for part in self.content)
-        return message
-
-
 class ResponseFormat(BaseModel):
     """Only {"type": "text"} is honoured."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
     type: str = "text"
 
 
 class ChatCompletionRequest(SamplingFields):
-    """Body of POST /v1/chat/completions."""
+    """Body of POST /v1/chat/completions. Messages go to the chat template whole; it checks them."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[dict[str, Any]] = Field(min_length=1)
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool = False
@@ -157,27 +154,32 @@ class ChatCompletionRequest(SamplingFields):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    store: Literal[False] | None = None
+    modalities: list[Literal["text"]] | None = None
 
     def sampling_params(self, defaults: dict[str, Any]) -> SamplingParams:
         """Raises RequestError naming a field that cannot be honoured."""
         if self.response_format is not None and self.response_format.type != "text":
             raise unsupported("response_format", "only {'type': 'text'} is supported")
-        if self.tools and self.tool_choice not in (None, "none"):
-            raise unsupported("tool_choice", "tool calls are not parsed; only 'none' is supported")
-        if self.tools and self.tool_choice is None:
-            raise unsupported("tools", "tool calls are not parsed yet; send tool_choice='none' to show tools to the model only")
-        if self.parallel_tool_calls and not self.tools:
-            raise unsupported("parallel_tool_calls", "there are no tools")
+        self._check_tools()
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError("top_logprobs without logprobs", because="it counts alternatives to each token's logprob",
                                try_="logprobs=true", param="top_logprobs")
-        if self.stream and self.prompt_logprobs is not None:
-            raise unsupported("prompt_logprobs", "it is not available while streaming")
         max_tokens = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        values = {**defaults, **self.common_params(), "logprobs": logprobs}
+        if self.max_tokens is not None and max_tokens != self.max_tokens:
+            raise RequestError(f"max_completion_tokens={max_tokens} and max_tokens={self.max_tokens}",
+                               because="they are two names of one limit", try_="one of them", param="max_tokens")
+        values = {**defaults, **self.common_params(), "logprobs": (self.top_logprobs or 0) if self.logprobs else None}
         values["max_tokens"] = max_tokens if max_tokens is not None else defaults.get("max_tokens")
         return SamplingParams(**values)
+
+    def _check_tools(self) -> None:
+        if self.tools and self.tool_choice is None:
+            raise unsupported("tools", "tool calls are not parsed; tool_choice='none' shows tools to the model only")
+        if self.tool_choice is not None and self.tool_choice != "none":
+            raise unsupported("tool_choice", "tool calls are not parsed; only 'none' is supported")
+        if self.parallel_tool_calls and not self.tools:
+            raise unsupported("parallel_tool_calls", "there are no tools")
 
 
 def unsupported(param: str, because: str) -> RequestError:

@@ -1,0 +1,96 @@
+"""One server from start to end: the listening socket, the engine process, uvicorn, and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+
+import uvicorn
+
+from quire.async_llm import AsyncLLM
+from quire.engine.config import EngineConfig
+from quire.errors import BackendError, ConfigError
+from quire.server.app import build_app
+
+logger = logging.getLogger("quire")
+
+SHUTDOWN_TIMEOUT_S = 3
+"""How long clients may take to read the end of their answers."""
+
+
+def run_server(config: EngineConfig, *, host: str, port: int, model_names: Sequence[str], api_keys: Sequence[str] = (),
+               log_level: str = "info") -> int:
+    """Serves until SIGINT or SIGTERM; returns 128 + the signal's number, as a shell counts.
+
+    On a signal running requests end with an error at once, then the engine process ends. Port 0 = any free one.
+    Raises: ConfigError when the address cannot be used, any QuireError that loading the model raises.
+    """
+    with contextlib.closing(_listener(host, port)) as listener:
+        return asyncio.run(_serve(config, listener, model_names, api_keys, log_level))
+
+
+async def _serve(config: EngineConfig, listener: socket.socket, model_names: Sequence[str], api_keys: Sequence[str],
+                 log_level: str) -> int:
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, int(number))
+    received = asyncio.create_task(signals.get())
+    engine = AsyncLLM(config)
+    try:
+        starting = asyncio.create_task(engine.start())
+        await asyncio.wait({starting, received}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return 128 + received.result()
+        starting.result()
+        app = build_app(engine, model_names=model_names, api_keys=api_keys)
+        server = _Server(uvicorn.Config(app, log_level=log_level, lifespan="off",
+                                        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await asyncio.wait({serving, received}, return_when=asyncio.FIRST_COMPLETED)
+        if not received.done():
+            serving.result()
+            raise BackendError("the HTTP server ended by itself", because="its own messages say", try_="starting it again")
+        engine.end_all(BackendError("the server is shutting down", because="it was told to", try_="the request again, later"))
+        server.should_exit = True
+        impatient = asyncio.create_task(signals.get())  # a second signal waits for nobody
+        await asyncio.wait({serving, impatient}, return_when=asyncio.FIRST_COMPLETED)
+        server.force_exit = True
+        await serving
+        return 128 + received.result()
+    finally:
+        engine.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers; says where it listens."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        assert sockets is not None
+        host, port = sockets[0].getsockname()[:2]
+        logger.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A bound socket. It refuses connections until the server listens on it, so nobody waits for a loading model."""
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        return listener
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise ConfigError(f"cannot listen on {host}:{port}", because=str(error.strerror or error),
+                          try_="another --port, or an address of this machine as --host") from error
