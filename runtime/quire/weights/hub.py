@@ -1,0 +1,107 @@
+"""From the name of a model to the folder of its checkpoint: a path, the built-in model, or an id on the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from quire.errors import ModelError
+
+ALLOWED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+"""Files that are downloaded: configurations, weights, tokenizers, chat templates."""
+
+IGNORED = ("*.bin", "original/*", "consolidated*")
+"""Never downloaded: pickled weights, and second copies of the weights in their maker's own layout."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def resolve_model(model: str, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
+    """The folder that holds a model's checkpoint.
+
+    Args:
+        model: an existing folder, used as it is; "demo", the built-in model; or an id on the hub such as
+            "Qwen/Qwen3-0.6B", downloaded into the hub's cache unless it is there. The hub client's own environment
+            variables hold: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HOME.
+        revision: branch, tag or commit on the hub; None = its main branch.
+        cache_dir: where downloads are kept; None = the hub client's cache.
+    Raises: ModelError that says which of these failed and what to try.
+    """
+    path = Path(model).expanduser() if model else Path("-")
+    if model and path.is_dir():
+        if revision is not None:
+            raise ModelError(f"revision {revision!r} of the folder {model}", because="only the hub has revisions",
+                             try_="no --revision, or the model's id on the hub")  # fmt: skip
+        return path
+    if model == "demo":
+        from quire.demo import demo_model_path
+
+        return demo_model_path()
+    if path.is_file():
+        raise ModelError(f"{model} is a file", because="a model is a folder with config.json and weights",
+                         try_=f"its folder, {path.parent}")  # fmt: skip
+    if not _HUB_ID.fullmatch(model):
+        raise ModelError(f"no model {model!r}", because="there is no such folder, and it is no id on the hub",
+                         try_="an existing folder, an id such as Qwen/Qwen3-0.6B, or demo")  # fmt: skip
+    return _download(model, revision, cache_dir)
+
+
+def _download(model: str, revision: str | None, cache_dir: str | Path | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise ModelError(f"no folder {model}, and huggingface-hub is not installed",
+                         because="models that are not on disk are downloaded with it",
+                         try_="`pip install huggingface-hub`, or a folder") from None  # fmt: skip
+    try:
+        folder = snapshot_download(
+            model, revision=revision, cache_dir=cache_dir, allow_patterns=list(ALLOWED), ignore_patterns=list(IGNORED)
+        )
+    except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _refused(model, revision, error.__cause__) from error
+        raise _not_reached(model, error.__cause__ or error) from error
+    except HfHubHTTPError as error:
+        raise _refused(model, revision, error) from error
+    except HFValidationError as error:
+        raise ModelError(f"no model {model!r}", because=f"there is no such folder, and as an id: {error}",
+                         try_="an existing folder, or an id such as Qwen/Qwen3-0.6B") from error  # fmt: skip
+    except Exception as error:  # connections break in as many ways as the client has HTTP libraries
+        raise ModelError(f"the download of {model} failed", because=f"{type(error).__name__}: {error}",
+                         try_="again: finished files are kept") from error  # fmt: skip
+    return Path(folder)
+
+
+def _not_reached(model: str, reason: BaseException) -> ModelError:
+    """The hub was not asked, or gave no answer, and the cache does not have the model."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return ModelError(f"{model} is not in the hub's cache",
+                          because="HF_HUB_OFFLINE is set, so it is not downloaded",
+                          try_="without HF_HUB_OFFLINE once, or a folder that has the model")  # fmt: skip
+    return ModelError(f"{model} is neither a folder nor in the hub's cache, and the hub cannot be reached",
+                      because=f"{constants.ENDPOINT}: {reason}",
+                      try_="the network, HF_ENDPOINT for a mirror, or a folder that has the model")  # fmt: skip
+
+
+def _refused(model: str, revision: str | None, error: Exception) -> ModelError:
+    """The hub's answer was an error."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, GatedRepoError) or status == 403:
+        return ModelError(f"{model} is gated: access is denied (HTTP {status})",
+                          because="its owner lets in only those who accepted the terms",
+                          try_=f"accepting them at {constants.ENDPOINT}/{model}, then HF_TOKEN")  # fmt: skip
+    if isinstance(error, RevisionNotFoundError):
+        return ModelError(f"{model} has no revision {revision!r}", because="the hub does not know it (HTTP 404)",
+                          try_="a branch, tag or commit of that model, or no --revision")  # fmt: skip
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
+        return ModelError(f"no model {model} (HTTP {status})",
+                          because=f"there is no such folder, and {constants.ENDPOINT} has none, or it is private",
+                          try_="the spelling; for a private model HF_TOKEN; or an existing folder")  # fmt: skip
+    return ModelError(f"the hub refused {model} (HTTP {status})", because=str(error),
+                      try_="later; or a folder that has the model")  # fmt: skip
