@@ -2,6 +2,8 @@
 //   kernel_bench [threads] [rounds] [isa or ""] [one format, or "attention"]
 // A memory-bound kernel is given as a share of read4 (four read streams per thread), a compute-bound one as a
 // share of the multiply-add peak. Shares are medians over rounds of kernel / limit measured next to each other.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -20,7 +22,10 @@ volatile float sink;
 
 struct Buffer {
   explicit Buffer(int64_t bytes) : bytes(bytes) {
-    if (posix_memalign(&data, 4096, static_cast<size_t>(std::max<int64_t>(bytes, 64))) != 0) std::abort();
+    if (posix_memalign(&data, 1 << 21, static_cast<size_t>(std::max<int64_t>(bytes, 64))) != 0) std::abort();
+#ifdef MADV_HUGEPAGE
+    madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // as the runtime does with its weights and cache
+#endif
     std::memset(data, 0, static_cast<size_t>(std::max<int64_t>(bytes, 64)));
   }
   ~Buffer() { std::free(data); }

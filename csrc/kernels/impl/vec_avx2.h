@@ -41,13 +41,19 @@ QUIRE_INLINE bool any_lane(I32x8 mask) { return _mm256_movemask_ps(as_f32(mask))
 QUIRE_INLINE I16x16 widen_i8(const void* p) {
   return (I16x16)_mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
+// Integer sums may be regrouped by the compiler, which then runs out of registers: this forbids it.
+template <class V>
+QUIRE_INLINE V keep_order(V v) {
+  __asm__("" : "+x"(v));
+  return v;
+}
 // sum[i] + w[2i] * x[2i] + w[2i + 1] * x[2i + 1]; x is a broadcast pair of 16-bit values.
 QUIRE_INLINE I32x8 multiply_add_i16(I16x16 w, I32x8 x, I32x8 sum) {
-  return (I32x8)_mm256_add_epi32((__m256i)sum, _mm256_madd_epi16((__m256i)w, (__m256i)x));
+  return keep_order((I32x8)_mm256_add_epi32((__m256i)sum, _mm256_madd_epi16((__m256i)w, (__m256i)x)));
 }
 // 16-bit lane i: sum[i] + w[2i] * x[2i] + w[2i + 1] * x[2i + 1]; w unsigned, x a broadcast quad of signed bytes.
 QUIRE_INLINE I16x16 multiply_add_u8(U8x32 w, I32x8 x, I16x16 sum) {
-  return (I16x16)_mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)w, (__m256i)x));
+  return keep_order((I16x16)_mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)w, (__m256i)x)));
 }
 QUIRE_INLINE I32x8 add_pairs(I16x16 v) { return (I32x8)_mm256_madd_epi16((__m256i)v, _mm256_set1_epi16(1)); }
 QUIRE_INLINE U8x32 low_nibbles(U8x32 v) { return (U8x32)_mm256_and_si256((__m256i)v, _mm256_set1_epi8(15)); }
