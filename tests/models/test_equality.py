@@ -22,7 +22,7 @@ from tests.models.checkpoints import (
 )
 from tests.models.harness import load_model, one_chunk, random_chunks, run_greedy, run_greedy_batch
 
-DEVICES = ("reference", "cpu")
+DEVICES = ("reference", "cpu", "torch")
 NUM_TOKENS = 32
 TOLERANCE = 1e-4
 

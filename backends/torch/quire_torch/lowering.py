@@ -1,0 +1,158 @@
+"""Graph nodes to torch kernels: binds attributes, axis sizes and the step's arrays to the functions of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from quire.device.contract import CacheHandle, ExecutorPlan, Kernel, StepContext
+from quire.errors import InternalError
+from quire.graph.ir import Graph, Node
+from quire.graph.rope import RopeSpec, rope_table
+from quire.graph.shapes import Dim
+from quire_torch import elementwise, experts, linear, norms
+from quire_torch.attention import cache_write
+from quire_torch.rotary import rotary
+from quire_torch.step_memo import StepMemo
+from quire_torch.tensors import torch_dtype
+
+KERNELS: Mapping[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        elementwise.activation, elementwise.add, elementwise.all_gather, elementwise.all_reduce,
+        elementwise.gated_activation, elementwise.reshape, elementwise.scale, elementwise.softcap, elementwise.split,
+        elementwise.take_rows, experts.experts, experts.route_experts, linear.embedding, linear.linear,
+        norms.add_rms_norm, norms.layer_norm, norms.rms_norm,
+    )
+}
+"""The ops that need nothing but their operands and attributes: op name -> torch function."""
+
+
+class Attention(Protocol):
+    """One way to attend over paged caches: in plain torch, or by a kernel."""
+
+    def __call__(self, context: StepContext, q: torch.Tensor, cache: CacheHandle, *, scale: float, window: int,
+                 softcap: float, causal: bool) -> torch.Tensor:
+        """[T, H, dv] in q's dtype."""
+
+
+class Lowering:
+    """Makes the kernels of one executor."""
+
+    def __init__(self, put: Callable[[np.ndarray], torch.Tensor], attention: Attention, memo: StepMemo) -> None:
+        self._put, self._attention, self._memo = put, attention, memo
+        self._tables: dict[tuple[RopeSpec, int], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def kernel(self, node: Node, graph: Graph, plan: ExecutorPlan) -> Kernel | None:
+        """The node as a kernel; None for an op that this library does not know."""
+        attrs = _bound_attrs(node, plan)
+        if node.op == "cache_write":
+            return self._cache_write()
+        if node.op == "paged_attention":
+            return self._paged_attention(attrs)
+        if node.op == "rotary":
+            return self._rotary(attrs["table"], attrs["style"], plan.max_model_len)
+        if node.op == "rotary_cache_write":
+            return self._rotary_cache_write(attrs["table"], attrs["style"], plan.max_model_len)
+        function = KERNELS.get(node.op)
+        if function is None:
+            return None
+        dtypes = _result_dtypes(node, graph, plan.act_dtype)
+
+        def kernel(_: StepContext, inputs: tuple[Any, ...], weights: tuple[Any, ...]) -> tuple[Any, ...]:
+            results = function(*inputs, *weights, **attrs)
+            tensors = results if isinstance(results, tuple) else (results,)
+            return tuple(tensor.to(dtype) for tensor, dtype in zip(tensors, dtypes, strict=True))
+
+        return kernel
+
+    def _cache_write(self) -> Kernel:
+        def kernel(context: StepContext, inputs: tuple[Any, ...], _: tuple[Any, ...]) -> tuple[Any, ...]:
+            cache, k, v = inputs
+            cache_write(cache.arrays, k, v, self._slots(context, cache))
+            return (cache,)
+
+        return kernel
+
+    def _paged_attention(self, attrs: dict[str, Any]) -> Kernel:
+        def kernel(context: StepContext, inputs: tuple[Any, ...], _: tuple[Any, ...]) -> tuple[Any, ...]:
+            q, cache = inputs
+            return (self._attention(context, q, cache, **attrs),)
+
+        return kernel
+
+    def _rotary(self, table: RopeSpec, style: str, max_len: int) -> Kernel:
+        def kernel(context: StepContext, inputs: tuple[Any, ...], _: tuple[Any, ...]) -> tuple[Any, ...]:
+            x, positions = inputs
+            return (rotary(x, *self._rope_rows(context, positions, table, max_len), style=style),)
+
+        return kernel
+
+    def _rotary_cache_write(self, table: RopeSpec, style: str, max_len: int) -> Kernel:
+        def kernel(context: StepContext, inputs: tuple[Any, ...], _: tuple[Any, ...]) -> tuple[Any, ...]:
+            q, k, v, positions, cache = inputs
+            rows = self._rope_rows(context, positions, table, max_len)
+            cache_write(cache.arrays, rotary(k, *rows, style=style), v, self._slots(context, cache))
+            return rotary(q, *rows, style=style), cache
+
+        return kernel
+
+    def _slots(self, context: StepContext, cache: CacheHandle) -> torch.Tensor:
+        """int64 [T]; rows whose block is not resident go to the block behind the last one."""
+        num_slots = cache.arrays["k"].shape[0] * context.block_size
+
+        def make() -> torch.Tensor:
+            slots = context.device[f"{cache.group}.slots"].long()
+            return torch.where(slots < 0, num_slots - 1, slots)
+
+        return self._memo.get(context, ("slots", cache.group, num_slots), make)
+
+    def _rope_rows(self, context: StepContext, positions: torch.Tensor, table: RopeSpec,
+                   max_len: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin at the tokens' positions, float32 [T, 1, r/2], shared by the layers of a step."""
+        key = table, max_len
+        if key not in self._tables:
+            cos, sin = rope_table(table, max_len)
+            self._tables[key] = self._put(cos), self._put(sin)
+
+        def make() -> tuple[torch.Tensor, torch.Tensor]:
+            cos, sin = self._tables[key]
+            return cos[positions][:, None, :], sin[positions][:, None, :]
+
+        if positions is not context.device["positions"]:
+            return make()
+        return self._memo.get(context, ("rope", *key), make)
+
+
+def _bound_attrs(node: Node, plan: ExecutorPlan) -> dict[str, Any]:
+    """The function's keywords: node attributes with Dims evaluated, and what the plan knows."""
+    sizes = plan.model.axis_sizes()
+    attrs: dict[str, Any] = {}
+    for name, value in node.attrs:
+        if isinstance(value, Dim):
+            attrs[name] = value.evaluate(sizes)
+        elif isinstance(value, tuple) and any(isinstance(item, Dim) for item in value):
+            attrs[name] = _sizes(node.op, tuple(Dim.of(item) for item in value), sizes)
+        else:
+            attrs[name] = value
+    if node.op == "embedding":
+        attrs["dtype"] = torch_dtype(plan.act_dtype)
+    elif node.op in ("all_reduce", "all_gather"):
+        attrs["world_size"] = plan.parallel.world_size
+    return attrs
+
+
+def _sizes(op: str, shape: tuple[Dim, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape in ints; the one size that depends on the step, if there is one, is -1."""
+    free = [dim for dim in shape if dim.substitute(sizes).symbols]
+    if len(free) > 1:
+        raise InternalError(f"op {op}: more than one size of {shape} depends on the step")
+    return tuple(-1 if dim in free else dim.evaluate(sizes) for dim in shape)
+
+
+def _result_dtypes(node: Node, graph: Graph, act_dtype: str) -> tuple[torch.dtype, ...]:
+    names = {"act": act_dtype, "f32": "float32", "i32": "int32", "bool": "bool"}
+    return tuple(torch_dtype(names[graph.values[v].dtype]) for v in node.outputs)

@@ -1,0 +1,45 @@
+"""What a user may set with `--device-option` on the devices that torch drives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quire.errors import ConfigError
+
+_DEVICE = re.compile(r"(cpu|mps|cuda(:\d+)?|xpu(:\d+)?)")
+
+
+@dataclass(frozen=True, slots=True)
+class TorchOptions:
+    """Options of the devices torch, cuda and rocm.
+
+    Attributes:
+        device: torch's name of the device: cpu, mps, cuda, cuda:1, xpu, ...; AMD's devices are called cuda as well.
+    """
+
+    device: str = "cpu"
+
+    @property
+    def device_type(self) -> str:
+        """cpu, mps, cuda or xpu."""
+        return self.device.split(":")[0]
+
+    @staticmethod
+    def parse(options: Mapping[str, str], *, name: str = "torch", device: str = "cpu") -> TorchOptions:
+        """Options from `key=value` pairs; `device` is what is meant when none is given.
+
+        Raises: ConfigError on an unknown key or a value that does not fit.
+        """
+        unknown = sorted(set(options) - {"device"})
+        if unknown:
+            raise ConfigError(f"device {name} has no option {', '.join(unknown)}", because="it has device")
+        chosen = options.get("device", device)
+        if not _DEVICE.fullmatch(chosen):
+            raise ConfigError(f"device option device={chosen}", because="torch devices are cpu, cuda, xpu and mps",
+                              try_="device=cpu, or device=cuda:1 for the second one")
+        if name != "torch" and chosen.split(":")[0] != device:
+            raise ConfigError(f"device option device={chosen} on device {name}", because=f"its devices are {device}:N",
+                              try_="--device torch for the others")
+        return TorchOptions(chosen)

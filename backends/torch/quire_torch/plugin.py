@@ -1,0 +1,82 @@
+"""The torch device: the entry point `torch` of the group `quire.backends`. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
+from quire.device.contract import Executor, ExecutorPlan
+from quire.device.hookspecs import hookimpl
+from quire.errors import ConfigError
+from quire.graph.ops import PLAIN_OPS
+from quire_torch.options import TorchOptions
+
+_FLOATS = ("float32", "bfloat16", "float16")
+
+CAPABILITIES = Capabilities(
+    contract=CONTRACT_VERSION,
+    act_dtypes=_FLOATS,
+    weight_dtypes=_FLOATS,
+    kv_dtypes=_FLOATS,
+    block_sizes=(16, 32, 64, 128, 8, 4, 2, 1),
+    ops=PLAIN_OPS,
+    fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}),
+    default_num_batched_tokens=512,
+    default_num_seqs=64,
+    default_memory_utilization=0.7,
+    shares_host_memory=True,
+    row_determinism="run_to_run",
+    read_write_blocks=True,
+)
+"""On the CPU. A row's bits depend on the batch: the libraries under torch pick their kernels by its size."""
+
+
+def torch_version() -> str | None:
+    """The installed torch's version without importing it; None = not installed."""
+    if find_spec("torch") is None:
+        return None
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@hookimpl
+def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
+    """Present wherever torch is; a device other than the CPU is looked for by torch itself."""
+    found = torch_version()
+    if found is None:
+        return DeviceReport(available=False, reason="torch is not installed (pip install torch)", priority=-50)
+    try:
+        chosen = TorchOptions.parse(options)
+    except ConfigError as error:
+        return DeviceReport(available=False, reason=f"{error.what}: {error.because}", priority=-50)
+    if chosen.device_type == "cpu":
+        return DeviceReport(available=True, name="torch on the host", num_devices=1, driver=f"torch {found}",
+                            priority=-50)
+    from quire_torch.accelerator import report
+
+    return report(chosen.device, priority=-50)
+
+
+@hookimpl
+def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
+    """What the device can do; raises ConfigError on an option it does not have."""
+    chosen = TorchOptions.parse(options)
+    if chosen.device_type == "cpu":
+        return CAPABILITIES
+    from quire_torch.accelerator import capabilities
+
+    return capabilities(chosen.device_type)
+
+
+@hookimpl
+def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
+    """A graph executor over the torch library."""
+    from quire.device.graph_executor import GraphExecutor
+    from quire_torch.library import TorchLibrary
+
+    chosen = TorchOptions.parse(plan.options)
+    return GraphExecutor(TorchLibrary(device, quire_capabilities(device, plan.options), chosen), plan)
