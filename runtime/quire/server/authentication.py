@@ -32,5 +32,6 @@ class ApiKeyMiddleware:
 
     def _knows(self, scope: Scope) -> bool:
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        matches = [secrets.compare_digest(key.encode(), known) for known in self._api_keys]
+        given = key.encode("latin-1")  # the header's own bytes
+        matches = [secrets.compare_digest(given, known) for known in self._api_keys]
         return scheme.lower() == "bearer" and any(matches)

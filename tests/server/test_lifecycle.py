@@ -1,0 +1,123 @@
+"""Two processes that start and end together, however either of them ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving import Server, is_running, wait_for
+
+ENDLESS: dict[str, Any] = {"prompt": "a", "temperature": 0, "max_tokens": 1000, "ignore_eos": True}
+PROMPT_S = 8.0
+"""A generous idea of "promptly" on a busy machine; the answer that is cut short would take 20 s."""
+
+
+@pytest.fixture
+def start(fake_flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    """start(*flags): a server of the test's own, 20 ms a token, whose temporary files go to tmp_path/"tmp"."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    servers: list[Server] = []
+
+    def start_one(*flags: str) -> Server:
+        servers.append(Server(*fake_flags, "--fake-latency-ms", "20", *flags, log=tmp_path / "log"))
+        return servers[-1]
+
+    yield start_one
+    for server in servers:
+        server.process.kill()
+        server.process.wait()
+
+
+def open_stream(server: Server) -> tuple[httpx.Response, Iterator[str]]:
+    """A stream that has begun; its client stays open with it."""
+    client = httpx.Client(timeout=60)
+    request = client.build_request("POST", f"{server.url}/v1/completions", json={**ENDLESS, "stream": True})
+    response = client.send(request, stream=True)
+    lines = response.iter_lines()
+    assert '"text":"b"' in next(lines)
+    return response, lines
+
+
+def last_error(lines: Iterator[str]) -> dict[str, Any]:
+    """The error before [DONE]."""
+    events = [line for line in lines if line]
+    assert events[-1] == "data: [DONE]"
+    return json.loads(events[-2].removeprefix("data: "))["error"]  # type: ignore[no-any-return]
+
+
+def test_the_engine_process_dies(start: Callable[..., Server]) -> None:
+    server = start().wait_ready()
+    engine_pid = server.engine_pid()
+    _, lines = open_stream(server)
+    os.kill(engine_pid, signal.SIGKILL)
+    error = last_error(lines)
+    assert (error["code"], "engine process ended" in error["message"]) == (503, True)
+    assert httpx.get(f"{server.url}/health").status_code == 503
+    assert httpx.get(f"{server.url}/metrics").status_code == 503
+    assert server.post("/v1/completions", ENDLESS).status_code == 503
+    assert server.post("/v1/completions", {**ENDLESS, "stream": True}).status_code == 503
+    assert httpx.get(f"{server.url}/ping").status_code == 200  # the server itself lives
+    assert server.stop() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_ends_both_processes(start: Callable[..., Server], tmp_path: Path, number: signal.Signals) -> None:
+    server = start().wait_ready()
+    engine_pid = server.engine_pid()
+    _, lines = open_stream(server)
+    start_s = time.monotonic()
+    server.process.send_signal(number)
+    assert "shutting down" in last_error(lines)["message"]
+    assert server.process.wait(30) == 128 + number
+    assert time.monotonic() - start_s < PROMPT_S
+    assert not is_running(engine_pid)
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_the_server_is_killed(start: Callable[..., Server]) -> None:
+    server = start().wait_ready()
+    engine_pid = server.engine_pid()
+    open_stream(server)
+    server.process.kill()
+    server.process.wait()
+    wait_for(lambda: not is_running(engine_pid), PROMPT_S)
+
+
+def test_a_signal_while_the_model_loads(start: Callable[..., Server]) -> None:
+    server = start()
+    children = ["pgrep", "-P", str(server.process.pid)]
+    engine_pid = int(wait_for(lambda: subprocess.run(children, capture_output=True, text=True, check=False).stdout, 60))
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) == 128 + signal.SIGTERM
+    assert not is_running(engine_pid)
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_message(start: Callable[..., Server]) -> None:
+    server = start("--fake-memory-blocks", "7")
+    assert server.process.wait(60) == 2
+    log = server.log.read_text()
+    assert "error: out of memory: 2048 KV blocks\n  because: 7 fit\n  try: " in log
+    assert "Traceback" not in log
+
+
+def test_a_port_in_use_is_an_error_message(fake_flags: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = taken.getsockname()
+        command = [sys.executable, "-m", "quire.cli.main", "serve", *fake_flags, "--port", str(address[1])]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert f"error: cannot listen on 127.0.0.1:{address[1]}\n  because: Address already in use\n  try: " in ended.stderr
