@@ -87,7 +87,7 @@ class CompiledTemplate:
         """The text. Raises RequestError with the template's own words when it refuses its input."""
         try:
             return self._template.render(variables)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        except Exception as error:  # a template is somebody's program: it can fail in any way
             raise RequestError(
                 "the chat template refuses this conversation",
                 because=str(error),

@@ -97,14 +97,14 @@ class WindowStream:
         return self._tokenizer.decode(token_ids, skip_special_tokens=False)
 
     def _cut(self) -> None:
-        """Drops the window's beginning, up to a border, where what stays has text of its own."""
+        """Drops the window's beginning, up to a border; KEPT tokens or more stay.
+
+        Something must stay: the next token would else count as a text's first and lose its leading space.
+        """
         borders = [border for border in self._borders if border <= len(self._window) - self.KEPT]
-        if not borders:
-            return
-        text = self._decode(self._window[borders[-1] :])
-        if text:  # without text, the next token would count as a text's first and lose its leading space
+        if borders:
             self._window = self._window[borders[-1] :]
-            self._sent = text
+            self._sent = self._decode(self._window)
             self._borders = [border - borders[-1] for border in self._borders if border > borders[-1]]
 
     def _is_part_of_char(self, token_id: int) -> bool:
