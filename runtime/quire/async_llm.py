@@ -17,7 +17,8 @@ from quire.engine.config import EngineConfig
 from quire.engine.input_processor import InputProcessor, ModelLimits, PreparedRequest, Prompt
 from quire.engine.messages import EngineStats, SequenceOutput
 from quire.engine.output_processor import OutputProcessor
-from quire.engine.process import Refusal
+from quire.engine.text_side import load_text_side
+from quire.engine.wire import Refusal
 from quire.errors import BackendError, InternalError, QuireError, RequestError
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
@@ -69,7 +70,7 @@ class AsyncLLM:
         if self._reader is not None:
             return
         limits = asyncio.create_task(self._client.wait_ready())
-        text_side = _in_thread(self._load_text_side)
+        text_side = _in_thread(lambda: load_text_side(self._config))
         try:
             self._limits, (self._tokenizer, self.sampling_defaults) = await asyncio.gather(limits, text_side)
         except BaseException:
@@ -222,13 +223,6 @@ class AsyncLLM:
         if stream is not None:
             stream.error = error
             stream.changed.set()
-
-    def _load_text_side(self) -> tuple[Tokenizer | None, dict[str, Any]]:
-        if self._config.skip_tokenizer_init:
-            return None, {}
-        from quire.engine.build import load_text_side
-
-        return load_text_side(self._config)
 
     def _started(self) -> ModelLimits:
         if self._limits is None:

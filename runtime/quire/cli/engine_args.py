@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 from argparse import BooleanOptionalAction
-from dataclasses import fields
+from typing import TYPE_CHECKING
 
-from quire.engine.config import DTYPES, EngineConfig
 from quire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quire.engine.config import EngineConfig
 
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
@@ -33,7 +35,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, model_positional: b
     add("-d", "--device", default="auto", help="backend to run on; auto takes the best one that is usable")
     add("--device-option", action="append", default=[], metavar="KEY=VALUE", help="option of the backend, may be repeated")
     add("--strict-device", action="store_true", help="an op the device lacks is an error, not a fallback")
-    add("--dtype", default="auto", choices=(*DTYPES, "float", "half"), help="dtype of the weights")
+    add("--dtype", default="auto", help="dtype of the weights: auto, float32, bfloat16 or float16")
     add("--kv-cache-dtype", default="auto", help="dtype of the KV cache")
     add("--max-model-len", type=int, help="tokens of the longest sequence; default: the model's")
     add("--block-size", type=int, help="tokens per KV block; default: the device's")
@@ -53,6 +55,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, model_positional: b
 
 def config_from_args(args: argparse.Namespace) -> EngineConfig:
     """The EngineConfig of parsed flags. Raises ConfigError where they contradict each other."""
+    from dataclasses import fields
+
+    from quire.engine.config import EngineConfig
+
     word = getattr(args, "model_word", None)
     if word and args.model and word != args.model:
         raise ConfigError(f"two models: {word!r} and --model {args.model!r}", because="only one can run", try_="one of them")

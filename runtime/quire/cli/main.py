@@ -21,6 +21,7 @@ COMMANDS = {
     "models": "list the model architectures that Quire runs",
     "inspect": "show a model's graph with FLOPs, bytes and KV blocks",
     "bench": "measure latency, throughput or the core's overhead",
+    "conform": "hold a backend against the contract and the reference",
 }
 """Subcommand -> one-line help. Each lives in `quire.cli.<name>` as `add_arguments(parser)` and `run(args) -> int`."""
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from quire.device.contract import Executor, ExecutorPlan, KVPlan, MemoryReport
 from quire.device.registry import LoadedBackend, resolve_device
@@ -22,9 +21,6 @@ from quire.graph.passes import optimize
 from quire.models import ModelSpec, build_model
 from quire.weights import open_weights
 from quire.weights.hub import resolve_model
-
-if TYPE_CHECKING:
-    from quire.tokenizer import Tokenizer
 
 logger = logging.getLogger("quire")
 
@@ -75,16 +71,6 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
                          max_num_seqs=resolved.max_num_seqs, eos_token_ids=spec.eos_token_ids,
                          max_logprobs=config.max_logprobs, scheduling_policy=config.scheduling_policy)
     return LoadedEngine(core, limits, spec, model, resolved, memory)
-
-
-def load_text_side(config: EngineConfig) -> tuple[Tokenizer, dict[str, Any]]:
-    """The tokenizer, and the sampling defaults of generation_config.json (SamplingParams field -> value)."""
-    from quire.tokenizer import Tokenizer, generation_defaults
-
-    folder = resolve_model(config.model, revision=config.revision)
-    tokenizer_folder = resolve_model(config.tokenizer) if config.tokenizer else folder
-    tokenizer = Tokenizer.from_folder(tokenizer_folder, chat_template=config.chat_template)
-    return tokenizer, generation_defaults(folder)
 
 
 def _executor_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph) -> ExecutorPlan:

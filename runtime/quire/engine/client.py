@@ -18,11 +18,11 @@ import zmq
 import zmq.asyncio
 
 from quire import errors
-from quire.engine import process
+from quire.engine import wire
 from quire.engine.config import EngineConfig
 from quire.engine.input_processor import ModelLimits
 from quire.engine.messages import EngineRequest, EngineStats, SequenceOutput
-from quire.engine.process import Failure, Refusal, Startup
+from quire.engine.wire import Failure, Refusal, Startup
 from quire.errors import BackendError, QuireError, RequestError
 
 CLOSE_TIMEOUT_S = 5.0
@@ -49,7 +49,7 @@ class EngineClient:
                                          process_group=0)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once; wait_ready reports that
-            process.write_frame(self._process.stdin, startup)
+            wire.write_startup(self._process.stdin, startup)
         self._encoder = msgspec.msgpack.Encoder()
         self._outputs_decoder = msgspec.msgpack.Decoder(list[SequenceOutput])
         self._dead: asyncio.Future[int] | None = None
@@ -66,7 +66,7 @@ class EngineClient:
         self._dead = loop.create_future()
         threading.Thread(target=self._watch, args=(loop, self._dead), daemon=True).start()
         kind, payload = await self._receive()
-        if kind == process.FAILED:
+        if kind == wire.FAILED:
             failure = msgspec.msgpack.decode(payload, type=Failure)
             raise _error_of(failure)
         return msgspec.msgpack.decode(payload, type=ModelLimits)
@@ -74,23 +74,23 @@ class EngineClient:
     async def receive(self) -> list[SequenceOutput] | Refusal | EngineStats:
         """The next message. Raises BackendError when the process has died."""
         kind, payload = await self._receive()
-        if kind == process.OUTPUTS:
+        if kind == wire.OUTPUTS:
             return self._outputs_decoder.decode(payload)
-        if kind == process.REFUSED:
+        if kind == wire.REFUSED:
             return msgspec.msgpack.decode(payload, type=Refusal)
         return msgspec.msgpack.decode(payload, type=EngineStats)
 
     def add_request(self, request: EngineRequest) -> None:
         """Sends a request. Raises BackendError when the process has died, as the other senders do."""
-        self._send(process.ADD, request)
+        self._send(wire.ADD, request)
 
     def abort(self, sequences: Sequence[tuple[str, int | None]]) -> None:
         """Ends sequences; index None = the whole request. Unknown ones are no error: they may have just finished."""
-        self._send(process.ABORT, list(sequences))
+        self._send(wire.ABORT, list(sequences))
 
     def request_stats(self) -> None:
         """Asks for statistics; they come as a message."""
-        self._send(process.STATS, None)
+        self._send(wire.STATS, None)
 
     def close(self) -> None:
         """Ends the process; safe to call twice."""

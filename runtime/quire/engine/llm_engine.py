@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from quire.engine.build import LoadedEngine, load_engine, load_text_side
+from quire.engine.build import LoadedEngine, load_engine
 from quire.engine.config import EngineConfig
 from quire.engine.input_processor import InputProcessor, Prompt
 from quire.engine.messages import EngineStats
 from quire.engine.output_processor import OutputProcessor
+from quire.engine.text_side import load_text_side
 from quire.errors import RequestError
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
-
-if TYPE_CHECKING:
-    from quire.tokenizer import Tokenizer
 
 
 class LLMEngine:
@@ -24,10 +22,7 @@ class LLMEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.tokenizer: Tokenizer | None = None
-        self.sampling_defaults: dict[str, Any] = {}
-        if not config.skip_tokenizer_init:
-            self.tokenizer, self.sampling_defaults = load_text_side(config)
+        self.tokenizer, self.sampling_defaults = load_text_side(config)
         self.loaded: LoadedEngine = load_engine(config)
         self._core = self.loaded.core
         self._inputs = InputProcessor(self.loaded.limits, self.tokenizer)

@@ -11,56 +11,20 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import zmq
 
 from quire.engine.build import LoadedEngine, load_engine
-from quire.engine.config import EngineConfig
 from quire.engine.messages import EngineRequest, SequenceOutput
+from quire.engine.wire import ABORT, ADD, FAILED, OUTPUTS, READY, REFUSED, STATS_REPLY, Failure, Refusal, read_startup
 from quire.errors import QuireError, RequestError
 
 IDLE_POLL_MS = 100
 
 STOP_TIMEOUT_S = 3.0
 """How long a step may go on after the parent has gone."""
-
-# Kinds of frames; every message is [kind, payload].
-ADD, ABORT, STATS = b"add", b"abort", b"stats"
-READY, FAILED, OUTPUTS, REFUSED, STATS_REPLY = b"ready", b"failed", b"outputs", b"refused", b"stats_reply"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Startup:
-    """What the parent tells the engine process. log_level: the parent's, as `logging` counts."""
-
-    config: EngineConfig
-    requests_address: str
-    outputs_address: str
-    log_level: int = logging.WARNING
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A QuireError on its way to the parent."""
-
-    kind: str
-    what: str
-    because: str = ""
-    try_: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A request that the core refused."""
-
-    request_id: str
-    what: str
-    because: str = ""
-    try_: str = ""
-    param: str | None = None
 
 
 class EngineLoop:
@@ -117,10 +81,9 @@ class EngineLoop:
 def main() -> int:
     """Entry point of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; it closes the pipe
-    payload = _read_frame()
-    if not payload:
+    startup = read_startup(sys.stdin.buffer)
+    if startup is None:
         return 1  # the parent went before it said anything
-    startup = msgspec.msgpack.decode(payload, type=Startup)
     logging.basicConfig(level=startup.log_level, format="%(levelname)s engine: %(message)s", stream=sys.stderr)
     stop, running = threading.Event(), threading.Event()
     threading.Thread(target=_watch_parent, args=(stop, running), daemon=True).start()
@@ -144,18 +107,6 @@ def main() -> int:
         engine.close()
         context.destroy(linger=0)
     return 0
-
-
-def write_frame(pipe: Any, startup: Startup) -> None:
-    """Writes the startup frame: 4 bytes of length, then msgpack."""
-    payload = msgspec.msgpack.encode(startup)
-    pipe.write(len(payload).to_bytes(4, "little") + payload)
-    pipe.flush()
-
-
-def _read_frame() -> bytes:
-    size = int.from_bytes(sys.stdin.buffer.read(4), "little")
-    return sys.stdin.buffer.read(size)
 
 
 def _watch_parent(stop: threading.Event, running: threading.Event) -> None:

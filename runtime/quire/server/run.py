@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
-from collections.abc import Iterator, Sequence
-
-import uvicorn
+from collections.abc import Sequence
 
 from quire.async_llm import AsyncLLM
 from quire.engine.config import EngineConfig
 from quire.errors import BackendError, ConfigError
-from quire.server.app import build_app
-
-logger = logging.getLogger("quire")
-
-SHUTDOWN_TIMEOUT_S = 3
-"""How long clients may take to read the end of their answers."""
 
 
 def run_server(config: EngineConfig, *, host: str, port: int, model_names: Sequence[str], api_keys: Sequence[str] = (),
@@ -42,14 +33,14 @@ async def _serve(config: EngineConfig, listener: socket.socket, model_names: Seq
     engine = AsyncLLM(config)
     try:
         starting = asyncio.create_task(engine.start())
+        from quire.server.http_server import http_server  # imported while the engine process loads the model
+
         await asyncio.wait({starting, received}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
             return 128 + received.result()
         starting.result()
-        app = build_app(engine, model_names=model_names, api_keys=api_keys)
-        server = _Server(uvicorn.Config(app, log_level=log_level, lifespan="off",
-                                        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S))
+        server = http_server(engine, model_names=model_names, api_keys=api_keys, log_level=log_level)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await asyncio.wait({serving, received}, return_when=asyncio.FIRST_COMPLETED)
         if not received.done():
@@ -64,20 +55,6 @@ async def _serve(config: EngineConfig, listener: socket.socket, model_names: Seq
         return 128 + received.result()
     finally:
         engine.close()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers; says where it listens."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        assert sockets is not None
-        host, port = sockets[0].getsockname()[:2]
-        logger.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -1,0 +1,60 @@
+"""What travels between a front end and an engine process beside requests and outputs, and in which frames."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import msgspec
+
+from quire.engine.config import EngineConfig
+
+# Kinds of messages; every message is [kind, payload].
+ADD, ABORT, STATS = b"add", b"abort", b"stats"
+READY, FAILED, OUTPUTS, REFUSED, STATS_REPLY = b"ready", b"failed", b"outputs", b"refused", b"stats_reply"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Startup:
+    """What the parent tells the engine process. log_level: the parent's, as `logging` counts."""
+
+    config: EngineConfig
+    requests_address: str
+    outputs_address: str
+    log_level: int = logging.WARNING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A QuireError on its way to the parent; `kind` is its class's name."""
+
+    kind: str
+    what: str
+    because: str = ""
+    try_: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A request that the core refused."""
+
+    request_id: str
+    what: str
+    because: str = ""
+    try_: str = ""
+    param: str | None = None
+
+
+def write_startup(pipe: BinaryIO, startup: Startup) -> None:
+    """Writes the first frame: 4 bytes of length, then msgpack."""
+    payload = msgspec.msgpack.encode(startup)
+    pipe.write(len(payload).to_bytes(4, "little") + payload)
+    pipe.flush()
+
+
+def read_startup(pipe: BinaryIO) -> Startup | None:
+    """Reads the first frame; None when the writer went before it had written it."""
+    size = int.from_bytes(pipe.read(4), "little")
+    payload = pipe.read(size)
+    return msgspec.msgpack.decode(payload, type=Startup) if size and len(payload) == size else None
