@@ -216,6 +216,26 @@ def test_capabilities_that_fail_are_the_backends_fault(install: Install) -> None
         resolve_device("alpha")
 
 
+def test_a_stated_contract_is_checked_before_any_hook_is_called(install: Install) -> None:
+    source = GOOD.format(available=True, reason="", priority=0, contract=(1, 0)).replace(
+        "return DeviceReport", "raise AssertionError; return DeviceReport").replace(
+        "ops=frozenset()", "ops=frozenset(), teleport=True")
+    for name, stated, match in (("newer", "(1, 99)", r"speaks contract 1\.99, this Quire speaks 1\.0\n.*newer"),
+                                ("older", "(0, 9)", r"speaks contract 0\.9.*\n.*older"),
+                                ("text", "'1.0'", "is a pair")):
+        install(name, source + f"\n    QUIRE_CONTRACT = {stated}\n")
+        with pytest.raises(ContractError, match=match) as caught:
+            resolve_device(name)
+        assert "raised" not in str(caught.value)
+    assert all(not row.report.available for row in list_devices())
+
+
+def test_a_stated_contract_that_fits_is_kept(install: Install) -> None:
+    source = GOOD.format(available=True, reason="", priority=0, contract=(1, 0))
+    install("alpha", source + "\n    QUIRE_CONTRACT = (1, 0)\n")
+    assert resolve_device("alpha").plugin.contract == (1, 0)
+
+
 def test_the_reference_is_installed_and_usable() -> None:
     assert "reference" in device_names()
     backend = resolve_device("reference")

@@ -9,6 +9,9 @@ from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.graph.ops import PLAIN_OPS
 
+QUIRE_CONTRACT = (1, 0)
+"""Version of the device contract this module is written for; read before any hook is called."""
+
 CAPABILITIES = Capabilities(
     contract=CONTRACT_VERSION,
     act_dtypes=("float32",),

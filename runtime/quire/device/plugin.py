@@ -8,7 +8,7 @@ from typing import Any
 import pluggy
 
 from quire.device import hookspecs
-from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
+from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.errors import BackendError, ContractError, QuireError
 
@@ -16,10 +16,18 @@ _HOOKS = ("quire_probe", "quire_capabilities", "quire_create_executor")
 
 
 class Plugin:
-    """A loaded backend module. Its own failures come out as BackendError, never as its own exceptions."""
+    """A loaded backend module. Its own failures come out as BackendError, never as its own exceptions.
 
-    def __init__(self, module: str, hook: Any) -> None:
+    Attributes:
+        contract: what the module states as `QUIRE_CONTRACT`, None where it states nothing.
+        conformance_gaps: its `QUIRE_CONFORMANCE_GAPS`, case pattern -> reason, for `quire conform`.
+    """
+
+    def __init__(self, module: str, hook: Any, contract: tuple[int, int] | None = None,
+                 conformance_gaps: Mapping[str, str] | None = None) -> None:
         self._module, self._hook = module, hook
+        self.contract = contract
+        self.conformance_gaps: Mapping[str, str] = conformance_gaps or {}
 
     def probe(self, device: str, options: Mapping[str, str]) -> DeviceReport:
         """What the backend's probe found; one that raises or answers nonsense is reported as not available."""
@@ -63,16 +71,17 @@ class Plugin:
 
 
 def load_plugin(module: str, load: Callable[[], Any]) -> Plugin:
-    """Imports a backend's module by `load` and checks its hooks against the contract's.
+    """Imports a backend's module by `load` and checks its contract version and its hooks; calls none of them.
 
-    Raises: BackendError when the import fails; ContractError when a hook is missing, unknown to this core, or takes
-        arguments that this core does not pass.
+    Raises: BackendError when the import fails; ContractError when the module states a `QUIRE_CONTRACT` that this core
+        does not speak, or a hook is missing, unknown to this core, or takes arguments that this core does not pass.
     """
     try:
         implementation = load()
     except Exception as error:
         raise BackendError(f"{module} cannot be imported", because=f"{type(error).__name__}: {error}",
                            try_="installing what it needs, or uninstalling it") from error
+    contract = _stated_contract(module, implementation)
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
@@ -85,4 +94,26 @@ def load_plugin(module: str, load: Callable[[], Any]) -> Plugin:
     if missing:
         raise ContractError(f"{module} does not implement {', '.join(missing)}",
                             because="every backend implements all three hooks with quire.device.hookimpl")
-    return Plugin(module, manager.hook)
+    return Plugin(module, manager.hook, contract, getattr(implementation, "QUIRE_CONFORMANCE_GAPS", None))
+
+
+def check_contract(who: str, contract: tuple[int, int]) -> None:
+    """Raises ContractError, in one line that says which of the two to update, unless this core speaks the version."""
+    theirs, ours = ".".join(map(str, contract)), ".".join(map(str, CONTRACT_VERSION))
+    line = f"{who} speaks contract {theirs}, this Quire speaks {ours}"
+    if contract[0] > CONTRACT_VERSION[0] or (contract[0] == CONTRACT_VERSION[0] and contract[1] > CONTRACT_VERSION[1]):
+        raise ContractError(line, because="the backend is newer", try_="a newer quire, or an older backend")
+    if contract[0] < CONTRACT_VERSION[0]:
+        raise ContractError(line, because="the backend is older", try_="a newer backend, or an older quire")
+
+
+def _stated_contract(module: str, implementation: Any) -> tuple[int, int] | None:
+    """The module's `QUIRE_CONTRACT`, checked, so that a plugin for another contract is refused before it is called."""
+    stated = getattr(implementation, "QUIRE_CONTRACT", None)
+    if stated is None:
+        return None
+    if not (isinstance(stated, tuple) and len(stated) == 2 and all(isinstance(number, int) for number in stated)):
+        raise ContractError(f"{module} states QUIRE_CONTRACT = {stated!r}", because="it is a pair (major, minor)",
+                            try_=f"QUIRE_CONTRACT = {CONTRACT_VERSION}")
+    check_contract(module, stated)
+    return stated

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 
-from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
+from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import ENTRY_POINT_GROUP
-from quire.device.plugin import Plugin, load_plugin
-from quire.errors import BackendError, ConfigError, ContractError, QuireError
+from quire.device.plugin import Plugin, check_contract, load_plugin
+from quire.errors import BackendError, ConfigError, QuireError
 
 AUTO = "auto"
 
@@ -147,18 +147,8 @@ def _first_usable(options: Mapping[str, str]) -> LoadedBackend:
 def _loaded(entry: EntryPoint, plugin: Plugin, report: DeviceReport, options: Mapping[str, str]) -> LoadedBackend:
     capabilities = plugin.capabilities(entry.name, options)
     package, version = _package(entry)
-    _check_contract(entry.name, f"{package} {version}", capabilities.contract)
+    check_contract(f"device {entry.name} ({package} {version})", capabilities.contract)
     return LoadedBackend(entry.name, package, version, report, capabilities, options, plugin)
-
-
-def _check_contract(device: str, package: str, contract: tuple[int, int]) -> None:
-    """One line, and which of the two to update."""
-    theirs, ours = ".".join(map(str, contract)), ".".join(map(str, CONTRACT_VERSION))
-    line = f"device {device} ({package}) speaks contract {theirs}, this Quire speaks {ours}"
-    if contract[0] > CONTRACT_VERSION[0] or (contract[0] == CONTRACT_VERSION[0] and contract[1] > CONTRACT_VERSION[1]):
-        raise ContractError(line, because="the backend is newer", try_="a newer quire, or an older backend")
-    if contract[0] < CONTRACT_VERSION[0]:
-        raise ContractError(line, because="the backend is older", try_="a newer backend, or an older quire")
 
 
 def _entries() -> list[EntryPoint]:

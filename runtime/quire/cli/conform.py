@@ -1,0 +1,67 @@
+"""`quire conform`: holds a backend against the contract and the reference."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quire.testing.conform.case import CaseResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `quire conform`."""
+    parser.add_argument("-d", "--device", required=True, help="backend to check; `quire devices` lists them")
+    parser.add_argument("--level", action="append", metavar="L",
+                        help="L0, L1, L2, L3, L4 or L6, may be repeated; default: all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results for machines")
+    parser.add_argument("--gaps", type=Path, metavar="FILE", help='declared gaps: {"L2/experts/*": "reason"}')
+    parser.add_argument("--from-model", metavar="MODEL",
+                        help="also check ops in the shapes of this model's config.json")
+    parser.add_argument("--device-option", action="append", default=[], metavar="KEY=VALUE",
+                        help="option of the backend, may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="of drawn shapes and operands")
+    parser.add_argument("--quiet", action="store_true", help="no line for each case that fails as it does")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the levels. 0 = conforms, 1 = does not; a device that cannot be used is an error (2)."""
+    from quire.testing.conform import LEVELS, run_conformance, subject_of
+    from quire.testing.conform.gaps import read_gaps
+
+    levels = [level.upper() for level in args.level] if args.level else list(LEVELS)
+    gaps = read_gaps(args.gaps) if args.gaps else {}
+    subject = subject_of(args.device, _options(args))
+    report = run_conformance(subject, levels, seed=args.seed, gaps=gaps,
+                             progress=lambda result: None if args.quiet else _say(result))
+    print("\n".join(report.lines()))
+    if args.json:
+        args.json.write_text(report.json_text(), encoding="utf-8")
+    return 0 if report.passed else 1
+
+
+def _say(result: CaseResult) -> None:
+    if result.status in ("failed", "unexpected pass"):
+        print(f"{result.status}: {result.name}: {result.reason}", file=sys.stderr, flush=True)
+
+
+def _options(args: argparse.Namespace) -> dict[str, str]:
+    """`--device-option KEY=VALUE` and `--NAME-KEY VALUE` of this device."""
+    options = dict(_key_value(pair) for pair in args.device_option)
+    for option in getattr(args, "backend_options", ()):
+        if option.device != args.device:
+            raise ConfigError(f"{option.flag} is an option of device {option.device}",
+                              because=f"--device {args.device} is checked")
+        options[option.key] = option.value
+    return options
+
+
+def _key_value(pair: str) -> tuple[str, str]:
+    key, separator, value = pair.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--device-option {pair}", because="it is not KEY=VALUE", try_="--device-option threads=4")
+    return key, value

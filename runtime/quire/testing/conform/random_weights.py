@@ -1,0 +1,66 @@
+"""Weights for checks: random by tensor name, so that no checkpoint is needed, or given where they matter."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from quire.graph.ir import ModelGraph, Src, Weight, source_tensors
+from quire.graph.shapes import concrete
+from quire.weights.source import RankCut, resolve
+
+_MATRIX_GAIN = 1.5  # large enough that every term of the computation shows in the logits
+
+
+class RandomWeights:
+    """A WeightSource in float32. Matrices keep the scale of what they multiply; norms spread around neutral.
+
+    Args:
+        model: before or after passes.
+        given: tensor name -> array after the source's view, instead of random numbers.
+    """
+
+    def __init__(self, model: ModelGraph, seed: int = 0, given: Mapping[str, np.ndarray] | None = None) -> None:
+        self._cut = RankCut(model.axes)
+        self._tensors = _Tensors(model, seed, given or {}, self._cut.full_sizes)
+        shapes = {weight.source: weight.shape for part in model.parts() for weight in part.graph.weights.values()}
+        self.num_elements = sum(math.prod(concrete(shape, self._cut.local_sizes)) for shape in shapes.values())
+        self.total_bytes = 4 * self.num_elements
+
+    def read(self, weight: Weight) -> np.ndarray:
+        """The weight's array, read-only as a mapped file's would be."""
+        array = resolve(weight.source, self._tensors, self._cut)
+        array.setflags(write=False)
+        return array
+
+
+class _Tensors:
+    def __init__(self, model: ModelGraph, seed: int, given: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> None:
+        self._seed, self._given, self._sizes = seed, given, sizes
+        self._centers: dict[str, float] = {}
+        for part in model.parts():
+            for node in part.graph.nodes:
+                if node.op.endswith("_norm"):
+                    offset = dict(node.attrs).get("weight_offset", 0.0)
+                    for tensor in source_tensors(part.graph.weights[node.weights[0]].source):
+                        self._centers[tensor.name] = 1.0 - offset
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+    def array(self, source: Src) -> np.ndarray:
+        if source.name in self._given:
+            return np.array(self._given[source.name], np.float32)
+        shape = concrete(source.shape, self._sizes)
+        rng = np.random.default_rng([self._seed, zlib.crc32(f"{source.name}|{source.view}".encode())])
+        drawn = rng.standard_normal(shape).astype(np.float32)
+        if len(shape) == 1:
+            return drawn * np.float32(0.3) + np.float32(self._centers.get(source.name, 0.0))
+        return drawn * np.float32(_MATRIX_GAIN / math.sqrt(shape[-1]))
