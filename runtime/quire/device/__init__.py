@@ -30,6 +30,7 @@ from quire.device.contract import (
     StepContext,
     WeightSource,
 )
+from quire.device.device_sampling import NOT_FINITE, SamplingLibrary
 from quire.device.dtypes import numpy_dtype
 from quire.device.graph_executor import GraphExecutor
 from quire.device.hookspecs import ENTRY_POINT_GROUP, hookimpl
@@ -42,6 +43,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "ENTRY_POINT_GROUP",
     "FEATURES",
+    "NOT_FINITE",
     "BackendError",
     "CacheHandle",
     "Capabilities",
@@ -65,6 +67,7 @@ __all__ = [
     "RowDeterminism",
     "SampleResult",
     "SamplingBatch",
+    "SamplingLibrary",
     "StepBatch",
     "StepContext",
     "StepResult",

@@ -23,19 +23,20 @@ from quire.device.contract import (
 from quire.device.kv_cache import KVCache
 from quire.device.placement import lower_model
 from quire.device.plan_check import check_plan
-from quire.device.sliced_sampling import SlicedSampler
 from quire.device.step_context import step_context
+from quire.device.step_logits import StepLogits
 from quire.device.weight_loader import WeightLoader
 from quire.errors import BackendError, InternalError, QuireError
 from quire.graph.interpret import PartRunner
-from quire.sampling.batch import F32, I32, SamplingBatch
+from quire.sampling.batch import I32
 
 
 class GraphExecutor:
     """Runs a plan's graph with an op library's kernels; an `Executor` of `quire.device.contract`.
 
-    A step's kernels are called in `submit`; its logits are fetched and sampled when its result is read, or when
-    the next step needs its tokens.
+    A step's kernels are called in `submit`. A library that samples what the step asks for does so there as well, and
+    the next step takes the tokens on the device; else the logits are fetched and sampled when the step's result is
+    read, or when the next step needs its tokens.
 
     Raises, when made: BackendError for a plan that the library's capabilities do not cover, or for an op that
     neither the library nor (without `plan.strict`) the reference can run.
@@ -100,24 +101,27 @@ class GraphExecutor:
 
     # ---- one step, called by _PendingStep ---------------------------------------------------------------
 
-    def _forward(self, batch: StepBatch, token_ids: I32) -> _StepLogits:
-        """Runs embed, layers and the head. All slices of logits but the last are sampled on the way."""
+    def _forward(self, batch: StepBatch, token_ids: Any) -> StepLogits:
+        """Runs embed, layers and the head on `token_ids`, which are on the device already.
+
+        On the host all slices of logits but the last are sampled on the way, on the device all of them.
+        """
         if not self._trunk:
             raise InternalError("submit was called before load")
         if batch.copies:
             self._kv().copy_blocks(batch.copies)
         context = step_context(batch, self._plan.block_size, self._library.put)
         environment: dict[str, Any] = {
-            "token_ids": self._library.put(token_ids), "positions": context.device["positions"],
+            "token_ids": token_ids, "positions": context.device["positions"],
         }
         for runner in self._trunk:
             environment.update(self._run(runner, environment, context))
-        logits = _StepLogits(self._library, batch.sampling, keep=self._plan.return_logits)
+        logits = StepLogits(self._library, batch.sampling, keep=self._plan.return_logits)
         if batch.sampling is not None or self._plan.return_logits:
             for start in range(0, len(batch.logits_indices), self._plan.max_logits_rows):
                 logits.take_last()
                 rows = batch.logits_indices[start : start + self._plan.max_logits_rows]
-                logits.last = start, self._logits(environment, rows, context)
+                logits.add(start, len(rows), self._logits(environment, rows, context))
         return logits
 
     def _run(self, runner: PartRunner, environment: Mapping[str, Any], context: StepContext) -> dict[str, Any]:
@@ -143,48 +147,12 @@ class GraphExecutor:
             raise BackendError(f"the executor of device {self._library.name} is closed")
 
 
-class _StepLogits:
-    """A step's logits on their way to tokens.
-
-    Attributes:
-        last: (first row, device array) of the slice that was computed last and is not fetched yet.
-    """
-
-    def __init__(self, library: OpLibrary, sampling: SamplingBatch | None, *, keep: bool) -> None:
-        self._library = library
-        self._sampler = None if sampling is None else SlicedSampler(sampling)
-        self._kept: list[F32] | None = [] if keep else None
-        self.last: tuple[int, Any] | None = None
-
-    def take_last(self) -> None:
-        """Fetches the last slice, if there is one, and samples its rows."""
-        if self.last is None:
-            return
-        start, array = self.last
-        self.last = None
-        logits = np.asarray(self._library.get(array), np.float32)
-        if self._sampler is not None:
-            self._sampler.add(start, logits)
-        if self._kept is not None:
-            self._kept.append(logits)
-
-    def result(self) -> StepResult:
-        """Waits for the device."""
-        self.take_last()
-        kept = None if not self._kept else self._kept[0] if len(self._kept) == 1 else np.concatenate(self._kept)
-        if self._sampler is None:
-            return StepResult(np.empty((0, 1), np.int32), np.empty(0, np.int32), logits=kept)
-        drawn = self._sampler.result()
-        return StepResult(tokens=drawn.tokens[:, None], num_emitted=np.ones(len(drawn.tokens), np.int32),
-                          logprobs=drawn.logprobs, prompt_logprobs=drawn.prompt_logprobs, logits=kept)
-
-
 class _PendingStep:
     """A submitted step; implements `Pending`. Holds the step before it only until that one's tokens are read."""
 
     def __init__(self, executor: GraphExecutor, batch: StepBatch, previous: _PendingStep | None) -> None:
         self._executor, self._batch, self._previous = executor, batch, previous
-        self._logits: _StepLogits | None = None
+        self._logits: StepLogits | None = None
         self._result: StepResult | None = None
         self._error: BackendError | None = None
 
@@ -214,19 +182,24 @@ class _PendingStep:
         assert self._result is not None
         return self._result
 
-    def _token_ids(self) -> I32:
-        """The batch's token ids with each -1 replaced by the token that the step before sampled."""
+    def _token_ids(self) -> Any:
+        """The batch's token ids on the device, each -1 replaced by the token that the step before sampled."""
+        library = self._executor._library
         token_ids = np.ascontiguousarray(self._batch.token_ids, np.int32)
-        open_ = token_ids < 0
-        if not open_.any():
-            return token_ids
-        rows = self._batch.prev_row[token_indices(self._batch)[0][open_]]
+        places = np.flatnonzero(token_ids < 0)
+        if len(places) == 0:
+            return library.put(token_ids)
+        rows = self._batch.prev_row[token_indices(self._batch)[0][places]]
         if self._previous is None or (rows < 0).any():
             raise InternalError(f"step {self._batch.step}: a token id of -1 has no row in the step before")
+        on_device = None if self._previous._logits is None else self._previous._logits.tokens_on_device()
+        if on_device is not None:
+            sampling, tokens = on_device
+            return sampling.fill_tokens(token_ids, places.astype(np.int32), tokens, rows)
         filled = token_ids.copy()
-        tokens = self._previous._finish().tokens[rows, 0]
-        filled[open_] = np.maximum(tokens, 0)  # NO_TOKEN: that request is ending, its row only has to run
-        return filled
+        drawn = self._previous._finish().tokens[rows, 0]
+        filled[places] = np.maximum(drawn, 0)  # NO_TOKEN: that request is ending, its row only has to run
+        return library.put(filled)
 
     def _failed(self, error: Exception) -> BackendError:
         if isinstance(error, BackendError):

@@ -31,8 +31,8 @@ class SlicedSampler:
         """Samples the rows that lie in logits rows [start, start + len(logits))."""
         from quire.sampling.sampler import sample  # here, so that importing the contract stays light
 
-        rows = _inside(self._batch.rows, start, len(logits))
-        prompt_rows = _inside(self._batch.prompt_rows, start, len(logits))
+        rows = rows_inside(self._batch.rows, start, len(logits))
+        prompt_rows = rows_inside(self._batch.prompt_rows, start, len(logits))
         if len(rows) == 0 and len(prompt_rows) == 0:
             return
         drawn = sample(logits, part_of_batch(self._batch, rows, prompt_rows, start))
@@ -56,7 +56,7 @@ class SlicedSampler:
         )
 
 
-def _inside(rows: I32 | None, start: int, count: int) -> I32:
+def rows_inside(rows: I32 | None, start: int, count: int) -> I32:
     """Where `rows` is in [start, start + count): indices into it."""
     if rows is None:
         return np.empty(0, np.int32)

@@ -1,0 +1,72 @@
+"""A step's logits on their way to tokens: sampled on the device where the library can, else fetched, sampled here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quire.device.batch import StepResult
+from quire.device.contract import OpLibrary
+from quire.device.device_sampling import DeviceSampler, SamplingLibrary, sampling_library
+from quire.device.sliced_sampling import SlicedSampler
+from quire.sampling.batch import F32, SamplingBatch
+
+
+class StepLogits:
+    """Takes a step's slices of logits in order.
+
+    Args:
+        sampling: what to sample, or None.
+        keep: the logits are part of the result.
+    """
+
+    def __init__(self, library: OpLibrary, sampling: SamplingBatch | None, *, keep: bool) -> None:
+        self._library = library
+        self._sampling_library = sampling_library(library, sampling)
+        self._on_device: DeviceSampler | None = None
+        self._on_host: SlicedSampler | None = None
+        if sampling is not None and self._sampling_library is not None:
+            self._on_device = DeviceSampler(self._sampling_library, sampling)
+        elif sampling is not None:
+            self._on_host = SlicedSampler(sampling)
+        self._kept: list[F32] | None = [] if keep else None
+        self._last: tuple[int, Any] | None = None  # first row and device array of the slice that is not fetched yet
+
+    def add(self, start: int, num_rows: int, logits: Any) -> None:
+        """The slice of logits rows [start, start + num_rows), on the device."""
+        self.take_last()
+        if self._on_device is not None:
+            self._on_device.add(start, num_rows, logits)
+        if self._on_host is not None or self._kept is not None:
+            self._last = start, logits
+
+    def take_last(self) -> None:
+        """Waits for the last slice, if somebody on the host needs it."""
+        if self._last is None:
+            return
+        start, array = self._last
+        self._last = None
+        logits = np.asarray(self._library.get(array), np.float32)
+        if self._on_host is not None:
+            self._on_host.add(start, logits)
+        if self._kept is not None:
+            self._kept.append(logits)
+
+    def tokens_on_device(self) -> tuple[SamplingLibrary, Any] | None:
+        """The library that sampled, and the tokens int32 [R] as it holds them; None where they are not all there."""
+        tokens = None if self._on_device is None else self._on_device.device_tokens()
+        return None if self._sampling_library is None or tokens is None else (self._sampling_library, tokens)
+
+    def result(self) -> StepResult:
+        """Waits for the device."""
+        self.take_last()
+        kept = None if not self._kept else self._kept[0] if len(self._kept) == 1 else np.concatenate(self._kept)
+        if self._on_device is not None:
+            tokens = self._on_device.tokens(self._library.get)
+            return StepResult(tokens[:, None], np.ones(len(tokens), np.int32), logits=kept)
+        if self._on_host is None:
+            return StepResult(np.empty((0, 1), np.int32), np.empty(0, np.int32), logits=kept)
+        drawn = self._on_host.result()
+        return StepResult(tokens=drawn.tokens[:, None], num_emitted=np.ones(len(drawn.tokens), np.int32),
+                          logprobs=drawn.logprobs, prompt_logprobs=drawn.prompt_logprobs, logits=kept)
