@@ -27,7 +27,8 @@ _CAPABILITIES = {
     "xpu": replace(CUDA_CAPABILITIES, default_num_batched_tokens=2048, default_num_seqs=64),
     "mps": replace(CUDA_CAPABILITIES, act_dtypes=("float16", "float32"), weight_dtypes=("float16", "float32"),
                    kv_dtypes=("float16", "float32"), default_num_batched_tokens=1024, default_num_seqs=32,
-                   default_memory_utilization=0.7, shares_host_memory=True),
+                   default_memory_utilization=0.7, shares_host_memory=True,
+                   device_sampling=CUDA_CAPABILITIES.device_sampling - {"top_p"}),  # it has no float64
 }
 
 

@@ -12,10 +12,11 @@ from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan, Kernel
 from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
 from quire.graph.shapes import concrete
-from quire.sampling.batch import I32
+from quire.sampling.batch import I32, SamplingBatch
 from quire_torch.lowering import Attention, Lowering
 from quire_torch.machine import free_memory
 from quire_torch.options import TorchOptions
+from quire_torch.sampler import sample
 from quire_torch.step_memo import StepMemo
 from quire_torch.tensors import host_array, host_tensor, torch_dtype
 from quire_torch.torch_attention import TorchAttention
@@ -88,6 +89,16 @@ class TorchLibrary:
     def memory(self) -> tuple[int, int]:
         """(bytes of weights and caches handed out, bytes free on the device)."""
         return self._held_bytes, free_memory(self._device)
+
+    def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
+        """One token for each sampled row, int32 [R] on the device."""
+        return sample(logits, batch, self.put)
+
+    def fill_tokens(self, token_ids: I32, places: I32, tokens: torch.Tensor, rows: I32) -> torch.Tensor:
+        """token_ids int32 [T] with token_ids[places] = max(tokens[rows], 0)."""
+        filled = self.put(token_ids.copy())
+        filled[self.put(places)] = tokens[self.put(rows)].clamp(min=0)
+        return filled
 
     def _attention(self, options: TorchOptions, memo: StepMemo) -> Attention:
         attention: Any = TorchAttention(self.put, memo)

@@ -27,6 +27,9 @@ CAPABILITIES = Capabilities(
     default_num_seqs=64,
     default_memory_utilization=0.7,
     shares_host_memory=True,
+    async_depth=2,
+    device_sampling=frozenset(
+        {"temperature", "top_k", "top_p", "min_p", "penalties", "allowed", "banned", "bias", "mask"}),
     row_determinism="run_to_run",
     read_write_blocks=True,
 )
