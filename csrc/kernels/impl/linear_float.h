@@ -18,10 +18,10 @@ struct StepLoad<WeightFormat::f16> {
 QUIRE_INLINE F32x8 bf16_even(I32x8 pair) { return as_f32(pair << 16); }
 QUIRE_INLINE F32x8 bf16_odd(I32x8 pair) { return as_f32(pair & broadcast_i32(static_cast<int32_t>(0xffff0000u))); }
 
-// One panel at a time is a single read stream, which the hardware does not run far enough ahead of; four
+// One panel at a time is a single read stream, which the hardware does not run far enough ahead of; several
 // streams are quicker without help (and slower with it).
 template <int NP>
-constexpr int64_t kAheadBytes = NP == 1 ? 1024 : NP == 2 ? 768 : 0;
+constexpr int64_t kAheadBytes = NP == 1 ? 1024 : 0;
 
 // c[r][v] += x[r] * w[v]. The order of loads is chosen so that MR * NV sums, and what is loaded, fit 16 registers.
 template <int MR, int NV, class X, class W>
@@ -71,15 +71,15 @@ QUIRE_INLINE void multiply_add_pair(F32x8* c, X&& x_at, W&& raw_at) {
   }
 }
 
-// MR rows x NP panels over all k inputs. out: [MR][NP * 16].
-template <WeightFormat F, int MR, int NP>
+// MR rows x NP panels over k inputs, added to out [MR][NP * 16] unless that is to be started.
+template <WeightFormat F, int MR, int NP, bool Start>
 __attribute__((noinline)) void direct_tile(const float* x, int64_t x_stride, int64_t k, const uint8_t* panels,
                                            int64_t panel_bytes, float* out) {
   constexpr int NV = NP * 2;
   constexpr int64_t step_bytes = FloatPanel<F>::kStepBytes, steps_per_line = 64 / step_bytes;
   constexpr int64_t inputs_per_line = steps_per_line * FloatPanel<F>::kStep;
   F32x8 c[MR * NV];
-  unroll<MR * NV>([&](auto i) { c[i] = zero(); });
+  unroll<MR * NV>([&](auto i) { c[i] = Start ? zero() : load(out + i * 8); });
   const float* row[MR];
   unroll<MR>([&](auto r) { row[r] = x + r * x_stride; });
   const uint8_t* base[NP];
@@ -124,36 +124,72 @@ template <WeightFormat F, int MR, int NP>
 void direct_panels(const LinearArgs& a, int64_t row0, int64_t panel) {
   alignas(32) float tile[MR * NP * kPanelColumns];
   const PackedLinear& w = *a.weight;
-  direct_tile<F, MR, NP>(a.x + row0 * a.x_stride, a.x_stride, w.k, panel_at(w, panel), w.panel_bytes, tile);
+  direct_tile<F, MR, NP, true>(a.x + row0 * a.x_stride, a.x_stride, w.k, panel_at(w, panel), w.panel_bytes, tile);
   const int64_t column0 = panel * kPanelColumns;
   store_tile(a, row0, MR, column0, min_of(NP * kPanelColumns, w.n - column0), tile, NP * kPanelColumns);
 }
 
-// One row group (MR rows) over the panels of an item, as many panels at once as registers allow.
+// Two rows leave registers for two panels: the pairs of an item take turns every kTurn inputs, so that memory
+// still sees four streams.
+constexpr int64_t kTurn = 32;
+template <WeightFormat F>
+void direct_two_rows(const LinearArgs& a, int64_t row0, int64_t panel) {
+  constexpr int64_t columns = 2 * kPanelColumns;
+  alignas(32) float tile[kItemPanels / 2][2 * columns];
+  const PackedLinear& w = *a.weight;
+  for (int64_t k = 0; k < w.k; k += kTurn) {
+    const int64_t count = min_of(kTurn, w.k - k);
+    const float* x = a.x + row0 * a.x_stride + k;
+    for (int64_t p = 0; p < kItemPanels / 2; ++p) {
+      const uint8_t* base = panel_at(w, panel + p * 2) + k * FloatPanel<F>::kStepBytes / FloatPanel<F>::kStep;
+      if (k == 0) direct_tile<F, 2, 2, true>(x, a.x_stride, count, base, w.panel_bytes, tile[p]);
+      else direct_tile<F, 2, 2, false>(x, a.x_stride, count, base, w.panel_bytes, tile[p]);
+    }
+  }
+  for (int64_t p = 0; p < kItemPanels / 2; ++p) {
+    const int64_t column0 = panel * kPanelColumns + p * columns;
+    store_tile(a, row0, 2, column0, min_of(columns, w.n - column0), tile[p], columns);
+  }
+}
+
+// One row group (MR rows) over the panels of an item.
 template <WeightFormat F, int MR>
 void direct_rows(const LinearArgs& a, int64_t row0, int64_t panel, int64_t panel_end) {
-  if constexpr (MR == 1)
-    for (; panel + 4 <= panel_end; panel += 4) direct_panels<F, MR, 4>(a, row0, panel);
-  if constexpr (MR <= 2)
-    for (; panel + 2 <= panel_end; panel += 2) direct_panels<F, MR, 2>(a, row0, panel);
+  if (panel + kItemPanels == panel_end) {
+    if constexpr (MR == 1) return direct_panels<F, 1, kItemPanels>(a, row0, panel);
+    if constexpr (MR == 2) return direct_two_rows<F>(a, row0, panel);
+  }
   for (; panel < panel_end; ++panel) direct_panels<F, MR, 1>(a, row0, panel);
+}
+
+// Calls rows(Index<MR>, row0) for all rows of a direct linear, few at a time. With many rows the first group is
+// the one that reads memory: two rows do that fastest; the others find the item's panels in cache.
+template <int64_t MaxRows, class F>
+QUIRE_INLINE void for_row_groups(int64_t m, F&& rows) {
+  int64_t row0 = 0;
+  if (m >= 6) {
+    rows(Index<2>{}, row0);
+    row0 = 2;
+  }
+  while (row0 < m) {
+    const int64_t left = m - row0, count = left <= MaxRows ? left : 4;
+    switch (count) {
+      case 1: rows(Index<1>{}, row0); break;
+      case 2: rows(Index<2>{}, row0); break;
+      case 3: rows(Index<3>{}, row0); break;
+      case 4: rows(Index<4>{}, row0); break;
+      default:
+        if constexpr (MaxRows >= 5) rows(Index<5>{}, row0);
+        break;
+    }
+    row0 += count;
+  }
 }
 
 template <WeightFormat F>
 void direct_item(const LinearArgs& a, int64_t item) {
-  const int64_t panel_end = min_of(a.weight->num_panels, (item + 1) * kItemPanels);
-  int64_t row0 = 0;
-  while (row0 < a.m) {
-    const int64_t left = a.m - row0;
-    const int64_t panel = item * kItemPanels;
-    switch (left) {
-      case 1: direct_rows<F, 1>(a, row0, panel, panel_end); row0 += 1; break;
-      case 2: direct_rows<F, 2>(a, row0, panel, panel_end); row0 += 2; break;
-      case 3: direct_rows<F, 3>(a, row0, panel, panel_end); row0 += 3; break;
-      case 5: direct_rows<F, 5>(a, row0, panel, panel_end); row0 += 5; break;
-      default: direct_rows<F, 4>(a, row0, panel, panel_end); row0 += 4; break;
-    }
-  }
+  const int64_t panel = item * kItemPanels, panel_end = min_of(a.weight->num_panels, panel + kItemPanels);
+  for_row_groups<5>(a.m, [&](auto rows, int64_t row0) { direct_rows<F, decltype(rows)::value>(a, row0, panel, panel_end); });
 }
 
 // Inputs [k0, k0 + depth) of a panel as f32 [depth][16]. k0 is even.

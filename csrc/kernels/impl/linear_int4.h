@@ -30,13 +30,16 @@ __attribute__((noinline)) void int4_tile(const int8_t* x, int64_t x_stride, cons
       unroll<MR * 2>([&](auto i) { c[i] = I16x16{}; });
       unroll<4>([&](auto line) {
         prefetch(panel + line * 64 + 1024);
-        unroll<2>([&](auto h) {
-          const U8x32 raw = load_u8(panel + line * 64 + h * 32);
-          const U8x32 low = low_nibbles(raw), high = high_nibbles(raw);
-          unroll<MR>([&](auto r) {
-            c[r * 2 + h] = multiply_add_u8(low, broadcast_i32(row[r][b * 8 + line * 2]), c[r * 2 + h]);
-            c[r * 2 + h] = multiply_add_u8(high, broadcast_i32(row[r][b * 8 + line * 2 + 1]), c[r * 2 + h]);
-          });
+        const U8x32 raw0 = load_u8(panel + line * 64), raw1 = load_u8(panel + line * 64 + 32);
+        const U8x32 low0 = low_nibbles(raw0), low1 = low_nibbles(raw1);
+        const U8x32 high0 = high_nibbles(raw0), high1 = high_nibbles(raw1);
+        unroll<MR>([&](auto r) {
+          const I32x8 x0 = broadcast_i32(row[r][b * 8 + line * 2]);
+          c[r * 2] = multiply_add_u8(low0, x0, c[r * 2]);
+          c[r * 2 + 1] = multiply_add_u8(low1, x0, c[r * 2 + 1]);
+          const I32x8 x1 = broadcast_i32(row[r][b * 8 + line * 2 + 1]);
+          c[r * 2] = multiply_add_u8(high0, x1, c[r * 2]);
+          c[r * 2 + 1] = multiply_add_u8(high1, x1, c[r * 2 + 1]);
         });
       });
       unroll<MR>([&](auto r) {
@@ -69,7 +72,7 @@ void int4_rows(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int64_
 inline void int4_direct_item(const LinearArgs& a, int64_t item) {
   const QuantizedRows q = quantized_rows(a);
   const int64_t panel = item * kItemPanels, panel_end = min_of(a.weight->num_panels, panel + kItemPanels);
-  for_row_groups(a.m, [&](auto rows, int64_t row0) { int4_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
+  for_row_groups<4>(a.m, [&](auto rows, int64_t row0) { int4_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
 }
 
 constexpr int64_t kInt4Depth = 256;  // inputs unpacked at once by the blocked path

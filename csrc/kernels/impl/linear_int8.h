@@ -11,20 +11,20 @@ QUIRE_INLINE void add_block(float* sums, I32x8 block, const uint16_t* scales) {
   store(sums, scales ? fma(v, load_f16(scales), load(sums)) : load(sums) + v);
 }
 
-// The hot loop: c[MR][NP * 16] (i32) = values of MR rows times NP panels over `pairs` pairs of inputs.
-template <int MR, int NP>
+// The hot loop: values of MR rows times NP panels over `pairs` pairs of inputs, added to out [MR][NP * 16] unless
+// that is to be started.
+template <int MR, int NP, bool Start>
 __attribute__((noinline)) void int8_block_tile(const int16_t* x, int64_t x_stride, int64_t pairs, const uint8_t* panels,
                                                int64_t panel_bytes, int32_t* out) {
   constexpr int NV = NP * 2;
   I32x8 c[MR * NV];
-  unroll<MR * NV>([&](auto i) { c[i] = I32x8{}; });
+  unroll<MR * NV>([&](auto i) { c[i] = Start ? I32x8{} : load_i32(out + i * 8); });
   const uint8_t* base[NP];
   unroll<NP>([&](auto p) { base[p] = panels + p * panel_bytes; });
   const int32_t* row[MR];  // pairs of int16
   unroll<MR>([&](auto r) { row[r] = reinterpret_cast<const int32_t*>(x + r * x_stride); });
   for (int64_t i = 0; i < pairs; i += 2) {  // a block is a multiple of 32 inputs
-    if constexpr (NP == 1) prefetch(base[0] + i * 32 + 1024);
-    else if constexpr (NP <= 4) unroll<NP>([&](auto p) { prefetch(base[p] + i * 32 + 512); });
+    if constexpr (kAheadBytes<NP> > 0) prefetch(base[0] + i * 32 + kAheadBytes<NP>);
     unroll<2>([&](auto step) {
       if constexpr (MR <= 2) {
         I32x8 xv[MR];
@@ -62,57 +62,54 @@ inline void finish_quantized(const LinearArgs& a, int64_t row0, int64_t rows, in
   store_tile(a, row0, rows, column0, min_of(panels * kPanelColumns, w.n - column0), sums, stride);
 }
 
-template <int MR, int NP>
+// MR rows over the panels of an item, NP at once. Where that leaves fewer than four streams, the panels take turns
+// every kInt8Turn inputs (see direct_two_rows).
+constexpr int64_t kInt8Turn = 64;
+template <int MR, int NP, int Panels>
 void int8_panels(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int64_t panel) {
   const PackedLinear& w = *a.weight;
-  constexpr int64_t columns = NP * kPanelColumns;
-  alignas(32) int32_t block_sums[MR * columns];
-  alignas(32) float sums[MR * columns] = {};
+  constexpr int64_t columns = NP * kPanelColumns, turns = Panels / NP, sums_per_turn = MR * columns;
+  alignas(32) int32_t block_sums[turns * sums_per_turn];
+  alignas(32) float sums[turns * sums_per_turn] = {};
   const int16_t* x = static_cast<const int16_t*>(q.values) + row0 * q.inputs;
   const int64_t block = int8_block(w), block_bytes = w.group_size ? group_bytes(w) : block * kPanelColumns;
   for (int64_t k = 0, b = 0; k < q.inputs; k += block, ++b) {
-    const int64_t count = min_of(block, q.inputs - k);
+    const int64_t count = min_of(block, q.inputs - k), turn = turns > 1 ? kInt8Turn : count;
     const uint8_t* base = panel_at(w, panel) + b * block_bytes;
-    int8_block_tile<MR, NP>(x + k, q.inputs, count / 2, base, w.panel_bytes, block_sums);
-    for (int64_t p = 0; p < NP; ++p)
+    for (int64_t i = 0; i < count; i += turn)
+      for (int64_t p = 0; p < turns; ++p) {
+        const uint8_t* values = base + p * NP * w.panel_bytes + i * kPanelColumns;
+        const int64_t pairs = min_of(turn, count - i) / 2;
+        int32_t* out = block_sums + p * sums_per_turn;
+        if (i == 0) int8_block_tile<MR, NP, true>(x + k, q.inputs, pairs, values, w.panel_bytes, out);
+        else int8_block_tile<MR, NP, false>(x + k + i, q.inputs, pairs, values, w.panel_bytes, out);
+      }
+    for (int64_t p = 0; p < Panels; ++p)
       for (int64_t h = 0; h < kPanelColumns; h += 8) {
         const uint8_t* scales = base + p * w.panel_bytes + count * kPanelColumns + h * 2;
         for (int64_t r = 0; r < MR; ++r) {
-          const int64_t at = r * columns + p * kPanelColumns + h;
+          const int64_t at = p / NP * sums_per_turn + r * columns + p % NP * kPanelColumns + h;
           add_block(sums + at, load_i32(block_sums + at), w.group_size ? reinterpret_cast<const uint16_t*>(scales) : nullptr);
         }
       }
   }
-  finish_quantized(a, row0, MR, panel, NP, sums, columns, q.scales + row0, 1);
+  for (int64_t p = 0; p < turns; ++p)
+    finish_quantized(a, row0, MR, panel + p * NP, NP, sums + p * sums_per_turn, columns, q.scales + row0, 1);
 }
 
 template <int MR>
 void int8_rows(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int64_t panel, int64_t panel_end) {
-  if constexpr (MR == 1)
-    for (; panel + 4 <= panel_end; panel += 4) int8_panels<MR, 4>(a, q, row0, panel);
-  if constexpr (MR <= 2)
-    for (; panel + 2 <= panel_end; panel += 2) int8_panels<MR, 2>(a, q, row0, panel);
-  for (; panel < panel_end; ++panel) int8_panels<MR, 1>(a, q, row0, panel);
-}
-
-// Calls rows(Index<MR>, row0) for all rows of a direct linear, few at a time.
-template <class F>
-QUIRE_INLINE void for_row_groups(int64_t m, F&& rows) {
-  int64_t row0 = 0;
-  while (row0 < m) {
-    switch (m - row0) {
-      case 1: rows(Index<1>{}, row0); row0 += 1; break;
-      case 2: rows(Index<2>{}, row0); row0 += 2; break;
-      case 3: rows(Index<3>{}, row0); row0 += 3; break;
-      default: rows(Index<4>{}, row0); row0 += 4; break;
-    }
+  if (panel + kItemPanels == panel_end) {
+    if constexpr (MR == 1) return int8_panels<1, kItemPanels, kItemPanels>(a, q, row0, panel);
+    if constexpr (MR == 2) return int8_panels<2, 2, kItemPanels>(a, q, row0, panel);
   }
+  for (; panel < panel_end; ++panel) int8_panels<MR, 1, 1>(a, q, row0, panel);
 }
 
 inline void int8_direct_item(const LinearArgs& a, int64_t item) {
   const QuantizedRows q = quantized_rows(a);
   const int64_t panel = item * kItemPanels, panel_end = min_of(a.weight->num_panels, panel + kItemPanels);
-  for_row_groups(a.m, [&](auto rows, int64_t row0) { int8_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
+  for_row_groups<4>(a.m, [&](auto rows, int64_t row0) { int8_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
 }
 
 inline void int8_blocked_item(const LinearArgs& a, int64_t item, float* scratch) {
