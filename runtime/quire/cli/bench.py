@@ -5,52 +5,91 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quire.cli.engine_args import add_engine_arguments, config_from_args
+from quire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quire.bench.runs import Report
+
+CORE_BUDGET_MS = 1.0
+"""What the core may cost per step with up to 256 running sequences; more with more of them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `quire bench latency|throughput|core`."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    latency = kinds.add_parser("latency", help="one request at a time")
-    latency.add_argument("--input-len", type=int, default=512, help="prompt tokens")
-    latency.add_argument("--output-len", type=int, default=128, help="generated tokens")
-    throughput = kinds.add_parser("throughput", help="all requests at once")
-    throughput.add_argument("--num-prompts", type=int, default=32)
-    throughput.add_argument("--min-input-len", type=int, default=32, help="shortest prompt")
-    throughput.add_argument("--input-len", type=int, default=256, help="longest prompt")
-    throughput.add_argument("--output-len", type=int, default=64, help="generated tokens")
+
+    def add_kind(name: str, text: str) -> argparse.ArgumentParser:
+        return kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False,
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    latency = add_kind("latency", "one request at a time")
+    latency.add_argument("--input-len", type=_count(1), default=512, help="prompt tokens")
+    latency.add_argument("--output-len", type=_count(2), default=128, help="generated tokens")
+    throughput = add_kind("throughput", "all requests at once")
+    throughput.add_argument("--num-prompts", type=_count(1), default=32, help="requests")
+    throughput.add_argument("--min-input-len", type=_count(1), default=32, help="tokens of the shortest prompt")
+    throughput.add_argument("--input-len", type=_count(1), default=256, help="tokens of the longest prompt")
+    throughput.add_argument("--output-len", type=_count(1), default=64, help="generated tokens")
     for sub in (latency, throughput):
-        sub.add_argument("--repeats", type=int, default=3, help="runs; the median counts")
+        sub.add_argument("--repeats", type=_count(1), default=3, help="runs; the median counts")
         add_engine_arguments(sub, model_positional=True)
-    core = kinds.add_parser("core", help="the core's cost per step, on the fake device")
-    core.add_argument("--num-seqs", type=int, default=256, help="running sequences")
-    core.add_argument("--steps", type=int, default=400, help="steps that are timed")
+    core = add_kind("core", "the core's cost per step, on the fake device")
+    core.add_argument("--num-seqs", type=_count(1), default=256, help="running sequences")
+    core.add_argument("--steps", type=_count(2), default=400, help="steps that are timed")
     for sub in (latency, throughput, core):
         sub.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON; '-' = only that, to stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report, and writes JSON where asked."""
-    if args.kind == "core":
-        from quire.bench.core import core_lines, run_core_bench
-
-        result = run_core_bench(num_seqs=args.num_seqs, num_steps=args.steps)
-        lines = core_lines(result)
-    else:
-        from quire.bench import runs
-
-        config = config_from_args(args)
-        if args.kind == "latency":
-            report = runs.run_latency(config, input_len=args.input_len, output_len=args.output_len, repeats=args.repeats)
-        else:
-            report = runs.run_throughput(config, num_prompts=args.num_prompts, min_input_len=args.min_input_len,
-                                         input_len=args.input_len, output_len=args.output_len, repeats=args.repeats)
-        result, lines = report.as_json(), report.lines()
+    report = _report(args)
+    text = json.dumps(report.as_json(), indent=2)
     if args.json is not None and str(args.json) == "-":
-        print(json.dumps(result, indent=2))
+        print(text)
         return 0
-    print("\n".join(lines))
+    print("\n".join(report.lines()))
     if args.json is not None:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        try:
+            args.json.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--json {args.json} cannot be written", because=str(error), try_="--json -") from error
     return 0
+
+
+def _report(args: argparse.Namespace) -> Report:
+    if args.kind == "core":
+        return _core_report(args.num_seqs, args.steps)
+    from quire.bench import runs
+
+    config = config_from_args(args)
+    if args.kind == "latency":
+        return runs.run_latency(config, input_len=args.input_len, output_len=args.output_len, repeats=args.repeats)
+    return runs.run_throughput(config, num_prompts=args.num_prompts, min_input_len=min(args.min_input_len, args.input_len),
+                               input_len=args.input_len, output_len=args.output_len, repeats=args.repeats)
+
+
+def _core_report(num_seqs: int, num_steps: int) -> Report:
+    from quire.bench.core import run_core_bench
+    from quire.bench.runs import Figure, Report
+
+    result = run_core_bench(num_seqs, num_steps=num_steps)
+    budget_ms = CORE_BUDGET_MS * max(1.0, num_seqs / 256)
+    figures = [Figure(name, result.pop(key) * 1e3, "ms", budget_ms) for name, key in (
+        ("median step", "median_s"), ("90 % of steps within", "p90_s"), ("fastest step", "min_s"),
+        ("median step, processor time", "cpu_median_s"))]  # fmt: skip
+    return Report("the core's own cost per step (limit: its budget, 1 ms for up to 256 sequences)", result, figures, None)
+
+
+def _count(least: int) -> type[int]:
+    """An argparse type: whole numbers from `least`."""
+    def count(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise ValueError
+        return number
+
+    count.__name__ = f"whole number of at least {least}"
+    return count  # type: ignore[return-value]

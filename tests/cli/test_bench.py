@@ -1,0 +1,32 @@
+"""`quire bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def test_core_stands_beside_its_budget(quire: Callable, tmp_path: Path) -> None:
+    ended = quire("bench", "core", "--num-seqs", "8", "--steps", "5", "--json", str(tmp_path / "core.json"))
+    assert ended.code == 0
+    assert "% of the limit 1.0" in ended.out
+    written = json.loads((tmp_path / "core.json").read_text())
+    assert written["settings"]["num_seqs"] == 8
+    for figure in written["figures"]:
+        assert figure["share"] == pytest.approx(figure["value"] / figure["limit"])
+    assert quire("bench", "core", "--num-seqs", "8", "--steps", "5", "--json", str(tmp_path / "no" / "file")).code == 2
+
+
+@pytest.mark.parametrize("kind", ["latency", "throughput"])
+def test_runs_of_a_model(quire: Callable, on_fake: tuple[str, ...], kind: str) -> None:
+    size = ("--input-len", "20", "--output-len", "4", "--repeats", "1")
+    ended = quire("bench", kind, *on_fake, *size, "--json", "-")
+    assert ended.code == 0
+    report = json.loads(ended.out)
+    assert report["settings"]["output_len"] == 4
+    assert all(set(figure) == {"name", "value", "unit", "limit", "share"} for figure in report["figures"])
+    assert all(figure["value"] > 0 for figure in report["figures"])
+    assert kind in quire("bench", kind, *on_fake, *size).out
