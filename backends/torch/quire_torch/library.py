@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 
 from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan, Kernel
+from quire.errors import BackendError
 from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
 from quire.graph.shapes import concrete
 from quire.sampling.batch import I32, SamplingBatch
@@ -34,7 +34,7 @@ class TorchLibrary:
         self._device = torch.device(options.device)
         self._held_bytes = 0
         memo = StepMemo()
-        self._lowering = Lowering(self.put, self._attention(options, memo), memo)
+        self._lowering = Lowering(self.put, self._make_attention(options, memo), memo)
         if self._device.type == "cuda":  # sums of split products stay in float32 until they are rounded once
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
             torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
@@ -100,6 +100,12 @@ class TorchLibrary:
         filled[self.put(places)] = tokens[self.put(rows)].clamp(min=0)
         return filled
 
-    def _attention(self, options: TorchOptions, memo: StepMemo) -> Attention:
-        attention: Any = TorchAttention(self.put, memo)
-        return attention
+    def _make_attention(self, options: TorchOptions, memo: StepMemo) -> Attention:
+        if options.attention == "torch":
+            return TorchAttention(self.put, memo)
+        try:
+            from quire_torch.triton_attention import TritonAttention
+        except ImportError as error:
+            raise BackendError(f"device {self.name}: the attention kernel needs triton", because=str(error),
+                               try_="pip install triton, or --device-option attention=torch (slow)") from error
+        return TritonAttention(self.put, memo)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ class TorchOptions:
 
     Attributes:
         device: torch's name of the device: cpu, mps, cuda, cuda:1, xpu, ...; AMD's devices are called cuda as well.
+        attention: "triton", the kernel, which is the default on cuda devices; "torch", plain operations.
     """
 
     device: str = "cpu"
+    attention: str = "torch"
 
     @property
     def device_type(self) -> str:
@@ -32,9 +35,10 @@ class TorchOptions:
 
         Raises: ConfigError on an unknown key or a value that does not fit.
         """
-        unknown = sorted(set(options) - {"device"})
+        unknown = sorted(set(options) - {"device", "attention"})
         if unknown:
-            raise ConfigError(f"device {name} has no option {', '.join(unknown)}", because="it has device")
+            raise ConfigError(f"device {name} has no option {', '.join(unknown)}",
+                              because="it has device and attention")
         chosen = options.get("device", device)
         if not _DEVICE.fullmatch(chosen):
             raise ConfigError(f"device option device={chosen}", because="torch devices are cpu, cuda, xpu and mps",
@@ -42,4 +46,15 @@ class TorchOptions:
         if name != "torch" and chosen.split(":")[0] != device:
             raise ConfigError(f"device option device={chosen} on device {name}", because=f"its devices are {device}:N",
                               try_="--device torch for the others")
-        return TorchOptions(chosen)
+        return TorchOptions(chosen, _attention(options.get("attention"), chosen))
+
+
+def _attention(given: str | None, device: str) -> str:
+    if given is None:
+        return "triton" if device.startswith("cuda") else "torch"
+    if given not in ("torch", "triton"):
+        raise ConfigError(f"device option attention={given}", because="it is torch or triton")
+    if given == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError("device option attention=triton on the CPU", because="Triton compiles for GPUs only",
+                          try_="TRITON_INTERPRET=1, which interprets kernels on the CPU (for tests: very slow)")
+    return given

@@ -1,0 +1,1 @@
+"""Triton kernels. They import triton and nothing of torch, so that they compile where neither torch nor a GPU is."""

@@ -1,0 +1,90 @@
+"""Run with TRITON_INTERPRET=1: the Triton kernel on CPU tensors against attention in plain torch.
+
+Exits with an error at the first case that differs, and prints how many were compared.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+
+from quire.device.batch import GroupBatch, StepBatch
+from quire.device.contract import CacheHandle, StepContext
+from quire.device.step_context import step_context
+from quire_torch.step_memo import StepMemo
+from quire_torch.tensors import host_tensor
+from quire_torch.torch_attention import TorchAttention
+from quire_torch.triton_attention import TritonAttention
+
+PAGE, NUM_BLOCKS = 4, 40
+SEQUENCES = ((0, 9), (5, 1), (11, 6), (0, 1), (30, 1))  # (tokens in the cache, tokens of this step)
+TOLERANCES = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def step(rng: np.random.Generator, window: int) -> StepContext:
+    """A ragged step over shuffled blocks; those that left the window of every row are gone."""
+    ids = rng.permutation(NUM_BLOCKS)
+    tables, used = np.full((len(SEQUENCES), 9), -1, np.int32), 0
+    for row, (computed, count) in enumerate(SEQUENCES):
+        num_pages = -(-(computed + count) // PAGE)
+        tables[row, :num_pages] = ids[used : used + num_pages]
+        used += num_pages
+        if window:
+            tables[row, : max(0, computed - window + 1) // PAGE] = -1
+    counts = [count for _, count in SEQUENCES]
+    starts = np.cumsum([0, *counts]).astype(np.int32)
+    batch = StepBatch(
+        step=0, token_ids=np.zeros(starts[-1], np.int32), query_start_loc=starts,
+        num_computed=np.array([computed for computed, _ in SEQUENCES], np.int32),
+        prev_row=np.full(len(SEQUENCES), -1, np.int32), groups={"full": GroupBatch(tables)},
+        logits_indices=np.empty(0, np.int32))
+    return step_context(batch, PAGE, host_tensor)
+
+
+def filled_cache(rng: np.random.Generator, context: StepContext, kv_heads: int, head_dim: int,
+                 dtype: torch.dtype) -> CacheHandle:
+    """Keys and values where the step's sequences have them, NaN everywhere else."""
+    written = np.zeros((NUM_BLOCKS + 1, PAGE), bool)
+    for table, seq_len in zip(context.batch.groups["full"].block_tables, context.batch.seq_lens, strict=True):
+        index = np.arange(seq_len)
+        blocks = table[index // PAGE]
+        written[blocks[blocks >= 0], (index % PAGE)[blocks >= 0]] = True
+    arrays = {}
+    for name in ("k", "v"):
+        array = rng.standard_normal((NUM_BLOCKS + 1, PAGE, kv_heads, head_dim)).astype(np.float32)
+        array[~written] = np.nan
+        arrays[name] = host_tensor(array).to(dtype)
+    return CacheHandle("full", 0, arrays)
+
+
+def compare(heads: int, kv_heads: int, head_dim: int, window: int, softcap: float, causal: bool,
+            dtype: torch.dtype) -> None:
+    """One case; raises AssertionError where the two disagree."""
+    rng = np.random.default_rng(heads * head_dim + window)
+    context, memo = step(rng, window), StepMemo()
+    cache = filled_cache(rng, context, kv_heads, head_dim, dtype)
+    q = host_tensor(rng.standard_normal((context.batch.num_tokens, heads, 2 * head_dim)).astype(np.float32)).to(dtype)
+    q = q[..., :head_dim]  # strided, as after a split
+    attrs = {"scale": 0.4, "window": window, "softcap": softcap, "causal": causal}
+    expected = TorchAttention(host_tensor, memo)(context, q, cache, **attrs)
+    result = TritonAttention(host_tensor, memo)(context, q, cache, **attrs)
+    assert result.dtype == dtype
+    assert not expected.isnan().any()
+    error = float((result.float() - expected.float()).abs().max())
+    bound = TOLERANCES[dtype] * float(expected.abs().max())
+    assert error <= bound, f"{heads=} {kv_heads=} {head_dim=} {attrs} {dtype}: {error}"
+
+
+def main() -> None:
+    cases = [(4, 2, 8, 0, 0.0, True, torch.float32), (7, 1, 24, 0, 0.0, True, torch.float16)]
+    cases += [(4, 2, 16, *masks, torch.float32) for masks in product((0, 1, 6), (0.0, 1.5), (True, False))]
+    cases += [(6, 2, 16, 6, 1.5, True, dtype) for dtype in (torch.float16, torch.bfloat16)]
+    for case in cases:
+        compare(*case)
+    print(f"{len(cases)} cases agree")
+
+
+if __name__ == "__main__":
+    main()
