@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import itertools
 import logging
 import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from quire.engine.client import EngineClient, refusal_error
@@ -56,6 +57,7 @@ class AsyncLLM:
         self._config = config
         self._client = EngineClient(config)
         self._streams: dict[str, _Stream] = {}
+        self._numbers = itertools.count()
         self._stats_waiters: list[asyncio.Future[EngineStats]] = []
         self._death: QuireError | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -111,8 +113,11 @@ class AsyncLLM:
         """Tokenizes and validates; raises RequestError."""
         self._started()
         assert self._inputs is not None
-        return self._inputs.prepare(prompt, params, request_id=request_id or uuid.uuid4().hex, priority=priority,
-                                    cache_salt=cache_salt, add_special_tokens=add_special_tokens)
+        prepared = self._inputs.prepare(prompt, params, request_id=request_id or uuid.uuid4().hex, priority=priority,
+                                        cache_salt=cache_salt, add_special_tokens=add_special_tokens)
+        # An id may come again while the engine's last words on the one before are on their way.
+        message = replace(prepared.message, request_id=f"{prepared.request_id}.{next(self._numbers)}")
+        return replace(prepared, message=message)
 
     async def generate(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, priority: int = 0,
                        cache_salt: str | None = None) -> AsyncIterator[RequestOutput]:
@@ -131,9 +136,6 @@ class AsyncLLM:
         self.check_health()
         assert self._outputs is not None
         request_id = prepared.message.request_id
-        if request_id in self._streams:
-            raise RequestError(f"request_id={request_id!r} is taken", because="that request is not finished",
-                               try_="another id", param="request_id")
         stream = self._streams[request_id] = _Stream()
         self._outputs.add(prepared)
         finished = False
@@ -206,8 +208,8 @@ class AsyncLLM:
     def _take_outputs(self, outputs: list[SequenceOutput]) -> None:
         assert self._outputs is not None
         processed = self._outputs.process(outputs)
-        for output in processed.requests:
-            stream = self._streams.get(output.request_id)
+        for request_id, output in processed.requests.items():
+            stream = self._streams.get(request_id)
             if stream is not None:
                 stream.output = output
                 stream.changed.set()

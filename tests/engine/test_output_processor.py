@@ -35,7 +35,7 @@ class Front:
     def take(self, *items: SequenceOutput) -> tuple[RequestOutput | None, list[tuple[str, int]]]:
         processed = self.outputs.process(items)
         assert processed.failed == []
-        return (processed.requests[0] if processed.requests else None), processed.stopped
+        return processed.requests.get("r"), processed.stopped
 
 
 def news(text: str | list[int], reason: Any = None, *, index: int = 0, **fields: Any) -> SequenceOutput:
@@ -120,7 +120,7 @@ def test_logprobs_have_ranks_and_texts(tokenizer: Tokenizer) -> None:
 def test_a_device_failure_ends_the_request(tokenizer: Tokenizer) -> None:
     front = Front(tokenizer, n=2)
     processed = front.outputs.process([news("b"), news([], "error", index=1, error="it burns")])
-    assert processed.requests == []
+    assert processed.requests == {}
     ((request_id, error),) = processed.failed
     assert (request_id, type(error), str(error)) == ("r", BackendError, "it burns")
     assert front.take(news("c")) == (None, [])

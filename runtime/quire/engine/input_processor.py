@@ -44,9 +44,11 @@ class ModelLimits:
 class PreparedRequest:
     """A checked request: its message to the core, and what the way back needs.
 
-    `prompt` is None where tokens were given; `detokenize` says whether text is wanted and possible.
+    `request_id` is the user's word for it; the message's is unique in the engine. `prompt` is None where tokens were
+    given; `detokenize` says whether text is wanted and possible.
     """
 
+    request_id: str
     message: EngineRequest
     prompt: str | None
     detokenize: bool
@@ -88,7 +90,7 @@ class InputProcessor:
             request_id=request_id, prompt_token_ids=tuple(token_ids), params=bounded, eos_token_ids=self._eos_token_ids,
             bad_words_token_ids=self._bad_words(params), priority=priority, arrival_time_s=time.monotonic(),
             cache_salt=cache_salt if cache_salt is not None else salt)
-        return PreparedRequest(message, text, detokenize)
+        return PreparedRequest(request_id, message, text, detokenize)
 
     def _prompt_tokens(self, prompt: Prompt, add_special_tokens: bool) -> tuple[str | None, list[int], str | None]:
         """(text or None, token ids, cache salt)."""

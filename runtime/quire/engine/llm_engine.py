@@ -52,7 +52,7 @@ class LLMEngine:
             self._core.abort(request_id, index)
         if processed.failed:
             raise processed.failed[0][1]
-        return processed.requests
+        return list(processed.requests.values())
 
     def stats(self) -> EngineStats:
         """Counters of the core."""

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ProcessedOutputs:
-    """Updated requests (the same object each time, cumulative), and sequences whose stop string was found.
+    """One step's news, by the requests' ids in the engine.
 
-    `stopped`: (request_id, index) pairs that the core must abort, since it knows nothing of text.
+    Attributes:
+        requests: updated ones (the same object each time, cumulative).
+        stopped: (request id, index) of sequences whose stop string was found; the core, which knows nothing of text,
+            must abort them.
+        failed: requests that the device failed.
     """
 
-    requests: list[RequestOutput] = field(default_factory=list)
+    requests: dict[str, RequestOutput] = field(default_factory=dict)
     stopped: list[tuple[str, int]] = field(default_factory=list)
     failed: list[tuple[str, BackendError]] = field(default_factory=list)
 
@@ -62,7 +66,7 @@ class OutputProcessor:
             CompletionOutput(i, logprobs=[] if with_logprobs else None, cumulative_logprob=0.0 if with_logprobs else None)
             for i in range(message.params.n)
         ]
-        output = RequestOutput(message.request_id, prepared.prompt, list(message.prompt_token_ids), completions)
+        output = RequestOutput(prepared.request_id, prepared.prompt, list(message.prompt_token_ids), completions)
         self._states[message.request_id] = _RequestState(prepared, output, detokenizers)
 
     def discard(self, request_id: str) -> None:
@@ -89,7 +93,7 @@ class OutputProcessor:
             if all(completion.finished() for completion in state.output.outputs):
                 self._finish(state)
                 del self._states[request_id]
-            result.requests.append(state.output)
+            result.requests[request_id] = state.output
         return result
 
     def _take(self, state: _RequestState, item: SequenceOutput) -> bool:

@@ -1,0 +1,171 @@
+"""AsyncLLM: one event loop, many requests, an engine process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quire.async_llm import AsyncLLM
+from quire.engine.config import EngineConfig
+from quire.errors import BackendError, ConfigError, ModelError, RequestError
+from quire.sampling_params import SamplingParams
+
+GREEDY = SamplingParams(temperature=0, max_tokens=5)
+ENDLESS = SamplingParams(temperature=0, max_tokens=1000, ignore_eos=True)
+
+Check = Callable[[AsyncLLM], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def with_engine(byte_model: Path) -> Callable[..., None]:
+    """with_engine(check, **options): runs `check(engine)`; start=False leaves the start to it."""
+
+    def run(check: Check, *, start: bool = True, **options: Any) -> None:
+        async def main() -> None:
+            engine = AsyncLLM(EngineConfig(**{"model": str(byte_model), "device": "fake", "load_format": "dummy", **options}))
+            try:
+                if start:
+                    await engine.start()
+                await check(engine)
+            finally:
+                engine.close()
+                engine.close()
+
+        asyncio.run(asyncio.wait_for(main(), 60))
+
+    return run
+
+
+async def text_of(engine: AsyncLLM, prompt: str, params: SamplingParams = GREEDY) -> str:
+    text = ""
+    async for output in engine.generate(prompt, params):
+        text = output.outputs[0].text
+    return text
+
+
+async def wait_idle(engine: AsyncLLM) -> None:
+    while (stats := await engine.stats()).num_running or stats.num_waiting:
+        await asyncio.sleep(0.01)
+    assert stats.num_used_blocks == 0
+
+
+def test_requests_together_and_one_after_another(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        await engine.start()  # again: does nothing
+        assert await text_of(engine, "a") == "bcdef"
+        assert await asyncio.gather(*(text_of(engine, chr(97 + i)) for i in range(10))) == [
+            "".join(chr(98 + i + j) for j in range(5)) for i in range(10)]  # fmt: skip
+        assert await asyncio.gather(engine.stats(), engine.stats())
+        assert (engine.max_model_len, engine.sampling_defaults) == (1024, {})
+        assert engine.render_chat([{"role": "user", "content": "x"}]) == "[user]x>"
+        await wait_idle(engine)
+        with pytest.raises(RequestError, match="prompt is empty"):
+            engine.prepare("", GREEDY)
+
+    with_engine(check)
+
+
+def test_leaving_early_and_being_cancelled_abort(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        async for _ in engine.generate("a", ENDLESS):
+            break
+        async with aclosing(engine.generate("a", ENDLESS)) as outputs:  # type: ignore[type-var]
+            await anext(outputs)
+        task = asyncio.create_task(text_of(engine, "a", ENDLESS))
+        while (await engine.stats()).num_running == 0:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await wait_idle(engine)
+        assert (await engine.stats()).generated_tokens < 3000
+
+    with_engine(check, device_options={"latency_ms": 2})
+
+
+def test_an_id_may_come_again_and_stop_strings_end_both_sides(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        stopped = SamplingParams(temperature=0, max_tokens=1000, ignore_eos=True, stop="efg")
+        for _ in range(3):  # while the engine still says of the one before that it was aborted
+            async for output in engine.generate("a", stopped, request_id="same"):
+                last = output
+            assert (last.request_id, last.outputs[0].text, last.outputs[0].finish_reason) == ("same", "bcd", "stop")
+        await wait_idle(engine)
+
+    with_engine(check)
+
+
+def test_a_request_that_the_core_refuses(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        with pytest.raises(RequestError, match="KV blocks") as caught:
+            await text_of(engine, "a", ENDLESS)
+        assert caught.value.param == "max_tokens"
+        assert await text_of(engine, "a") == "bcdef"
+
+    with_engine(check, num_kv_blocks=4)
+
+
+def test_death_ends_every_stream_and_refuses_more(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        streams = [asyncio.create_task(text_of(engine, "a", ENDLESS)) for _ in range(3)]
+        while (await engine.stats()).num_running < 3:
+            await asyncio.sleep(0.01)
+        os.kill(engine._client.pid, signal.SIGKILL)
+        asked = asyncio.create_task(engine.stats())
+        for ended in await asyncio.gather(*streams, asked, return_exceptions=True):
+            assert isinstance(ended, BackendError)
+            assert "engine process ended" in str(ended)
+        for ask in (engine.stats(), text_of(engine, "a")):
+            with pytest.raises(BackendError, match="engine process ended"):
+                await ask
+        with pytest.raises(BackendError):
+            engine.check_health()
+
+    with_engine(check, device_options={"latency_ms": 5})
+
+
+def test_unreadable_messages_end_the_streams_instead_of_hanging(with_engine: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        def broken(outputs: Any) -> None:
+            raise KeyError("broken")
+
+        monkeypatch.setattr(engine._outputs, "process", broken)
+        with pytest.raises(Exception, match="cannot be read any more\n.*KeyError"):
+            await text_of(engine, "a")
+
+    with_engine(check)
+
+
+def test_before_the_start(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        with pytest.raises(BackendError, match="not started"):
+            engine.prepare("a", GREEDY)
+
+    with_engine(check, start=False)
+
+
+@pytest.mark.parametrize(("options", "error"), [({"device": "abacus"}, ConfigError), ({"chat_template": "no such file"}, ModelError)])
+def test_errors_of_the_start(with_engine: Callable[..., None], options: dict[str, Any], error: type[Exception]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        with pytest.raises(error):
+            await engine.start()
+
+    with_engine(check, start=False, **options)
+
+
+def test_token_ids_only(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        assert engine.tokenizer is None
+        async for output in engine.generate([97], GREEDY):
+            last = output
+        assert last.outputs[0].token_ids == [98, 99, 100, 101, 102]
+        with pytest.raises(RequestError, match="chat without a tokenizer"):
+            engine.render_chat([{"role": "user", "content": "x"}])
+
+    with_engine(check, skip_tokenizer_init=True)
