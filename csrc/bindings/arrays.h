@@ -25,7 +25,6 @@ inline DType dtype_named(const std::string& name) {
   if (name == "float32") return DType::f32;
   if (name == "bfloat16") return DType::bf16;
   if (name == "float16") return DType::f16;
-  if (name == "int8") return DType::i8;
   throw std::invalid_argument("no native dtype " + name);
 }
 
@@ -33,12 +32,10 @@ inline WeightFormat format_named(const std::string& name) {
   if (name == "float32") return WeightFormat::f32;
   if (name == "bfloat16") return WeightFormat::bf16;
   if (name == "float16") return WeightFormat::f16;
-  if (name == "int8") return WeightFormat::int8;
-  if (name == "int4") return WeightFormat::int4;
   throw std::invalid_argument("no native weight format " + name);
 }
 
-// [rows, k] of 1-, 2- or 4-byte elements whose columns are adjacent. bfloat16 comes as its uint16 view.
+// [rows, k] of 2- or 4-byte elements whose columns are adjacent. bfloat16 comes as its uint16 view.
 inline RowSegment to_segment(const AnyArray& array, const std::string& dtype) {
   RowSegment segment;
   segment.dtype = dtype_named(dtype);

@@ -1,4 +1,5 @@
 // quire_cpu._native: the plan executor for Python. Everything that waits or computes releases the GIL.
+#include "../plan/machine_limits.h"
 #include "../plan/step_queue.h"
 #include "arrays.h"
 
@@ -70,9 +71,9 @@ void bind_plan(nb::module_& m) {
            },
            "kernels"_a, "threads"_a, "poison"_a, "kv_dtype"_a, "block_size"_a, "max_tokens"_a, "max_seqs"_a,
            "max_logits"_a, "max_len"_a, "vocab_size"_a)
-      .def("add_linear", [](Plan& self, const std::string& format, int64_t n, int64_t k, int64_t group_size, bool zeros) {
-             return self.weights().add_linear(format_named(format), n, k, group_size, zeros);
-           }, "format"_a, "n"_a, "k"_a, "group_size"_a = 0, "has_zeros"_a = false)
+      .def("add_linear", [](Plan& self, const std::string& format, int64_t n, int64_t k) {
+             return self.weights().add_linear(format_named(format), n, k);
+           })
       .def("add_vector", [](Plan& self, int64_t size) { return self.weights().add_vector(size); })
       .def("add_table", [](Plan& self, const std::string& dtype, int64_t rows, int64_t dim) {
              return self.weights().add_table(dtype_named(dtype), rows, dim);
@@ -94,16 +95,8 @@ void bind_plan(nb::module_& m) {
       .def("pack_linear", [](Plan& self, int64_t index, const std::vector<std::pair<AnyArray, std::string>>& arrays) {
              const Segments segments(arrays);
              nb::gil_scoped_release release;
-             self.weights().pack_linear(index, segments.rows, nullptr, self.pool());
+             self.weights().pack_linear(index, segments.rows, self.pool());
            })
-      .def("pack_quantized", [](Plan& self, int64_t index, const std::vector<std::pair<AnyArray, std::string>>& arrays,
-                                nb::ndarray<const float, nb::ndim<2>, nb::c_contig> scales,
-                                std::optional<nb::ndarray<const float, nb::ndim<2>, nb::c_contig>> zeros) {
-             const Segments segments(arrays);
-             const QuantSource quant{scales.data(), zeros ? zeros->data() : nullptr, static_cast<int64_t>(scales.shape(1))};
-             nb::gil_scoped_release release;
-             self.weights().pack_linear(index, segments.rows, &quant, self.pool());
-           }, "index"_a, "segments"_a, "scales"_a, "zeros"_a.none())
       .def("fill_vector", [](Plan& self, int64_t index, const AnyArray& array, const std::string& dtype) {
              if (array.ndim() != 1 || (array.size() > 1 && array.stride(0) != 1)) throw std::invalid_argument("a vector must be 1-D and contiguous");
              self.weights().fill_vector(index, array.data(), dtype_named(dtype), static_cast<int64_t>(array.size()));
@@ -171,7 +164,7 @@ NB_MODULE(_native, m) {
       .value("token_ids", Space::token_ids)
       .value("positions", Space::positions)
       .value("logits_indices", Space::logits_indices);
-  nb::enum_<RowSymbol>(m, "RowSymbol").value("T", RowSymbol::T).value("L", RowSymbol::L).value("one", RowSymbol::one);
+  nb::enum_<RowSymbol>(m, "RowSymbol").value("T", RowSymbol::T).value("L", RowSymbol::L);
   nb::class_<Operand>(m, "Operand")
       .def("__init__", [](Operand* self, Space space, int64_t offset_bytes, int64_t row_stride, RowSymbol rows,
                           int64_t rows_per_symbol, int64_t width) {
@@ -186,6 +179,10 @@ NB_MODULE(_native, m) {
   bind_plan(m);
   bind_queue(m);
   m.def("op_names", &op_names);
+  m.def("measure_limits", [](int num_threads) {
+    const MachineLimits limits = measure_limits(num_threads);
+    return std::make_pair(limits.read_bytes_per_s, limits.flops_per_s);
+  }, "num_threads"_a, nb::call_guard<nb::gil_scoped_release>(), "(bytes read per second, float32 operations per second)");
   m.def("available_kernels", [] {
     std::vector<std::string> names;
     for (const std::string_view name : available_kernels()) names.emplace_back(name);

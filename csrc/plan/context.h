@@ -60,8 +60,7 @@ struct StepContext {
   std::vector<GroupStep> groups = {};
 
   int64_t rows(const Operand& operand) const {
-    const int64_t count = operand.rows == RowSymbol::T ? num_tokens : operand.rows == RowSymbol::L ? num_logits : 1;
-    return count * operand.rows_per_symbol;
+    return (operand.rows == RowSymbol::T ? num_tokens : num_logits) * operand.rows_per_symbol;
   }
 
   template <class T = float>

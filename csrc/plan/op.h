@@ -46,9 +46,7 @@ class Op {
 
  protected:
   static int64_t max_rows(const Operand& operand, const PlanLimits& limits) {
-    const int64_t count =
-        operand.rows == RowSymbol::T ? limits.max_tokens : operand.rows == RowSymbol::L ? limits.max_logits : 1;
-    return count * operand.rows_per_symbol;
+    return (operand.rows == RowSymbol::T ? limits.max_tokens : limits.max_logits) * operand.rows_per_symbol;
   }
 };
 

@@ -7,8 +7,8 @@ namespace quire {
 
 enum class Space : int32_t { arena = 0, token_ids = 1, positions = 2, logits_indices = 3 };
 
-// Number of rows of an operand, known when a step runs: tokens T, logits rows L of the slice, or one.
-enum class RowSymbol : int32_t { T = 0, L = 1, one = 2 };
+// What the number of rows of an operand follows, known when a step runs: tokens T, logits rows L of the slice.
+enum class RowSymbol : int32_t { T = 0, L = 1 };
 
 // [rows, width] of 4-byte elements; row r starts at offset_bytes + 4 * r * row_stride.
 struct Operand {

@@ -71,7 +71,7 @@ StepQueue::Ticket* StepQueue::find(int64_t number) {
 std::unique_ptr<StepOutput> StepQueue::wait(int64_t number) {
   std::unique_lock<std::mutex> lock(mutex_);
   Ticket* ticket = find(number);
-  if (!ticket) throw std::runtime_error("no such step is waiting to be read");
+  if (!ticket || (!ticket->input && !ticket->output)) throw std::runtime_error("no such step is waiting to be read");
   if (fork_generation() == fork_generation_)
     changed_.wait(lock, [&] { return ticket->output || (closed_ && ticket->input); });
   if (!ticket->output) throw std::runtime_error("the plan was closed before this step ran");

@@ -58,8 +58,8 @@ float to_float(const void* source, DType dtype, int64_t index) {
   }
 }
 
-int64_t WeightStore::add_linear(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros) {
-  linears_.push_back(kernels_.linear_layout(format, n, k, group_size, has_zeros));
+int64_t WeightStore::add_linear(WeightFormat format, int64_t n, int64_t k) {
+  linears_.push_back(kernels_.linear_layout(format, n, k, 0, false));
   linear_data_.emplace_back();
   return static_cast<int64_t>(linears_.size()) - 1;
 }
@@ -92,8 +92,7 @@ int64_t WeightStore::add_rotary(int64_t max_len, int64_t dims, const float* cos,
   return static_cast<int64_t>(rotaries_.size()) - 1;
 }
 
-void WeightStore::pack_linear(int64_t index, const std::vector<RowSegment>& segments, const QuantSource* quant,
-                              ThreadPool& pool) {
+void WeightStore::pack_linear(int64_t index, const std::vector<RowSegment>& segments, ThreadPool& pool) {
   PackedLinear& weight = linears_.at(static_cast<size_t>(index));
   int64_t rows = 0;
   for (const RowSegment& segment : segments) rows += segment.num_rows;
@@ -102,7 +101,7 @@ void WeightStore::pack_linear(int64_t index, const std::vector<RowSegment>& segm
   Buffer& data = linear_data_.at(static_cast<size_t>(index));
   if (!data.data()) data = Buffer(weight.bytes);
   weight.data = data.data();
-  const PackArgs args{&weight, segments.data(), static_cast<int64_t>(segments.size()), quant};
+  const PackArgs args{&weight, segments.data(), static_cast<int64_t>(segments.size()), nullptr};
   pool.parallel_for(weight.num_panels, [&](int64_t begin, int64_t end, int) {
     kernels_.linear_pack(args, begin, end, nullptr);
   });

@@ -31,13 +31,13 @@ class WeightStore {
  public:
   explicit WeightStore(const KernelTable& kernels) : kernels_(kernels) {}
 
-  int64_t add_linear(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros);
+  int64_t add_linear(WeightFormat format, int64_t n, int64_t k);
   int64_t add_vector(int64_t size);
   int64_t add_table(DType dtype, int64_t num_rows, int64_t dim);
   int64_t add_rotary(int64_t max_len, int64_t dims, const float* cos, const float* sin);
 
-  // Rows of a checkpoint, in order, into the packed layout. `quant` for values that are already quantized.
-  void pack_linear(int64_t index, const std::vector<RowSegment>& segments, const QuantSource* quant, ThreadPool& pool);
+  // Rows of a checkpoint, in order, into the packed layout.
+  void pack_linear(int64_t index, const std::vector<RowSegment>& segments, ThreadPool& pool);
   // Element-wise conversion; sizes must match exactly. Sources may be f32, bf16 or f16.
   void fill_vector(int64_t index, const void* source, DType dtype, int64_t size);
   void fill_table(int64_t index, const std::vector<RowSegment>& segments, ThreadPool& pool);

@@ -15,6 +15,7 @@ from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan, KVPlan, LoadProgress, MemoryReport, WeightSource
 from quire.device.plan_check import check_plan
 from quire.errors import BackendError, InternalError, QuireError
+from quire.graph.shapes import concrete
 from quire.sampling.batch import I32
 from quire_cpu import _native
 from quire_cpu.flatten import FlatPlan
@@ -76,7 +77,8 @@ class CpuExecutor:
         try:
             flat.native.allocate_kv([plan.num_blocks[pool] for pool in flat.pools])
         except MemoryError as error:
-            raise BackendError("the KV cache does not fit into memory", because=f"blocks asked for: {dict(plan.num_blocks)}",
+            raise BackendError("the KV cache does not fit into memory",
+                               because=f"blocks asked for: {dict(plan.num_blocks)}",
                                try_="a smaller --max-model-len or --memory-utilization") from error
         self._queue = _native.StepQueue(flat.native)
 
@@ -145,7 +147,7 @@ class CpuExecutor:
     # ---- called by CpuPending --------------------------------------------------------------------------
 
     def finish_through(self, last: CpuPending) -> None:
-        """Finishes steps in order up to `last`: a later step may wait for tokens that the host samples for an earlier."""
+        """Finishes steps in order up to `last`: one may wait for tokens that the host samples for the one before."""
         while last in self._unfinished:
             if self._queue is None:
                 raise InternalError("an unfinished step without a queue")
@@ -180,8 +182,8 @@ class CpuExecutor:
 
     def _page_shapes(self, group: str, num_blocks: int) -> dict[str, tuple[int, ...]]:
         spec, sizes = self._plan.model.kv_groups[group], self._plan.model.axis_sizes()
-        return {array.name: (num_blocks, spec.layers, self._plan.block_size, *(dim.evaluate(sizes) for dim in array.shape))
-                for array in spec.arrays}
+        page = (num_blocks, spec.layers, self._plan.block_size)
+        return {array.name: (*page, *concrete(array.shape, sizes)) for array in spec.arrays}
 
 
 class CpuPending:

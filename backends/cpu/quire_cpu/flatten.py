@@ -72,7 +72,8 @@ class FlatPlan:
         for name, group in self._plan.model.kv_groups.items():
             shapes = {array.name: concrete(array.shape, self._sizes) for array in group.arrays}
             if set(shapes) != {"k", "v"} or any(array.dtype != "kv" for array in group.arrays):
-                raise BackendError(f"device cpu cannot hold KV group {name}", because="it caches k and v per token only")
+                raise BackendError(f"device cpu cannot hold KV group {name}",
+                                   because="it caches k and v per token only")
             key = (group.pool, shapes["k"], shapes["v"])
             if key not in stores:
                 stores[key] = len(stores)

@@ -51,8 +51,8 @@ def _threads(value: str) -> int:
 def _kernels(value: str) -> str:
     names = _native.available_kernels()
     if value not in names:
-        raise ConfigError(f"device option kernels={value}", because="this build and machine have no kernels of that name",
-                          try_=f"one of {', '.join(names)}")
+        raise ConfigError(f"device option kernels={value}", try_=f"one of {', '.join(names)}",
+                          because="this build and machine have no kernels of that name")
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
+from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.graph.ops import PLAIN_OPS
@@ -56,6 +56,18 @@ def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
 
     CpuOptions.parse(options)
     return CAPABILITIES
+
+
+@hookimpl
+def quire_measure_limits(device: str, options: Mapping[str, str]) -> MachineLimits:
+    """Read bandwidth and float32 arithmetic of the threads that would compute; takes about a second."""
+    from quire_cpu import _native
+    from quire_cpu.options import CpuOptions
+
+    threads = CpuOptions.parse(options).threads
+    read_bytes_per_s, flops_per_s = _native.measure_limits(threads)
+    return MachineLimits(read_bytes_per_s=read_bytes_per_s, flops_per_s=flops_per_s,
+                         description=f"{threads} threads; four read streams each; multiply-adds in registers")
 
 
 @hookimpl

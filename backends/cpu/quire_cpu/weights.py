@@ -199,8 +199,10 @@ def _segment(array: np.ndarray) -> tuple[np.ndarray, str]:
     name = array.dtype.name
     if name not in _NUMPY_DTYPES:
         if array.dtype.kind not in "fiu":
-            raise BackendError(f"device cpu cannot read weights of dtype {name}", try_="a float32, bfloat16 or float16 file")
+            raise BackendError(f"device cpu cannot read weights of dtype {name}",
+                               try_="a float32, bfloat16 or float16 checkpoint")
         array, name = array.astype(np.float32), "float32"
-    if array.shape[1] > 1 and array.strides[1] != array.itemsize or array.strides[0] % array.itemsize or not array.flags.aligned:
-        array = np.ascontiguousarray(array)
+    adjacent = array.shape[1] <= 1 or array.strides[1] == array.itemsize
+    if not adjacent or array.strides[0] % array.itemsize or not array.flags.aligned:
+        array = np.array(array, order="C")
     return (array.view(np.uint16) if name == "bfloat16" else array), name

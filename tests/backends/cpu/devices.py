@@ -67,8 +67,8 @@ def one_node_model(body: Body, width: int, *, window: int = 0, kv_heads: int = 2
     node.t.output("result", node.t.reshape(result, shape=shape_of(T, int(flat))))
     node.t.output("kv", node.cache)
     head = Tracer()
-    taken = head.take_rows(head.input("result", (T, int(flat)), result.dtype), head.input("logits_indices", ("L",), "i32"))
-    head.output("logits", taken)
+    rows = head.input("logits_indices", ("L",), "i32")
+    head.output("logits", head.take_rows(head.input("result", (T, int(flat)), result.dtype), rows))
     arrays = tuple(CacheArray(name, shape_of(kv_heads, head_dim)) for name in ("k", "v"))
     return ModelGraph(embed.part("embed."), (node.t.part("layer."),), {"logits": head.part("head.")},
                       {"vocab": Axis(64)}, {"full": KVGroupSpec("full", window, arrays, 1, "kv")})
@@ -90,7 +90,9 @@ class NormalWeights:
         return array if weight.source.name == "table" or len(shape) == 1 else array / np.sqrt(np.float32(shape[-1]))
 
 
-def one_node_logits(device: str, model: ModelGraph, steps: Sequence[Sequence[tuple[int, int]]], **changes: Any) -> np.ndarray:
+def one_node_logits(
+    device: str, model: ModelGraph, steps: Sequence[Sequence[tuple[int, int]]], **changes: Any
+) -> np.ndarray:
     """Logits of all rows of all steps; a step is a list of (sequence, number of its next tokens)."""
     options = OPTIONS if device == "cpu" else {}
     plan = make_plan(model, **{"block_size": BLOCK_SIZE, "options": options, **changes})
@@ -101,7 +103,7 @@ def one_node_logits(device: str, model: ModelGraph, steps: Sequence[Sequence[tup
     for index, chunks in enumerate(steps):
         lengths = [length for _, length in chunks]
         starts = np.cumsum([0, *lengths]).astype(np.int32)
-        tables = np.array([[sequence * 4 + 3, sequence * 4, sequence * 4 + 2, sequence * 4 + 1] for sequence, _ in chunks], np.int32)
+        tables = np.array([[sequence * 4 + block for block in (3, 0, 2, 1)] for sequence, _ in chunks], np.int32)
         batch = StepBatch(
             step=index, token_ids=rng.integers(0, 64, starts[-1]).astype(np.int32), query_start_loc=starts,
             num_computed=np.array([computed.get(sequence, 0) for sequence, _ in chunks], np.int32),

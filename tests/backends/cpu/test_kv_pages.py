@@ -51,7 +51,8 @@ def test_pages_written_elsewhere_carry_the_context_there(dtype: str) -> None:
     source, target = prefilled(kv_dtype=dtype), cpu_driver(kv_dtype=dtype)
     for group, moved in (("full", i32(0, 5, 7)), ("sliding", i32(10, 11, 12))):
         target.executor.write_blocks(group, moved, source.executor.read_blocks(group, i32(*TABLES[group])))
-    here, there = Line([*PROMPT, 5], dict(TABLES), 40), Line([*PROMPT, 5], {"full": [0, 5, 7], "sliding": [10, 11, 12]}, 40)
+    here = Line([*PROMPT, 5], dict(TABLES), 40)
+    there = Line([*PROMPT, 5], {"full": [0, 5, 7], "sliding": [10, 11, 12]}, 40)
     source.step([(here, 1)])
     target.step([(there, 1)])
     np.testing.assert_array_equal(target.logits_of(there), source.logits_of(here))
@@ -79,7 +80,8 @@ def test_copies_come_before_anything_else(copies: list[tuple[int, int]], tables:
 
 def test_groups_of_one_pool_share_its_memory() -> None:
     executor = prefilled().executor
-    np.testing.assert_array_equal(executor.read_blocks("full", i32(9))["k"], executor.read_blocks("sliding", i32(9))["k"])
+    full, sliding = (executor.read_blocks(group, i32(9)) for group in ("full", "sliding"))
+    np.testing.assert_array_equal(full["k"], sliding["k"])
 
 
 def test_a_pool_without_blocks_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Every op of the neutral set, and the fused ones, through a graph of one node: the cpu device against the reference."""
+"""Every op of the neutral set, and the fused ones, in a graph of one node: the cpu device against the reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from quire.graph.ir import Value
 from quire.graph.op_spec import OpSpec
-from quire.graph.ops import OPS
+from quire.graph.ops import ACTIVATIONS, OPS
 from quire.graph.rope import RopeSpec
 from quire.graph.shapes import T, shape_of
 from tests.backends.cpu.devices import Body, OneNode, one_node_logits, one_node_model
@@ -92,7 +92,8 @@ def _attention(heads: int, window: int = 0, softcap: float = 0.0) -> Body:
 def _rotary_cache_write(style: str) -> Body:
     def body(n: OneNode, x: Value) -> Value:
         q, k, v = _qkv(n, x, 4)
-        q, n.cache = n.t.rotary_cache_write(q, k, v, n.positions, n.cache, table=RopeSpec(theta=500.0, dims=16), style=style)
+        table = RopeSpec(theta=500.0, dims=16)
+        q, n.cache = n.t.rotary_cache_write(q, k, v, n.positions, n.cache, table=table, style=style)
         return n.t.paged_attention(q, n.cache, scale=0.25)
     return body
 
@@ -126,7 +127,7 @@ CASES: dict[str, tuple[str, int, Body]] = {
     "add twice": ("add", 48, lambda n, x: n.t.add(x, x)),
     "scale": ("scale", 48, lambda n, x: n.t.scale(x, factor=1.7)),
     "softcap": ("softcap", 48, lambda n, x: n.t.softcap(x, cap=1.3)),
-    **{f"activation {act}": ("activation", 48, _activation(act)) for act in ("silu", "gelu", "gelu_tanh", "relu", "quick_gelu")},
+    **{f"activation {act}": ("activation", 48, _activation(act)) for act in ACTIVATIONS},
     **{f"gated_activation {act}": ("gated_activation", 48, _gated(act)) for act in ("silu", "gelu_tanh")},
     "split inside heads": ("split", 48, _inner_split),
     "reshape of a strided view": ("reshape", 48, _strided_reshape),

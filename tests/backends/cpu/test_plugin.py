@@ -12,6 +12,8 @@ from quire.errors import ConfigError
 from quire.graph.ops import FUSED_OPS, OPS
 from quire_cpu import _native, machine, plugin
 from quire_cpu.options import CpuOptions, available_cores
+from tests.backends.cpu.devices import cpu_driver
+from tests.device.conftest import Line
 
 
 def test_probe_tells_name_memory_and_kernels() -> None:
@@ -82,3 +84,19 @@ def test_the_native_plan_names_unknown_ops_and_fields() -> None:
         plan().add_op("scale", False, x=place, y=place, value="one")
     with pytest.raises(IndexError):
         plan().add_op("linear", False, x=place, y=place, weight=3, bias=None)
+
+
+def test_limits_are_measured() -> None:
+    limits = plugin.quire_measure_limits("cpu", {"threads": "2"})
+    assert 1e9 < limits.read_bytes_per_s < 1e13
+    assert 1e9 < limits.flops_per_s < 1e14
+    assert "2 threads" in limits.description
+
+
+def test_time_is_told_by_native_op() -> None:
+    driver = cpu_driver()
+    driver.executor.set_profiling(True)
+    driver.step([(Line([3, 4], {"full": [0], "sliding": [1]}), 2)])
+    profile = driver.executor.take_profile()
+    assert profile["linear"] > 0
+    assert set(driver.executor.take_profile().values()) == {0.0}

@@ -32,7 +32,8 @@ class StoredAs:
 
 def logits_of(change: object, weight_dtype: str = "float32") -> np.ndarray:
     plan = cpu_plan(weight_dtype=weight_dtype)
-    driver, line = Driver(executor_of("cpu", plan, StoredAs(plan.model, change))), Line([5, 6, 7], {"full": [0], "sliding": [1]})
+    driver = Driver(executor_of("cpu", plan, StoredAs(plan.model, change)))
+    line = Line([5, 6, 7], {"full": [0], "sliding": [1]})
     driver.step([(line, 3)])
     return driver.logits_of(line)
 
@@ -67,7 +68,8 @@ def test_16_bit_checkpoints_are_exact_in_float32(dtype: type) -> None:
 
 @pytest.mark.parametrize(("held", "dtype"), [("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16)])
 def test_float32_checkpoints_are_rounded_to_the_plans_dtype(held: str, dtype: type) -> None:
-    np.testing.assert_array_equal(logits_of(lambda array: array, held), logits_of(lambda array: array.astype(dtype), held))
+    rounded = logits_of(lambda array: array.astype(dtype), held)
+    np.testing.assert_array_equal(logits_of(lambda array: array, held), rounded)
 
 
 def test_wider_checkpoints_are_converted() -> None:
@@ -119,7 +121,8 @@ def _stacked(n: OneNode, x: Value) -> Value:
         return Cat((Src(f"w1.{e}", shape_of(20, 48)), Src(f"w3.{e}", shape_of(20, 48))))
 
     w13 = n.t.weight("w13", shape_of(4, 40, 48), Stack(tuple(expert(e) for e in range(4)), "experts"))
-    w2 = n.t.weight("w2", shape_of(4, 48, 20), Stack(tuple(Src(f"w2.{e}", shape_of(48, 20)) for e in range(4)), "experts"))
+    down = tuple(Src(f"w2.{e}", shape_of(48, 20)) for e in range(4))
+    w2 = n.t.weight("w2", shape_of(4, 48, 20), Stack(down, "experts"))
     router = n.t.linear(x, n.weight("router", 4, 48), out_dtype="f32")
     ids, weights = n.t.route_experts(router, k=2)
     return n.t.experts(x, ids, weights, w13, w2, act="silu")
