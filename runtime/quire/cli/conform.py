@@ -11,6 +11,8 @@ from quire.errors import ConfigError
 
 if TYPE_CHECKING:
     from quire.testing.conform.case import CaseResult
+    from quire.testing.conform.op_case import OpCase
+    from quire.testing.conform.subject import Subject
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     levels = [level.upper() for level in args.level] if args.level else list(LEVELS)
     gaps = read_gaps(args.gaps) if args.gaps else {}
     subject = subject_of(args.device, _options(args))
-    report = run_conformance(subject, levels, seed=args.seed, gaps=gaps,
+    report = run_conformance(subject, levels, seed=args.seed, gaps=gaps, op_cases=_model_cases(args, subject),
                              progress=lambda result: None if args.quiet else _say(result))
     print("\n".join(report.lines()))
     if args.json:
@@ -47,6 +49,16 @@ def run(args: argparse.Namespace) -> int:
 def _say(result: CaseResult) -> None:
     if result.status in ("failed", "unexpected pass"):
         print(f"{result.status}: {result.name}: {result.reason}", file=sys.stderr, flush=True)
+
+
+def _model_cases(args: argparse.Namespace, subject: Subject) -> list[OpCase]:
+    """Cases of `--from-model`; only its config.json is read."""
+    if not args.from_model:
+        return []
+    from quire.testing.conform.from_model import model_cases
+    from quire.weights.hub import resolve_model
+
+    return model_cases(subject, Path(resolve_model(args.from_model)), args.seed)
 
 
 def _options(args: argparse.Namespace) -> dict[str, str]:

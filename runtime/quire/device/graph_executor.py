@@ -71,7 +71,14 @@ class GraphExecutor:
     def allocate_kv(self, plan: KVPlan) -> None:
         """Allocates the caches of every group; groups of one pool with equal arrays share them."""
         self._refuse_closed()
-        self._cache = KVCache(self._library, self._plan, plan)
+        try:
+            self._cache = KVCache(self._library, self._plan, plan)
+        except QuireError:
+            raise
+        except Exception as error:
+            raise BackendError(f"device {self._library.name} cannot allocate {dict(plan.num_blocks)} KV blocks",
+                               because=f"{type(error).__name__}: {error}",
+                               try_="fewer blocks: a smaller --max-model-len or --memory-utilization") from error
 
     def submit(self, batch: StepBatch) -> _PendingStep:
         """Calls the step's kernels. Errors of kernels are raised by the result, as BackendError."""

@@ -91,7 +91,17 @@ def _cases(level: str, subject: Subject, seed: int, op_cases: tuple[OpCase, ...]
         from quire.testing.conform.steps import step_level
 
         return step_level(subject)
-    return iter(())
+    if level == "L1":
+        from quire.testing.conform.memory import memory_level
+
+        return memory_level(subject)
+    if level == "L4":
+        from quire.testing.conform.scheduling import scheduling_level
+
+        return scheduling_level(subject)
+    from quire.testing.conform.determinism import determinism_level
+
+    return determinism_level(subject)
 
 
 def _check_levels(levels: Sequence[str]) -> None:

@@ -42,7 +42,7 @@ class StepDriver:
 
     Attributes:
         executor, plan: as created. memory: what `load` reported.
-        free: pool -> block ids that no line has.
+        free: pool -> block ids that no line has. poisons: idle pages are filled with NaN.
     """
 
     def __init__(self, executor: Executor, plan: ExecutorPlan, num_blocks: int, memory: MemoryReport, *,
@@ -52,7 +52,7 @@ class StepDriver:
         rng = np.random.default_rng(seed)
         pools = sorted({group.pool for group in self._groups.values()})
         self.free = {pool: [int(block) for block in rng.permutation(num_blocks)] for pool in pools}
-        self._poison, self._step = poison, 0
+        self.poisons, self._step = poison, 0
         if poison:
             for pool, blocks in self.free.items():
                 self.poison(pool, blocks)
@@ -128,7 +128,7 @@ class StepDriver:
             pool = self._groups[name].pool
             blocks = [block for block in table if block >= 0]
             self.free[pool] += blocks
-            if self._poison:
+            if self.poisons:
                 self.poison(pool, blocks)
         line.tables = {name: [] for name in self._groups}
 
@@ -154,7 +154,7 @@ class StepDriver:
                 first_seen = max(0, line.num_computed - group.window + 1)
                 left = [i for i in range(min(first_seen // size, len(table))) if table[i] >= 0]
                 self.free[group.pool] += [table[i] for i in left]
-                if self._poison and left:
+                if self.poisons and left:
                     self.poison(group.pool, [table[i] for i in left])
                 for index in left:
                     table[index] = -1

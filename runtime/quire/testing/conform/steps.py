@@ -278,7 +278,7 @@ def _driver(subject: Subject, family: str, dtypes: Dtypes, **limits: Any) -> Abs
 
 def _reference_plan(family: str, dtypes: Dtypes) -> ExecutorPlan:
     return ExecutorPlan(model=tiny_model(family).graph, weight_dtype=dtypes.weight, act_dtype=dtypes.act,
-                        kv_dtype=dtypes.kv, block_size=16, max_model_len=128, max_num_batched_tokens=128,
+                        kv_dtype=dtypes.kv, block_size=16, max_model_len=512, max_num_batched_tokens=512,
                         max_num_seqs=8, max_logits_rows=128, return_logits=True)
 
 
