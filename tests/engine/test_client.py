@@ -20,7 +20,9 @@ from quire.sampling_params import SamplingParams
 from tests.byte_model import EOS
 from tests.serving import is_running
 
-PARAMS = SamplingParams(temperature=0, max_tokens=3, seed=2**64 - 1, logit_bias={5: 1.0}, stop_token_ids=[7], logprobs=1)
+PARAMS = SamplingParams(
+    temperature=0, max_tokens=3, seed=2**64 - 1, logit_bias={5: 1.0}, stop_token_ids=[7], logprobs=1
+)
 
 
 def request(request_id: str, **fields: Any) -> EngineRequest:
@@ -32,7 +34,9 @@ def with_client(byte_model: Path) -> Callable[..., None]:
     """with_client(check, **options): runs `check(client)` and closes the client."""
 
     def run(check: Callable[[EngineClient], Coroutine[Any, Any, None]], **options: Any) -> None:
-        client = EngineClient(EngineConfig(**{"model": str(byte_model), "device": "fake", "load_format": "dummy", **options}))
+        client = EngineClient(
+            EngineConfig(**{"model": str(byte_model), "device": "fake", "load_format": "dummy", **options})
+        )
         try:
             asyncio.run(asyncio.wait_for(check(client), 60))
         finally:
@@ -60,7 +64,9 @@ def test_requests_refusals_aborts_and_statistics(with_client: Callable[..., None
         refusal = await client.receive()
         assert isinstance(refusal, Refusal)
         assert (refusal.request_id, refusal.param) == ("two", "prompt")
-        client.add_request(request("three", params=SamplingParams(max_tokens=1000, temperature=0, ignore_eos=True, n=2)))
+        client.add_request(
+            request("three", params=SamplingParams(max_tokens=1000, temperature=0, ignore_eos=True, n=2))
+        )
         client.abort([("three", 1), ("never seen", None), ("three", None)])
         ended: set[int] = set()
         while len(ended) < 2:
@@ -77,7 +83,7 @@ def test_death_is_noticed_while_waiting_and_while_sending(with_client: Callable[
     async def check(client: EngineClient) -> None:
         await client.wait_ready()
         os.kill(client.pid, signal.SIGKILL)
-        with pytest.raises(BackendError, match="engine process ended\n.*exit code -9"):
+        with pytest.raises(BackendError, match=r"engine process ended\n.*exit code -9"):
             await client.receive()
         with pytest.raises(BackendError, match="engine process ended"):
             client.add_request(request("one"))
@@ -90,8 +96,9 @@ def test_death_is_noticed_while_waiting_and_while_sending(with_client: Callable[
     ({"model": "no such folder!"}, ModelError, "no model"),
     ({"num_kv_blocks": 9, "device_options": {"memory_blocks": 3}}, BackendError, "out of memory"),
 ])  # fmt: skip
-def test_the_error_that_stopped_it_comes_back_as_it_was(with_client: Callable[..., None], options: Any, error: type[Exception],
-                                                        said: str) -> None:
+def test_the_error_that_stopped_it_comes_back_as_it_was(
+    with_client: Callable[..., None], options: Any, error: type[Exception], said: str
+) -> None:
     async def check(client: EngineClient) -> None:
         with pytest.raises(error, match=said) as caught:
             await client.wait_ready()

@@ -134,7 +134,7 @@ def _check_against_alone(drive: Callable[..., Any], driver: Any, request_id: str
             assert prompt == expected[index][4] or not same_leader
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(engine=engines, ops=operations)
 def test_each_sequence_is_as_if_it_had_run_alone(drive: Callable[..., Any], engine: Any, ops: list[Any]) -> None:
     driver = _make(drive, engine)
@@ -154,7 +154,7 @@ def test_each_sequence_is_as_if_it_had_run_alone(drive: Callable[..., Any], engi
         _check_against_alone(drive, driver, request_id, request)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     engine=engines,
     wave=st.lists(requests, min_size=2, max_size=6),

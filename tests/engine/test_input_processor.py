@@ -71,7 +71,9 @@ def test_max_tokens_ends_with_the_models_length(inputs: InputProcessor) -> None:
     ({"stop_token_ids": [260]}, "stop_token_ids"), ({"allowed_token_ids": [1, 300]}, "allowed_token_ids"),
     ({"logit_bias": {260: 1.0}}, "logit_bias"),
 ])  # fmt: skip
-def test_what_does_not_fit_the_engine_is_refused_by_name(inputs: InputProcessor, fields: dict[str, Any], param: str) -> None:
+def test_what_does_not_fit_the_engine_is_refused_by_name(
+    inputs: InputProcessor, fields: dict[str, Any], param: str
+) -> None:
     with pytest.raises(RequestError) as caught:
         prepare(inputs, **fields)
     assert caught.value.param == param
@@ -98,7 +100,11 @@ def test_without_a_tokenizer(tokenizer: Tokenizer) -> None:
     inputs = InputProcessor(LIMITS, None)
     prepared = prepare(inputs, [1, 2])
     assert (prepared.detokenize, prepared.message.eos_token_ids) == (False, (9,))
-    for prompt, fields, param in (("a", {}, "prompt"), ([1], {"stop": "x"}, "stop"), ([1], {"bad_words": ["x"]}, "bad_words")):
+    for prompt, fields, param in (
+        ("a", {}, "prompt"),
+        ([1], {"stop": "x"}, "stop"),
+        ([1], {"bad_words": ["x"]}, "bad_words"),
+    ):
         with pytest.raises(RequestError) as caught:
             prepare(inputs, prompt, **fields)
         assert caught.value.param == param

@@ -98,7 +98,12 @@ def test_chat_prompt(make: Callable[..., LLMEngine]) -> None:
 
 def test_what_was_resolved(make: Callable[..., LLMEngine]) -> None:
     limits = make(max_model_len=100, max_num_seqs=3, max_logprobs=1, scheduling_policy="priority").loaded.limits
-    assert (limits.max_model_len, limits.max_num_seqs, limits.max_logprobs, limits.scheduling_policy) == (100, 3, 1, "priority")
+    assert (limits.max_model_len, limits.max_num_seqs, limits.max_logprobs, limits.scheduling_policy) == (
+        100,
+        3,
+        1,
+        "priority",
+    )
 
 
 def test_a_cache_that_is_too_small_names_the_flag(make: Callable[..., LLMEngine]) -> None:

@@ -46,7 +46,12 @@ def test_text_and_tokens_grow_until_finished(tokenizer: Tokenizer) -> None:
     front = Front(tokenizer)
     first, _ = front.take(news("b", num_cached_tokens=1))
     assert first is not None
-    assert (first.outputs[0].text, first.outputs[0].token_ids, first.finished, first.metrics) == ("b", [98], False, None)
+    assert (first.outputs[0].text, first.outputs[0].token_ids, first.finished, first.metrics) == (
+        "b",
+        [98],
+        False,
+        None,
+    )
     last, stopped = front.take(news("cd", "length"))
     assert last is first
     assert (last.outputs[0].text, last.outputs[0].finish_reason, last.finished, stopped) == ("bcd", "length", True, [])
@@ -135,6 +140,8 @@ def test_discarded_and_unknown_requests_are_dropped(tokenizer: Tokenizer) -> Non
 
 def test_without_text(tokenizer: Tokenizer) -> None:
     for front in (Front(None, logprobs=0), Front(tokenizer, detokenize=False, logprobs=0)):
-        output, _ = front.take(news([98, EOS], "stop", logprobs=[TokenLogprobs([98], [-1.0], 1), TokenLogprobs([EOS], [-1.0], 1)]))
+        output, _ = front.take(
+            news([98, EOS], "stop", logprobs=[TokenLogprobs([98], [-1.0], 1), TokenLogprobs([EOS], [-1.0], 1)])
+        )
         assert output is not None
         assert (output.outputs[0].text, output.outputs[0].token_ids) == ("", [98, EOS])
