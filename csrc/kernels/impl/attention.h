@@ -176,7 +176,7 @@ void widen(const void* in, int64_t count, float* out) {
   for (; i < count; ++i) out[i] = element_to_f32(in, T, i);
 }
 
-// Weighted values of the rows whose range in this block is seen[r]: the part that all four rows of a group
+// Weighted values of the rows whose range in this block is seen[r]: the part that all rows of a group
 // see is one product; what only some see is added row by row before and after, so that the order of keys of
 // each row stays ascending and a masked value is never touched.
 template <DType T>
@@ -184,8 +184,8 @@ void add_values(int64_t rows, const KeyRange* in_block, const float* weights, in
                 int64_t v_head_dim, float* values, Ahead& ahead) {
   const uint8_t* bytes = static_cast<const uint8_t*>(v);
   const int64_t stride = padded(v_head_dim);
-  for (int64_t r0 = 0; r0 < rows; r0 += 4) {
-    const int64_t count = min_of(4, rows - r0);
+  for (int64_t r0 = 0; r0 < rows; r0 += kProductRows) {
+    const int64_t count = min_of(kProductRows, rows - r0);
     int64_t first = 0, last = block_size;
     for (int64_t r = r0; r < r0 + count; ++r) {
       first = max_of(first, in_block[r].first);

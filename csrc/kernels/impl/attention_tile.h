@@ -73,16 +73,20 @@ void multiply_columns(int64_t depth, int64_t columns, const float* a, int64_t a_
     }
 }
 
+constexpr int64_t kProductRows = 6;  // rows of a product: 12 sums, two vectors of b and one of a fill 15 registers
+
 template <DType T, bool Accumulate>
 void multiply(int64_t rows, int64_t depth, int64_t columns, const float* a, int64_t a_stride, const void* b,
               int64_t b_stride, float* c, int64_t c_stride, Ahead& ahead) {
   if (depth <= 0 && Accumulate) return;
   int64_t r = 0;
-  for (; r + 4 <= rows; r += 4)
-    multiply_columns<T, 4, Accumulate>(depth, columns, a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, ahead);
+  for (; r + kProductRows <= rows; r += kProductRows)
+    multiply_columns<T, kProductRows, Accumulate>(depth, columns, a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, ahead);
   const float* a_rest = a + r * a_stride;
   float* c_rest = c + r * c_stride;
   switch (rows - r) {
+    case 5: multiply_columns<T, 5, Accumulate>(depth, columns, a_rest, a_stride, b, b_stride, c_rest, c_stride, ahead); break;
+    case 4: multiply_columns<T, 4, Accumulate>(depth, columns, a_rest, a_stride, b, b_stride, c_rest, c_stride, ahead); break;
     case 3: multiply_columns<T, 3, Accumulate>(depth, columns, a_rest, a_stride, b, b_stride, c_rest, c_stride, ahead); break;
     case 2: multiply_columns<T, 2, Accumulate>(depth, columns, a_rest, a_stride, b, b_stride, c_rest, c_stride, ahead); break;
     case 1: multiply_columns<T, 1, Accumulate>(depth, columns, a_rest, a_stride, b, b_stride, c_rest, c_stride, ahead); break;
