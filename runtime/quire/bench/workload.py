@@ -19,8 +19,9 @@ class Workload:
         return sum(len(prompt) for prompt in self.prompts)
 
 
-def random_workload(*, num_prompts: int, input_len: int, output_len: int, vocab_size: int, seed: int,
-                    min_input_len: int | None = None) -> Workload:
+def random_workload(
+    *, num_prompts: int, input_len: int, output_len: int, vocab_size: int, seed: int, min_input_len: int | None = None
+) -> Workload:
     """Prompts of `input_len` tokens, or of lengths spread evenly from `min_input_len` to `input_len`."""
     rng = np.random.default_rng(seed)
     lengths = np.linspace(min_input_len or input_len, input_len, num_prompts).round().astype(int)
