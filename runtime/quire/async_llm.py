@@ -1,4 +1,4 @@
-"""`AsyncLLM`: the engine for servers. Many requests at once from one asyncio loop; the model runs in its own process."""
+"""`AsyncLLM`: the engine for servers. Many requests from one asyncio loop; the model runs in its own process."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class AsyncLLM:
         return self._tokenizer
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        """The prompt text of a conversation; options as `ChatTemplate.render`. Raises RequestError, also without a template."""
+        """The prompt of a conversation; options as `ChatTemplate.render`. RequestError without a template."""
         if self.tokenizer is None:
             raise RequestError("chat without a tokenizer", because="skip_tokenizer_init is set",
                                try_="completions with token ids", param="messages")
@@ -119,8 +119,15 @@ class AsyncLLM:
         message = replace(prepared.message, request_id=f"{prepared.request_id}.{next(self._numbers)}")
         return replace(prepared, message=message)
 
-    async def generate(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, priority: int = 0,
-                       cache_salt: str | None = None) -> AsyncIterator[RequestOutput]:
+    async def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> AsyncIterator[RequestOutput]:
         """Outputs of one request until it is finished; leaving the loop early aborts it.
 
         Each is the same object, cumulative and up to date; tokens that came while the reader was busy come together.
@@ -228,12 +235,14 @@ class AsyncLLM:
 
     def _started(self) -> ModelLimits:
         if self._limits is None:
-            raise BackendError("the engine is not started", because="the model is still loading", try_="await engine.start()")
+            raise BackendError(
+                "the engine is not started", because="the model is still loading", try_="await engine.start()"
+            )
         return self._limits
 
 
 def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """The result of blocking work. Its thread is nobody's to wait for: a program may end in the middle of a download."""
+    """The result of blocking work. Nobody waits for its thread: a program may end in the middle of a download."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

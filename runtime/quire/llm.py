@@ -46,8 +46,14 @@ class LLM:
         """What `generate` uses without params: the model's generation_config.json over the API's defaults."""
         return SamplingParams(**self._engine.sampling_defaults)
 
-    def generate(self, prompts: Prompt | Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-                 *, use_tqdm: bool | None = None, priority: Sequence[int] | None = None) -> list[RequestOutput]:
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool | None = None,
+        priority: Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
         """Completes prompts, batched together; outputs in the order of the prompts.
 
         Args:
@@ -85,16 +91,28 @@ class LLM:
     def __enter__(self) -> LLM:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
-    def _run(self, prompts: Sequence[Any], params: SamplingParams | Sequence[SamplingParams] | None, use_tqdm: bool | None,
-             priority: Sequence[int] | None, *, add_special_tokens: bool) -> list[RequestOutput]:
+    def _run(
+        self,
+        prompts: Sequence[Any],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        use_tqdm: bool | None,
+        priority: Sequence[int] | None,
+        *,
+        add_special_tokens: bool,
+    ) -> list[RequestOutput]:
         params_list = self._per_prompt("sampling_params", params, len(prompts))
         priorities = list(priority) if priority is not None else [0] * len(prompts)
         if len(priorities) != len(prompts):
-            raise RequestError(f"{len(priorities)} priorities for {len(prompts)} prompts", because="each prompt has one",
-                               param="priority")
+            raise RequestError(
+                f"{len(priorities)} priorities for {len(prompts)} prompts",
+                because="each prompt has one",
+                param="priority",
+            )
         order: list[str] = []
         try:
             for prompt, prompt_params, rank in zip(prompts, params_list, priorities, strict=True):
@@ -107,7 +125,9 @@ class LLM:
             raise
         return [finished[request_id] for request_id in order]
 
-    def _per_prompt(self, name: str, params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    def _per_prompt(
+        self, name: str, params: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
         if params is None:
             return [self.get_default_sampling_params()] * count
         if isinstance(params, SamplingParams):

@@ -75,7 +75,18 @@ def test_the_offline_engine_needs_no_server_package(code: str) -> None:
 
 
 def test_quire_generate_loads_what_it_needs_and_no_more(byte_model: Path) -> None:
-    words = ["generate", "a", "--model", str(byte_model), "--device", "fake", "--load-format", "dummy", "--max-tokens", "2"]
+    words = [
+        "generate",
+        "a",
+        "--model",
+        str(byte_model),
+        "--device",
+        "fake",
+        "--load-format",
+        "dummy",
+        "--max-tokens",
+        "2",
+    ]
     loaded = loaded_by(f"from quire.cli.main import main\nassert main({words!r}) == 0")
     assert "tokenizers" in loaded
     assert not loaded & (FRAMEWORKS | SERVER_ONLY | ON_DEMAND)

@@ -32,7 +32,7 @@ def test_auto_is_resolved_before_its_options_are_judged(monkeypatch: pytest.Monk
     monkeypatch.setattr("quire.device.registry.resolve_device", lambda name: SimpleNamespace(name="cpu"))
     config = config_of("--cpu-threads", "2")
     assert (config.device, config.device_options) == ("cpu", {"threads": "2"})
-    with pytest.raises(ConfigError, match="option of device fake\n.*the device is cpu, chosen by auto"):
+    with pytest.raises(ConfigError, match=r"option of device fake\n.*the device is cpu, chosen by auto"):
         config_of("--fake-latency-ms", "2")
 
 
@@ -40,7 +40,10 @@ def test_the_longest_name_and_the_parsers_own_flags_win(monkeypatch: pytest.Monk
     monkeypatch.setattr("quire.device.registry.device_names", lambda: ("max", "npu", "npu-x"))
     words = ["generate", "a", "--npu-x-size", "1", "--max-tokens", "3", "--max-heat", "9", "--npu-=", "--", "--npu-a"]
     rest, found = backend_options.split_backend_options(words, build_parser("generate"))
-    assert [(option.device, option.key, option.value) for option in found] == [("npu-x", "size", "1"), ("max", "heat", "9")]
+    assert [(option.device, option.key, option.value) for option in found] == [
+        ("npu-x", "size", "1"),
+        ("max", "heat", "9"),
+    ]
     assert rest == ["generate", "a", "--max-tokens", "3", "--npu-=", "--", "--npu-a"]
 
 

@@ -40,7 +40,7 @@ def describe(parser: argparse.ArgumentParser) -> str:
 
 
 def test_flags_are_the_recorded_ones() -> None:
-    recorded = dict((section.splitlines()[0], section) for section in SNAPSHOT.read_text().split("\n\n") if section.strip())
+    recorded = {section.splitlines()[0]: section for section in SNAPSHOT.read_text().split("\n\n") if section.strip()}
     now = {parser.prog: describe(parser) for parser in commands(build_parser())}
     assert sorted(now) == sorted(recorded)
     for name, text in now.items():

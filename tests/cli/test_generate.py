@@ -50,7 +50,9 @@ def test_over_long_prompt(quire: Callable, on_fake: tuple[str, ...]) -> None:
     assert (ended.code, "the prompt has 2000 tokens" in ended.err) == (2, True)
 
 
-def test_interrupt_prints_what_there_is(quire: Callable, on_fake: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_prints_what_there_is(
+    quire: Callable, on_fake: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from quire.engine.llm_engine import LLMEngine
 
     steps = iter(range(4))

@@ -33,4 +33,6 @@ def test_inspect_reads_no_weights(quire: Callable, on_fake: tuple[str, ...]) -> 
 
 
 def test_inspect_the_demo_model(quire: Callable) -> None:
-    assert quire("inspect", "demo", "--device", "reference", "--memory-gib", "1").out.startswith("Qwen3ForCausalLM (demo) for reference")
+    assert quire("inspect", "demo", "--device", "reference", "--memory-gib", "1").out.startswith(
+        "Qwen3ForCausalLM (demo) for reference"
+    )

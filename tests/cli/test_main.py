@@ -41,28 +41,44 @@ def test_wrong_usage(quire: Callable, words: list[str], said: str) -> None:
     assert said in ended.err
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["generate", "a", "--model", "no such folder!"], ["no model 'no such folder!'", "because:", "try:"]),
-    (["generate", "a", "--device", "abacus"], ["device 'abacus' is not installed", "because: installed devices are", "fake"]),
-    (["generate", "a", "--device", "fake", "--dtype", "int3"], ["dtype='int3'", "float32"]),
-    (["generate", "a", "--device", "fake", "--fake-speed", "9"], ["device option 'speed'", "latency_ms"]),
-    (["generate", "a", "--device", "fake", "--fake-speed"], ["--fake-speed has no value"]),
-    (["generate", "a", "--device", "fake", "--fake-speed", "--raw"], ["--fake-speed has no value"]),
-    (["generate", "a", "--device", "fake", "--reference-x", "1"], ["--reference-x is an option of device reference",
-                                                                    "the device is fake", "--device reference"]),
-    (["generate", "a", "--device", "fake", "--device-option", "latency"], ["--device-option 'latency'", "KEY=VALUE"]),
-    (["generate", "a", "--device", "fake", "--device-option", "latency_ms=1", "--fake-latency-ms", "2"],
-     ["two values of device option latency_ms"]),
-    (["generate", "a", "--temperature", "-1"], ["temperature=-1.0 is not allowed", "because:", "try:"]),
-    (["generate", "a", "--skip-tokenizer-init"], ["--skip-tokenizer-init", "it reads and prints text"]),
-    (["generate", "a", "--max-model-len", "0"], ["max_model_len=0", "at least 1"]),
-    (["generate", "a", "--memory-utilization", "1.5"], ["memory_utilization=1.5"]),
-    (["serve", "demo", "--model", "other"], ["two models: 'demo' and --model 'other'"]),
-    (["serve", "--port", "70000"], ["--port 70000", "0 to 65535"]),
-    (["chat", "-n", "2"], ["-n 2"]),
-    (["inspect", "demo", "--device", "fake", "--max-model-len", "9999999"], ["max_model_len=9999999", "--max-model-len 2048"]),
-    (["inspect", "demo", "--device", "fake", "-tp", "2"], ["tensor_parallel_size=2", "max_tp=1"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["generate", "a", "--model", "no such folder!"], ["no model 'no such folder!'", "because:", "try:"]),
+        (
+            ["generate", "a", "--device", "abacus"],
+            ["device 'abacus' is not installed", "because: installed devices are", "fake"],
+        ),
+        (["generate", "a", "--device", "fake", "--dtype", "int3"], ["dtype='int3'", "float32"]),
+        (["generate", "a", "--device", "fake", "--fake-speed", "9"], ["device option 'speed'", "latency_ms"]),
+        (["generate", "a", "--device", "fake", "--fake-speed"], ["--fake-speed has no value"]),
+        (["generate", "a", "--device", "fake", "--fake-speed", "--raw"], ["--fake-speed has no value"]),
+        (
+            ["generate", "a", "--device", "fake", "--reference-x", "1"],
+            ["--reference-x is an option of device reference", "the device is fake", "--device reference"],
+        ),
+        (
+            ["generate", "a", "--device", "fake", "--device-option", "latency"],
+            ["--device-option 'latency'", "KEY=VALUE"],
+        ),
+        (
+            ["generate", "a", "--device", "fake", "--device-option", "latency_ms=1", "--fake-latency-ms", "2"],
+            ["two values of device option latency_ms"],
+        ),
+        (["generate", "a", "--temperature", "-1"], ["temperature=-1.0 is not allowed", "because:", "try:"]),
+        (["generate", "a", "--skip-tokenizer-init"], ["--skip-tokenizer-init", "it reads and prints text"]),
+        (["generate", "a", "--max-model-len", "0"], ["max_model_len=0", "at least 1"]),
+        (["generate", "a", "--memory-utilization", "1.5"], ["memory_utilization=1.5"]),
+        (["serve", "demo", "--model", "other"], ["two models: 'demo' and --model 'other'"]),
+        (["serve", "--port", "70000"], ["--port 70000", "0 to 65535"]),
+        (["chat", "-n", "2"], ["-n 2"]),
+        (
+            ["inspect", "demo", "--device", "fake", "--max-model-len", "9999999"],
+            ["max_model_len=9999999", "--max-model-len 2048"],
+        ),
+        (["inspect", "demo", "--device", "fake", "-tp", "2"], ["tensor_parallel_size=2", "max_tp=1"]),
+    ],
+)
 def test_what_cannot_work_is_explained(quire: Callable, words: list[str], said: list[str]) -> None:
     ended = quire(*words)
     assert (ended.code, ended.out) == (2, "")
@@ -72,11 +88,15 @@ def test_what_cannot_work_is_explained(quire: Callable, words: list[str], said: 
 
 
 def test_a_pipe_that_closes_is_no_traceback(byte_model: Path) -> None:
-    code = f"import sys; from quire.cli.main import main; sys.exit(main(['generate', 'a', '--model', {str(byte_model)!r}, " \
-           "'--device', 'fake', '--load-format', 'dummy', '--temperature', '0', '--ignore-eos']))"
+    code = (
+        f"import sys; from quire.cli.main import main; sys.exit(main(['generate', 'a', '--model', {str(byte_model)!r}, "
+        "'--device', 'fake', '--load-format', 'dummy', '--temperature', '0', '--ignore-eos']))"
+    )
     reading, writing = os.pipe()
     os.close(reading)
-    ended = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
     os.close(writing)
     assert ended.returncode == 141
     assert "Traceback" not in ended.stderr

@@ -29,7 +29,9 @@ def with_engine(byte_model: Path) -> Callable[..., None]:
 
     def run(check: Check, *, start: bool = True, **options: Any) -> None:
         async def main() -> None:
-            engine = AsyncLLM(EngineConfig(**{"model": str(byte_model), "device": "fake", "load_format": "dummy", **options}))
+            engine = AsyncLLM(
+                EngineConfig(**{"model": str(byte_model), "device": "fake", "load_format": "dummy", **options})
+            )
             try:
                 if start:
                     await engine.start()
@@ -130,13 +132,15 @@ def test_death_ends_every_stream_and_refuses_more(with_engine: Callable[..., Non
     with_engine(check, device_options={"latency_ms": 5})
 
 
-def test_unreadable_messages_end_the_streams_instead_of_hanging(with_engine: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_messages_end_the_streams_instead_of_hanging(
+    with_engine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def check(engine: AsyncLLM) -> None:
         def broken(outputs: Any) -> None:
             raise KeyError("broken")
 
         monkeypatch.setattr(engine._outputs, "process", broken)
-        with pytest.raises(Exception, match="cannot be read any more\n.*KeyError"):
+        with pytest.raises(Exception, match=r"cannot be read any more\n.*KeyError"):
             await text_of(engine, "a")
 
     with_engine(check)
@@ -150,7 +154,9 @@ def test_before_the_start(with_engine: Callable[..., None]) -> None:
     with_engine(check, start=False)
 
 
-@pytest.mark.parametrize(("options", "error"), [({"device": "abacus"}, ConfigError), ({"chat_template": "no such file"}, ModelError)])
+@pytest.mark.parametrize(
+    ("options", "error"), [({"device": "abacus"}, ConfigError), ({"chat_template": "no such file"}, ModelError)]
+)
 def test_errors_of_the_start(with_engine: Callable[..., None], options: dict[str, Any], error: type[Exception]) -> None:
     async def check(engine: AsyncLLM) -> None:
         with pytest.raises(error):

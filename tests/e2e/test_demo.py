@@ -49,8 +49,17 @@ def test_server_and_offline_api_agree(client: OpenAI, llm: LLM) -> None:
 def test_seeded_draws_agree_and_logprobs_are_close(client: OpenAI, llm: LLM) -> None:
     params = SamplingParams(temperature=1, top_k=50, top_p=0.95, max_tokens=12, seed=11, n=2, logprobs=3)
     (offline,) = llm.generate("Once", params)
-    served = client.completions.create(model="demo", prompt="Once", temperature=1, top_p=0.95, max_tokens=12, seed=11, n=2,
-                                       logprobs=3, extra_body={"top_k": 50})  # fmt: skip
+    served = client.completions.create(
+        model="demo",
+        prompt="Once",
+        temperature=1,
+        top_p=0.95,
+        max_tokens=12,
+        seed=11,
+        n=2,
+        logprobs=3,
+        extra_body={"top_k": 50},
+    )
     assert [choice.text for choice in served.choices] == [item.text for item in offline.outputs]
     for choice, item in zip(served.choices, offline.outputs, strict=True):
         values = [entry[token].logprob for entry, token in zip(item.logprobs or [], item.token_ids, strict=True)]
@@ -61,7 +70,13 @@ def test_seeded_draws_agree_and_logprobs_are_close(client: OpenAI, llm: LLM) -> 
 def test_chats_agree_streaming_and_not(client: OpenAI, llm: LLM, fields: dict[str, Any]) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is a KV block?"}]
     (offline,) = llm.chat(messages, SamplingParams(temperature=0, max_tokens=30, **fields))
-    asked: dict[str, Any] = {"model": "demo", "messages": messages, "temperature": 0, "max_completion_tokens": 30, **fields}
+    asked: dict[str, Any] = {
+        "model": "demo",
+        "messages": messages,
+        "temperature": 0,
+        "max_completion_tokens": 30,
+        **fields,
+    }
     whole = client.chat.completions.create(**asked)
     assert whole.choices[0].message.content == offline.outputs[0].text
     assert whole.choices[0].finish_reason == offline.outputs[0].finish_reason
@@ -84,9 +99,21 @@ def test_the_models_defaults_hold_where_a_request_says_nothing(llm: LLM) -> None
 
 
 def test_command_line_agrees(llm: LLM) -> None:
-    command = [sys.executable, "-m", "quire.cli.main", "generate", "What is a block?", "--max-tokens", "8", "--temperature", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "quire.cli.main",
+        "generate",
+        "What is a block?",
+        "--max-tokens",
+        "8",
+        "--temperature",
+        "0",
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    (offline,) = llm.chat([{"role": "user", "content": "What is a block?"}], SamplingParams(temperature=0, max_tokens=8))
+    (offline,) = llm.chat(
+        [{"role": "user", "content": "What is a block?"}], SamplingParams(temperature=0, max_tokens=8)
+    )
     assert ended.stdout == offline.outputs[0].text + "\n"
 
 

@@ -32,7 +32,12 @@ def test_outputs_are_what_users_expect(llm: LLM) -> None:
     first = outputs[0]
     assert isinstance(first, RequestOutput)
     assert isinstance(first.outputs[0], CompletionOutput)
-    assert (first.prompt_token_ids, first.finished, first.num_cached_tokens, first.prompt_logprobs) == ([97], True, 0, None)
+    assert (first.prompt_token_ids, first.finished, first.num_cached_tokens, first.prompt_logprobs) == (
+        [97],
+        True,
+        0,
+        None,
+    )
     completion = first.outputs[0]
     assert (completion.index, completion.text, completion.token_ids) == (0, "bcdef", [98, 99, 100, 101, 102])
     assert (completion.finish_reason, completion.stop_reason, completion.logprobs) == ("length", None, None)
@@ -40,10 +45,17 @@ def test_outputs_are_what_users_expect(llm: LLM) -> None:
     assert len({output.request_id for output in outputs}) == 2
 
 
-@pytest.mark.parametrize(("prompts", "texts"), [
-    ("a", ["bcdef"]), ({"prompt": "a"}, ["bcdef"]), ({"prompt_token_ids": [97]}, ["bcdef"]), ([{"prompt_token_ids": [97]}, "h"], ["bcdef", "ijklm"]),
-    ([[97], [104]], ["bcdef", "ijklm"]), ([], []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("prompts", "texts"),
+    [
+        ("a", ["bcdef"]),
+        ({"prompt": "a"}, ["bcdef"]),
+        ({"prompt_token_ids": [97]}, ["bcdef"]),
+        ([{"prompt_token_ids": [97]}, "h"], ["bcdef", "ijklm"]),
+        ([[97], [104]], ["bcdef", "ijklm"]),
+        ([], []),
+    ],
+)
 def test_kinds_of_prompts(llm: LLM, prompts: Any, texts: list[str]) -> None:
     assert [output.outputs[0].text for output in llm.generate(prompts, GREEDY)] == texts
 
@@ -54,7 +66,9 @@ def test_parameters_for_each_prompt(llm: LLM) -> None:
     logprobs = outputs[1].outputs[0].logprobs
     assert logprobs is not None
     assert (logprobs[0][98].decoded_token, logprobs[0][98].rank, len(logprobs)) == ("b", 1, 2)
-    assert outputs[1].outputs[0].cumulative_logprob == pytest.approx(sum(e[t].logprob for e, t in zip(logprobs, (98, 99), strict=True)))
+    assert outputs[1].outputs[0].cumulative_logprob == pytest.approx(
+        sum(e[t].logprob for e, t in zip(logprobs, (98, 99), strict=True))
+    )
 
 
 def test_defaults_are_the_apis(llm: LLM) -> None:
@@ -68,7 +82,9 @@ def test_chat_one_conversation_or_several(llm: LLM) -> None:
     assert (output.prompt, output.outputs[0].text) == ("[user]x>", "?@ABC")
     assert [output.prompt for output in llm.chat([one, one], GREEDY)] == ["[user]x>"] * 2
     begun = [*one, {"role": "assistant", "content": "a"}]
-    assert llm.chat(begun, GREEDY, add_generation_prompt=False, continue_final_message=True)[0].outputs[0].text == "bcdef"
+    assert (
+        llm.chat(begun, GREEDY, add_generation_prompt=False, continue_final_message=True)[0].outputs[0].text == "bcdef"
+    )
     assert llm.chat(one, GREEDY, chat_template_kwargs={"shout": True})[0].prompt == "[user]x!>"
 
 

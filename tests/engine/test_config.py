@@ -18,12 +18,26 @@ def resolved(config: EngineConfig, **capabilities: Any) -> Any:
     return resolve(config, replace(CAPABILITIES, **capabilities), model_max_len=1000, model_dtype="bfloat16")
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("dtype", "int3"), ("load_format", "gguf"), ("scheduling_policy", "lottery"), ("max_model_len", 0), ("block_size", -1),
-    ("max_num_seqs", True), ("max_num_batched_tokens", 1.5), ("num_kv_blocks", "7"), ("memory_utilization", 0.0),
-    ("memory_utilization", 1.1), ("seed", -1), ("seed", 2**64), ("max_logprobs", -1), ("tensor_parallel_size", 0),
-    ("long_prefill_token_threshold", -1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dtype", "int3"),
+        ("load_format", "gguf"),
+        ("scheduling_policy", "lottery"),
+        ("max_model_len", 0),
+        ("block_size", -1),
+        ("max_num_seqs", True),
+        ("max_num_batched_tokens", 1.5),
+        ("num_kv_blocks", "7"),
+        ("memory_utilization", 0.0),
+        ("memory_utilization", 1.1),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("max_logprobs", -1),
+        ("tensor_parallel_size", 0),
+        ("long_prefill_token_threshold", -1),
+    ],
+)
 def test_wrong_values_are_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field) as caught:
         EngineConfig(**{field: value})
@@ -54,10 +68,17 @@ def test_none_and_auto_are_chosen_from_the_device_and_the_model() -> None:
     assert any("max_model_len = 1000" in line for line in got.lines())
 
 
-@pytest.mark.parametrize(("field", "value", "hint"), [
-    ("tensor_parallel_size", 2, "max_tp=1"), ("max_model_len", 1001, "--max-model-len 1000"), ("block_size", 7, "--block-size"),
-    ("kv_cache_dtype", "fp8", "float32"), ("max_num_seqs", 9, "at most 8"), ("max_num_batched_tokens", 99, "at most 64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value", "hint"),
+    [
+        ("tensor_parallel_size", 2, "max_tp=1"),
+        ("max_model_len", 1001, "--max-model-len 1000"),
+        ("block_size", 7, "--block-size"),
+        ("kv_cache_dtype", "fp8", "float32"),
+        ("max_num_seqs", 9, "at most 8"),
+        ("max_num_batched_tokens", 99, "at most 64"),
+    ],
+)
 def test_what_device_or_model_cannot_do_is_refused(field: str, value: Any, hint: str) -> None:
     with pytest.raises(ConfigError, match=field) as caught:
         resolved(EngineConfig(**{field: value}), max_num_seqs=8, max_num_batched_tokens=64)

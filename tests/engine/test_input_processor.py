@@ -15,8 +15,15 @@ from quire.sampling_params import SamplingParams
 from quire.tokenizer import Tokenizer
 from tests.byte_model import EOS
 
-LIMITS = ModelLimits(model_path="m", vocab_size=260, max_model_len=32, max_num_seqs=4, eos_token_ids=(9,), max_logprobs=5,
-                     scheduling_policy="fcfs")  # fmt: skip
+LIMITS = ModelLimits(
+    model_path="m",
+    vocab_size=260,
+    max_model_len=32,
+    max_num_seqs=4,
+    eos_token_ids=(9,),
+    max_logprobs=5,
+    scheduling_policy="fcfs",
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +52,28 @@ def test_prompts(inputs: InputProcessor, prompt: Any, text: str | None, salt: st
     assert prepared.message.eos_token_ids == (9, EOS)
 
 
-@pytest.mark.parametrize("prompt", [
-    "", [], {}, {"prompt": "a", "prompt_token_ids": [1]}, {"prompt_token_ids": []}, {"text": "a"}, {"prompt": "a", "x": 1},
-    [260], [-1], [1.5], ["a"], [None], None, 7, "a" * 32, {"prompt": None}, "\ud800",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        [],
+        {},
+        {"prompt": "a", "prompt_token_ids": [1]},
+        {"prompt_token_ids": []},
+        {"text": "a"},
+        {"prompt": "a", "x": 1},
+        [260],
+        [-1],
+        [1.5],
+        ["a"],
+        [None],
+        None,
+        7,
+        "a" * 32,
+        {"prompt": None},
+        "\ud800",
+    ],
+)
 def test_wrong_prompts(inputs: InputProcessor, prompt: Any) -> None:
     with pytest.raises(RequestError) as caught:
         prepare(inputs, prompt)
@@ -66,11 +91,18 @@ def test_max_tokens_ends_with_the_models_length(inputs: InputProcessor) -> None:
     assert prepare(inputs, "ab", max_tokens=None, min_tokens=99).message.params.min_tokens == 30
 
 
-@pytest.mark.parametrize(("fields", "param"), [
-    ({"n": 5}, "n"), ({"priority": 1}, "priority"), ({"logprobs": 6}, "logprobs"), ({"prompt_logprobs": -1}, "prompt_logprobs"),
-    ({"stop_token_ids": [260]}, "stop_token_ids"), ({"allowed_token_ids": [1, 300]}, "allowed_token_ids"),
-    ({"logit_bias": {260: 1.0}}, "logit_bias"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 5}, "n"),
+        ({"priority": 1}, "priority"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs"),
+        ({"stop_token_ids": [260]}, "stop_token_ids"),
+        ({"allowed_token_ids": [1, 300]}, "allowed_token_ids"),
+        ({"logit_bias": {260: 1.0}}, "logit_bias"),
+    ],
+)
 def test_what_does_not_fit_the_engine_is_refused_by_name(
     inputs: InputProcessor, fields: dict[str, Any], param: str
 ) -> None:

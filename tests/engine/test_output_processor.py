@@ -16,8 +16,15 @@ from quire.sampling_params import SamplingParams
 from quire.tokenizer import Tokenizer
 from tests.byte_model import EOS
 
-LIMITS = ModelLimits(model_path="m", vocab_size=260, max_model_len=64, max_num_seqs=4, eos_token_ids=(EOS,), max_logprobs=5,
-                     scheduling_policy="fcfs")  # fmt: skip
+LIMITS = ModelLimits(
+    model_path="m",
+    vocab_size=260,
+    max_model_len=64,
+    max_num_seqs=4,
+    eos_token_ids=(EOS,),
+    max_logprobs=5,
+    scheduling_policy="fcfs",
+)
 
 
 @pytest.fixture(scope="module")

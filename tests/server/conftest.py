@@ -14,8 +14,18 @@ from tests.serving import Server
 @pytest.fixture(scope="session")
 def fake_flags(byte_model: Path) -> tuple[str, ...]:
     """Flags of a server on the fake device, with few enough blocks to see them come and go."""
-    return (str(byte_model), "--device", "fake", "--load-format", "dummy", "--num-kv-blocks", "2048", "--served-model-name",
-            "bytes", "alias")  # fmt: skip
+    return (
+        str(byte_model),
+        "--device",
+        "fake",
+        "--load-format",
+        "dummy",
+        "--num-kv-blocks",
+        "2048",
+        "--served-model-name",
+        "bytes",
+        "alias",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,12 @@ def small_server(byte_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_without_a_key_only_the_service_routes_answer(small_server: Server) -> None:
     for path in ("/health", "/ping", "/version", "/metrics"):
         assert httpx.get(small_server.url + path).status_code == 200
-    for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic another"}, {"Authorization": "another"}):
+    for header in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic another"},
+        {"Authorization": "another"},
+    ):
         response = httpx.get(f"{small_server.url}/v1/models", headers=header)
         assert (response.status_code, response.json()["error"]["type"]) == (401, "AuthenticationError")
     with openai.OpenAI(base_url=f"{small_server.url}/v1", api_key="no", max_retries=0) as client, \
@@ -41,7 +46,7 @@ def test_without_a_key_only_the_service_routes_answer(small_server: Server) -> N
 
 
 def test_each_key_opens(small_server: Server) -> None:
-    for key in ("another".encode(), KEY.encode()):
+    for key in (b"another", KEY.encode()):
         headers = {b"Authorization": b"Bearer " + key}
         assert httpx.get(f"{small_server.url}/v1/models", headers=headers).status_code == 200
 
@@ -63,8 +68,13 @@ def test_what_never_fits_ends_a_stream_with_an_error(small_server: Server) -> No
 
 
 def test_what_does_not_fit_now_waits(small_server: Server) -> None:
-    with httpx.stream("POST", f"{small_server.url}/v1/completions", timeout=60, headers={"Authorization": "Bearer another"},
-                      json={**BODY, "prompt": [LONG[:50], LONG[:60]], "max_tokens": 60, "stream": True}) as response:  # fmt: skip
+    with httpx.stream(
+        "POST",
+        f"{small_server.url}/v1/completions",
+        timeout=60,
+        headers={"Authorization": "Bearer another"},
+        json={**BODY, "prompt": [LONG[:50], LONG[:60]], "max_tokens": 60, "stream": True},
+    ) as response:
         lines = response.iter_lines()
         next(lines)
         metrics = small_server.metrics()

@@ -77,7 +77,7 @@ def test_stop_token_id(client: OpenAI) -> None:
 
 def test_streaming_gives_the_same_text_token_by_token(client: OpenAI) -> None:
     chunks = list(complete(client, ["a", "h"], n=2, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
-    texts = {index: "" for index in range(4)}
+    texts = dict.fromkeys(range(4), "")
     for chunk in chunks[:-1]:
         assert chunk.usage is None
         texts[chunk.choices[0].index] += chunk.choices[0].text

@@ -24,7 +24,9 @@ PROMPT_S = 8.0
 
 
 @pytest.fixture
-def start(fake_flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+def start(
+    fake_flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Server]]:
     """start(*flags): a server of the test's own, 20 ms a token, whose temporary files go to tmp_path/"tmp"."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))

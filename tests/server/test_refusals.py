@@ -12,6 +12,7 @@ from tests.byte_model import MAX_MODEL_LEN, VOCAB_SIZE
 from tests.serving import Server
 
 CHAT = [{"role": "user", "content": "a"}]
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 COMPLETION_REFUSALS: list[tuple[dict[str, Any], str | None]] = [
@@ -65,7 +66,7 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages"),
     ({"messages": "hello"}, "messages"),
     ({"messages": [{"content": "a"}]}, "messages[0]"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content"),
     ({"messages": CHAT, "prompt": "a"}, "prompt"),
     ({"messages": CHAT, "tools": [TOOL]}, "tools"),
     ({"messages": CHAT, "tools": [TOOL], "tool_choice": "required"}, "tool_choice"),

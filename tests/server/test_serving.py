@@ -28,7 +28,9 @@ def test_service_routes(server: Server, client: OpenAI) -> None:
 
 async def _text_of(client: AsyncOpenAI, number: int, stream: bool) -> str:
     prompt = chr(ord("A") + number)
-    answer: Any = await client.completions.create(model="bytes", prompt=prompt, max_tokens=20, temperature=0, stream=stream)
+    answer: Any = await client.completions.create(
+        model="bytes", prompt=prompt, max_tokens=20, temperature=0, stream=stream
+    )
     if not stream:
         return str(answer.choices[0].text)
     return "".join([chunk.choices[0].text async for chunk in answer])
@@ -51,7 +53,9 @@ def _generated(server: Server) -> float:
 
 def test_client_that_leaves_a_stream(server: Server) -> None:
     before = _generated(server)
-    with httpx.stream("POST", f"{server.url}/v1/completions", json={**ENDLESS, "n": 3, "stream": True}, timeout=60) as response:
+    with httpx.stream(
+        "POST", f"{server.url}/v1/completions", json={**ENDLESS, "n": 3, "stream": True}, timeout=60
+    ) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = response.iter_lines()  # to be kept: with the iterator httpx closes the response
         assert next(lines).startswith("data: ")
@@ -66,7 +70,9 @@ def test_client_that_leaves_before_its_answer(server: Server) -> None:
 
     async def run() -> None:
         async with httpx.AsyncClient() as client:
-            asking = asyncio.create_task(client.post(f"{server.url}/v1/completions", json={**ENDLESS, "prompt": ["a", "b"]}))
+            asking = asyncio.create_task(
+                client.post(f"{server.url}/v1/completions", json={**ENDLESS, "prompt": ["a", "b"]})
+            )
             while (await asyncio.to_thread(server.metrics))["quire_num_requests_running"] < 2:
                 await asyncio.sleep(0.01)
             asking.cancel()
@@ -108,6 +114,11 @@ def test_slow_reader_does_not_hold_up_others(server: Server) -> None:
 def test_metrics_are_prometheus_text_with_the_models_name(server: Server) -> None:
     response = httpx.get(f"{server.url}/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    for name in ("quire_num_requests_running", "quire_num_requests_waiting", "quire_kv_blocks_free", "quire_kv_blocks_used"):
+    for name in (
+        "quire_num_requests_running",
+        "quire_num_requests_waiting",
+        "quire_kv_blocks_free",
+        "quire_kv_blocks_used",
+    ):
         assert f'{name}{{model_name="bytes"}}' in response.text
         assert f"# HELP {name} " in response.text

@@ -22,7 +22,9 @@ class BackendOption:
     value: str
 
 
-def split_backend_options(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[BackendOption]]:
+def split_backend_options(
+    words: Sequence[str], parser: argparse.ArgumentParser
+) -> tuple[list[str], list[BackendOption]]:
     """Takes the backends' flags out of a command line; flags that the parser knows stay, and so does all after "--".
 
     Raises: ConfigError for a backend's flag without a value.

@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     core.add_argument("--num-seqs", type=_count(1), default=256, help="running sequences")
     core.add_argument("--steps", type=_count(2), default=400, help="steps that are timed")
     for sub in (latency, throughput, core):
-        sub.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON; '-' = only that, to stdout")
+        sub.add_argument(
+            "--json", type=Path, metavar="FILE", help="also write the result as JSON; '-' = only that, to stdout"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,8 +69,14 @@ def _report(args: argparse.Namespace) -> Report:
     config = config_from_args(args)
     if args.kind == "latency":
         return runs.run_latency(config, input_len=args.input_len, output_len=args.output_len, repeats=args.repeats)
-    return runs.run_throughput(config, num_prompts=args.num_prompts, min_input_len=min(args.min_input_len, args.input_len),
-                               input_len=args.input_len, output_len=args.output_len, repeats=args.repeats)
+    return runs.run_throughput(
+        config,
+        num_prompts=args.num_prompts,
+        min_input_len=min(args.min_input_len, args.input_len),
+        input_len=args.input_len,
+        output_len=args.output_len,
+        repeats=args.repeats,
+    )
 
 
 def _core_report(num_seqs: int, num_steps: int) -> Report:
@@ -80,7 +88,9 @@ def _core_report(num_seqs: int, num_steps: int) -> Report:
     figures = [Figure(name, result.pop(key) * 1e3, "ms", budget_ms) for name, key in (
         ("median step", "median_s"), ("90 % of steps within", "p90_s"), ("fastest step", "min_s"),
         ("median step, processor time", "cpu_median_s"))]  # fmt: skip
-    return Report("the core's own cost per step (limit: its budget, 1 ms for up to 256 sequences)", result, figures, None)
+    return Report(
+        "the core's own cost per step (limit: its budget, 1 ms for up to 256 sequences)", result, figures, None
+    )
 
 
 def _count(least: int) -> type[int]:

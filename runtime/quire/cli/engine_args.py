@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, *, model_positional: bool = False, log_level: str = "warning") -> None:
+def add_engine_arguments(
+    parser: argparse.ArgumentParser, *, model_positional: bool = False, log_level: str = "warning"
+) -> None:
     """Adds the flags. `model_positional` takes the model as an optional first word, as `quire serve MODEL`."""
     group = parser.add_argument_group(
         "model and engine", "Options of a backend are flags too: --NAME-KEY VALUE, for example --cpu-threads 2; "
         "`quire devices` lists the backends.")
     if model_positional:
-        group.add_argument("model_word", nargs="?", metavar="MODEL", help="folder, hub id, or 'demo' (the built-in model)")
+        group.add_argument(
+            "model_word", nargs="?", metavar="MODEL", help="folder, hub id, or 'demo' (the built-in model)"
+        )
     add = group.add_argument
     add("-m", "--model", help="folder, hub id, or 'demo' (the built-in model)")
     add("--revision", help="branch, tag or commit of a hub model")
@@ -33,7 +37,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, model_positional: b
     add("--load-format", default="auto", choices=("auto", "safetensors", "dummy"),
         help="dummy makes random weights, for benchmarks")
     add("-d", "--device", default="auto", help="backend to run on; auto takes the best one that is usable")
-    add("--device-option", action="append", default=[], metavar="KEY=VALUE", help="option of the backend, may be repeated")
+    add(
+        "--device-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the backend, may be repeated",
+    )
     add("--strict-device", action="store_true", help="an op the device lacks is an error, not a fallback")
     add("--dtype", default="auto", help="dtype of the weights: auto, float32, bfloat16 or float16")
     add("--kv-cache-dtype", default="auto", help="dtype of the KV cache")
@@ -41,12 +51,32 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, model_positional: b
     add("--block-size", type=int, help="tokens per KV block; default: the device's")
     add("--max-num-seqs", type=int, help="most sequences in one step; default: the device's")
     add("--max-num-batched-tokens", type=int, help="most tokens in one step; default: the device's")
-    add("--long-prefill-token-threshold", type=int, default=0, help="most prompt tokens of one sequence in one step; 0 = no limit")
-    add("--memory-utilization", "--gpu-memory-utilization", type=float, help="share of device memory to use; default: the device's")
+    add(
+        "--long-prefill-token-threshold",
+        type=int,
+        default=0,
+        help="most prompt tokens of one sequence in one step; 0 = no limit",
+    )
+    add(
+        "--memory-utilization",
+        "--gpu-memory-utilization",
+        type=float,
+        help="share of device memory to use; default: the device's",
+    )
     add("--num-kv-blocks", "--num-gpu-blocks-override", type=int, help="KV blocks per pool, instead of what fits")
-    add("--enable-prefix-caching", action=BooleanOptionalAction, default=True, help="reuse KV blocks of equal prompt beginnings")
+    add(
+        "--enable-prefix-caching",
+        action=BooleanOptionalAction,
+        default=True,
+        help="reuse KV blocks of equal prompt beginnings",
+    )
     add("--scheduling-policy", default="fcfs", choices=("fcfs", "priority"), help="order of requests")
-    add("--async-scheduling", action=BooleanOptionalAction, default=True, help="submit a step before the last one's tokens are read")
+    add(
+        "--async-scheduling",
+        action=BooleanOptionalAction,
+        default=True,
+        help="submit a step before the last one's tokens are read",
+    )
     add("--max-logprobs", type=int, default=20, help="most logprobs a request may ask for")
     add("--seed", type=int, default=0, help="seed of requests that give none")
     add("-tp", "--tensor-parallel-size", type=int, default=1, help="devices that share the model")
@@ -61,10 +91,14 @@ def config_from_args(args: argparse.Namespace) -> EngineConfig:
 
     word = getattr(args, "model_word", None)
     if word and args.model and word != args.model:
-        raise ConfigError(f"two models: {word!r} and --model {args.model!r}", because="only one can run", try_="one of them")
+        raise ConfigError(
+            f"two models: {word!r} and --model {args.model!r}", because="only one can run", try_="one of them"
+        )
     values = {field.name: getattr(args, field.name) for field in fields(EngineConfig) if hasattr(args, field.name)}
     device, options = _device_and_options(args)
-    return EngineConfig(**{**values, "model": word or args.model or "demo", "device": device, "device_options": options})
+    return EngineConfig(
+        **{**values, "model": word or args.model or "demo", "device": device, "device_options": options}
+    )
 
 
 def _device_and_options(args: argparse.Namespace) -> tuple[str, dict[str, str]]:
@@ -77,8 +111,11 @@ def _device_and_options(args: argparse.Namespace) -> tuple[str, dict[str, str]]:
         device, chosen = resolve_device("auto").name, ", chosen by auto"
     for option in args.backend_options:
         if option.device != device:
-            raise ConfigError(f"{option.flag} is an option of device {option.device}", because=f"the device is {device}{chosen}",
-                              try_=f"--device {option.device}, or the command without {option.flag}")
+            raise ConfigError(
+                f"{option.flag} is an option of device {option.device}",
+                because=f"the device is {device}{chosen}",
+                try_=f"--device {option.device}, or the command without {option.flag}",
+            )
         if options.get(option.key, option.value) != option.value:
             raise ConfigError(f"two values of device option {option.key}",
                               because=f"one is {options[option.key]!r}, the other {option.value!r}", try_="one of them")

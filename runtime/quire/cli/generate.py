@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         text, add_special_tokens = _prompt_text(engine, prompt, args)
         loaded_s = time.monotonic()
-        output = stream_text(engine, text, params_from_args(args, engine.sampling_defaults), add_special_tokens=add_special_tokens)
+        output = stream_text(
+            engine, text, params_from_args(args, engine.sampling_defaults), add_special_tokens=add_special_tokens
+        )
     finally:
         engine.close()
     if args.stats:

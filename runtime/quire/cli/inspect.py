@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     config = config_from_args(args)
     spec = build_model(resolve_model(config.model, revision=config.revision))
     backend = resolve_device(config.device, config.device_options)
-    resolved = resolve(config, backend.capabilities, model_max_len=spec.max_model_len, model_dtype=spec.checkpoint_dtype)
+    resolved = resolve(
+        config, backend.capabilities, model_max_len=spec.max_model_len, model_dtype=spec.checkpoint_dtype
+    )
     memory_bytes = int(args.memory_gib * 2**30) if args.memory_gib else backend.report.free_memory_bytes
     found = inspect_model(
         spec.graph if args.plain else optimize(spec.graph, backend.capabilities.fused_ops),

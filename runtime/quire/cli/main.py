@@ -28,7 +28,9 @@ COMMANDS = {
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The parser; `only` fills in the arguments of one subcommand, so that the others need not be imported."""
-    parser = argparse.ArgumentParser(prog="quire", description="LLM inference and serving for any device.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="quire", description="LLM inference and serving for any device.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"quire {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():

@@ -9,15 +9,23 @@ from typing import Any
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags. None = the model's generation_config.json, else the API's default."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--max-tokens", type=int, default=None, help="most tokens to generate; default: up to the model's length")
+    group.add_argument(
+        "--max-tokens", type=int, default=None, help="most tokens to generate; default: up to the model's length"
+    )
     group.add_argument("--min-tokens", type=int, default=0, help="no end of text before so many tokens")
     group.add_argument("--temperature", type=float, default=None, help="0 = greedy")
     group.add_argument("--top-k", type=int, default=None, help="draw from so many most likely tokens; 0 = all")
-    group.add_argument("--top-p", type=float, default=None, help="draw from the likeliest tokens that have this probability together")
-    group.add_argument("--min-p", type=float, default=None, help="draw from tokens at least this likely beside the likeliest")
+    group.add_argument(
+        "--top-p", type=float, default=None, help="draw from the likeliest tokens that have this probability together"
+    )
+    group.add_argument(
+        "--min-p", type=float, default=None, help="draw from tokens at least this likely beside the likeliest"
+    )
     group.add_argument("--presence-penalty", type=float, default=0.0, help="for tokens the answer has, -2 to 2")
     group.add_argument("--frequency-penalty", type=float, default=0.0, help="the same per occurrence, -2 to 2")
-    group.add_argument("--repetition-penalty", type=float, default=None, help="for tokens of prompt and answer; 1 = none")
+    group.add_argument(
+        "--repetition-penalty", type=float, default=None, help="for tokens of prompt and answer; 1 = none"
+    )
     group.add_argument("--sampling-seed", type=int, default=None, help="seed of this request; default: from --seed")
     group.add_argument("--stop", action="append", default=[], help="stop string, may be repeated")
     group.add_argument("--ignore-eos", action="store_true", help="go on after the end of text")

@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
     group.add_argument("--port", type=int, default=8000, help="port to listen on; 0 = any free one")
-    group.add_argument("--served-model-name", nargs="+", metavar="NAME", help="names in the API; default: the model as given")
+    group.add_argument(
+        "--served-model-name", nargs="+", metavar="NAME", help="names in the API; default: the model as given"
+    )
     group.add_argument("--api-key", action="append", default=[], help="required of clients; may be repeated")
 
 

@@ -50,7 +50,9 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     folder = resolve_model(config.model, revision=config.revision)
     spec = build_model(folder)
     backend = resolve_device(config.device, config.device_options)
-    resolved = resolve(config, backend.capabilities, model_max_len=spec.max_model_len, model_dtype=spec.checkpoint_dtype)
+    resolved = resolve(
+        config, backend.capabilities, model_max_len=spec.max_model_len, model_dtype=spec.checkpoint_dtype
+    )
     model = optimize(spec.graph, backend.capabilities.fused_ops)
     executor = backend.create_executor(_executor_plan(config, resolved, model))
     try:
@@ -128,7 +130,12 @@ def _report(spec: ModelSpec, backend: LoadedBackend, resolved: ResolvedConfig, m
         logger.warning("%s", note)
     fallbacks = [op for op, where in memory.placement if where == "reference"] if backend.name != "reference" else []
     if fallbacks:
-        logger.warning("ops on the slow numpy reference: %s (--strict-device refuses this)", ", ".join(sorted(fallbacks)))
+        logger.warning(
+            "ops on the slow numpy reference: %s (--strict-device refuses this)", ", ".join(sorted(fallbacks))
+        )
     logger.info("%s", ", ".join(resolved.lines()))
-    logger.info("memory: %s; KV blocks: %s", ", ".join(f"{k} {v / 2**20:.0f} MiB" for k, v in memory.bytes_by_purpose.items()),
-                ", ".join(f"{pool} {n}" for pool, n in kv_plan.num_blocks.items()))
+    logger.info(
+        "memory: %s; KV blocks: %s",
+        ", ".join(f"{k} {v / 2**20:.0f} MiB" for k, v in memory.bytes_by_purpose.items()),
+        ", ".join(f"{pool} {n}" for pool, n in kv_plan.num_blocks.items()),
+    )

@@ -42,8 +42,12 @@ class EngineClient:
         self._context = zmq.Context()
         self._requests = self._bind(zmq.PUSH, "requests")
         self._outputs = zmq.asyncio.Socket.from_socket(self._bind(zmq.PULL, "outputs"))
-        startup = Startup(config=config, requests_address=self._address("requests"), outputs_address=self._address("outputs"),
-                          log_level=logging.getLogger("quire").getEffectiveLevel())
+        startup = Startup(
+            config=config,
+            requests_address=self._address("requests"),
+            outputs_address=self._address("outputs"),
+            log_level=logging.getLogger("quire").getEffectiveLevel(),
+        )
         # A process group of its own: Ctrl-C in a terminal goes to the parent only, which then ends both.
         self._process = subprocess.Popen([sys.executable, "-m", "quire.engine.process"], stdin=subprocess.PIPE,
                                          process_group=0)
@@ -129,9 +133,10 @@ class EngineClient:
 
     async def _receive(self) -> tuple[bytes, bytes]:
         assert self._dead is not None, "wait_ready comes first"
-        incoming = asyncio.ensure_future(self._outputs.recv_multipart())
+        incoming: asyncio.Future[list[bytes]] = asyncio.ensure_future(self._outputs.recv_multipart())
+        waited: list[asyncio.Future[Any]] = [incoming, self._dead]
         try:
-            await asyncio.wait([incoming, self._dead], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not incoming.done():
                 await asyncio.wait([incoming], timeout=LAST_WORDS_MS / 1000)
             if not incoming.done():
@@ -145,7 +150,12 @@ class EngineClient:
     def _watch(self, loop: asyncio.AbstractEventLoop, dead: asyncio.Future[int]) -> None:
         code = self._process.wait()
         with contextlib.suppress(RuntimeError):  # the loop has gone first
-            loop.call_soon_threadsafe(lambda: dead.done() or dead.set_result(code))
+            loop.call_soon_threadsafe(_settle, dead, code)
+
+
+def _settle(dead: asyncio.Future[int], code: int) -> None:
+    if not dead.done():
+        dead.set_result(code)
 
 
 def refusal_error(refusal: Refusal) -> RequestError:
@@ -160,4 +170,4 @@ def _death(because: str) -> BackendError:
 
 def _error_of(failure: Failure) -> QuireError:
     kind = getattr(errors, failure.kind, QuireError)
-    return kind(failure.what, because=failure.because, try_=failure.try_)  # type: ignore[no-any-return]
+    return kind(failure.what, because=failure.because, try_=failure.try_)

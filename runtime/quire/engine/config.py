@@ -73,7 +73,9 @@ class EngineConfig:
         _require_one_of("dtype", self.dtype, DTYPES)
         _require_one_of("load_format", self.load_format, ("auto", "safetensors", "dummy"))
         _require_one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "priority"))
-        object.__setattr__(self, "device_options", {key: _option_text(value) for key, value in self.device_options.items()})
+        object.__setattr__(
+            self, "device_options", {key: _option_text(value) for key, value in self.device_options.items()}
+        )
         for name in ("max_model_len", "block_size", "max_num_seqs", "max_num_batched_tokens", "num_kv_blocks"):
             _require_count(name, getattr(self, name), 1, optional=True)
         for name in ("max_logprobs", "long_prefill_token_threshold"):
@@ -116,7 +118,9 @@ class ResolvedConfig:
         return [f"{name} = {getattr(self, name)}" for name in self.__dataclass_fields__]
 
 
-def resolve(config: EngineConfig, capabilities: Capabilities, *, model_max_len: int, model_dtype: str) -> ResolvedConfig:
+def resolve(
+    config: EngineConfig, capabilities: Capabilities, *, model_max_len: int, model_dtype: str
+) -> ResolvedConfig:
     """The configuration that runs.
 
     Args:

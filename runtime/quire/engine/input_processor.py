@@ -102,7 +102,9 @@ class InputProcessor:
             salt = prompt.get("cache_salt")
             if salt is not None and (not isinstance(salt, str) or not salt):
                 raise RequestError(f"cache_salt={salt!r}", because="it is a text that is not empty", param="cache_salt")
-            text, token_ids, _ = self._prompt_tokens(next(prompt[k] for k in _PROMPT_KEYS if k in prompt), add_special_tokens)
+            text, token_ids, _ = self._prompt_tokens(
+                next(prompt[k] for k in _PROMPT_KEYS if k in prompt), add_special_tokens
+            )
             return text, token_ids, salt
         if isinstance(prompt, str):
             if self._tokenizer is None:
@@ -129,8 +131,12 @@ class InputProcessor:
 
     def _check_params(self, params: SamplingParams) -> None:
         if params.n > self._limits.max_num_seqs:
-            raise RequestError(f"n={params.n}", because=f"this engine runs at most {self._limits.max_num_seqs} sequences at a time",
-                               try_=f"n of {self._limits.max_num_seqs} or less, or a larger --max-num-seqs", param="n")
+            raise RequestError(
+                f"n={params.n}",
+                because=f"this engine runs at most {self._limits.max_num_seqs} sequences at a time",
+                try_=f"n of {self._limits.max_num_seqs} or less, or a larger --max-num-seqs",
+                param="n",
+            )
         for name in ("stop_token_ids", "allowed_token_ids"):
             self._check_token_ids(name, getattr(params, name) or ())
         self._check_token_ids("logit_bias", list(params.logit_bias or ()))

@@ -46,7 +46,7 @@ class LLMEngine:
         return len(self._outputs) > 0
 
     def step(self) -> list[RequestOutput]:
-        """One iteration; the requests that changed, cumulative. Raises BackendError when the device failed a request."""
+        """One iteration; the requests that changed, cumulative. BackendError when the device failed one."""
         processed = self._outputs.process(self._core.step())
         for request_id, index in processed.stopped:
             self._core.abort(request_id, index)
@@ -59,9 +59,11 @@ class LLMEngine:
         return self._core.stats()
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        """The prompt text of a conversation; options as `ChatTemplate.render`. Raises RequestError, also without a template."""
+        """The prompt of a conversation; options as `ChatTemplate.render`. RequestError without a template."""
         if self.tokenizer is None:
-            raise RequestError("chat without a tokenizer", because="skip_tokenizer_init is set", try_="generate with token ids")
+            raise RequestError(
+                "chat without a tokenizer", because="skip_tokenizer_init is set", try_="generate with token ids"
+            )
         return self.tokenizer.apply_chat_template(messages, **options)
 
     def close(self) -> None:

@@ -63,7 +63,9 @@ class OutputProcessor:
                             for _ in range(message.params.n)]
         with_logprobs = message.params.logprobs is not None
         completions = [
-            CompletionOutput(i, logprobs=[] if with_logprobs else None, cumulative_logprob=0.0 if with_logprobs else None)
+            CompletionOutput(
+                i, logprobs=[] if with_logprobs else None, cumulative_logprob=0.0 if with_logprobs else None
+            )
             for i in range(message.params.n)
         ]
         output = RequestOutput(prepared.request_id, prepared.prompt, list(message.prompt_token_ids), completions)
@@ -101,7 +103,9 @@ class OutputProcessor:
         output, completion = state.output, state.output.outputs[item.index]
         output.num_cached_tokens = max(output.num_cached_tokens, item.num_cached_tokens)
         if item.prompt_logprobs is not None:
-            output.prompt_logprobs = [None if entry is None else self._logprobs(entry) for entry in item.prompt_logprobs]
+            output.prompt_logprobs = [
+                None if entry is None else self._logprobs(entry) for entry in item.prompt_logprobs
+            ]
         if item.new_token_ids and state.first_token_s is None:
             state.first_token_s = time.monotonic()
         stop_string, num_kept = self._append_text(state, completion, item)
@@ -116,7 +120,9 @@ class OutputProcessor:
         completion.finish_reason, completion.stop_reason = item.finish_reason, item.stop_reason
         return False
 
-    def _append_text(self, state: _RequestState, completion: CompletionOutput, item: SequenceOutput) -> tuple[str | None, int]:
+    def _append_text(
+        self, state: _RequestState, completion: CompletionOutput, item: SequenceOutput
+    ) -> tuple[str | None, int]:
         """Adds the text; (the stop string that was found, how many of the new tokens count)."""
         if state.detokenizers is None:
             return None, len(item.new_token_ids)
@@ -146,4 +152,6 @@ class OutputProcessor:
 
     def _finish(self, state: _RequestState) -> None:
         state.output.finished = True
-        state.output.metrics = RequestMetrics(state.prepared.message.arrival_time_s, state.first_token_s, time.monotonic())
+        state.output.metrics = RequestMetrics(
+            state.prepared.message.arrival_time_s, state.first_token_s, time.monotonic()
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 import msgspec
 
@@ -46,14 +46,14 @@ class Refusal:
     param: str | None = None
 
 
-def write_startup(pipe: BinaryIO, startup: Startup) -> None:
+def write_startup(pipe: IO[bytes], startup: Startup) -> None:
     """Writes the first frame: 4 bytes of length, then msgpack."""
     payload = msgspec.msgpack.encode(startup)
     pipe.write(len(payload).to_bytes(4, "little") + payload)
     pipe.flush()
 
 
-def read_startup(pipe: BinaryIO) -> Startup | None:
+def read_startup(pipe: IO[bytes]) -> Startup | None:
     """Reads the first frame; None when the writer went before it had written it."""
     size = int.from_bytes(pipe.read(4), "little")
     payload = pipe.read(size)

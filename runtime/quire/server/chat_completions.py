@@ -21,9 +21,13 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     serving = serving_of(request)
     model = serving.check_model(body.model)
     params = body.sampling_params(serving.defaults)
-    prompt = serving.engine.render_chat(body.messages, tools=body.tools, add_generation_prompt=body.add_generation_prompt,
-                                        continue_final_message=body.continue_final_message,
-                                        chat_template_kwargs=body.chat_template_kwargs)
+    prompt = serving.engine.render_chat(
+        body.messages,
+        tools=body.tools,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        chat_template_kwargs=body.chat_template_kwargs,
+    )
     request_id = new_id("chatcmpl")
     generation = Generation(serving, request_id, prompt, params, body, add_special_tokens=False)
     head = {"id": request_id, "created": now_s(), "model": model}
@@ -42,7 +46,9 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     return JSONResponse(answer)
 
 
-async def _stream(serving: Serving, head: dict[str, Any], body: ChatCompletionRequest, generation: Generation) -> AsyncIterator[str]:
+async def _stream(
+    serving: Serving, head: dict[str, Any], body: ChatCompletionRequest, generation: Generation
+) -> AsyncIterator[str]:
     """A role chunk per choice, then text, then optional usage."""
     tracker, output = DeltaTracker(), None
     for index in range(body.n):

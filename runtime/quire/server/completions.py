@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from quire.outputs import CompletionOutput, RequestOutput
+from quire.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from quire.server.generation import Generation, Serving, new_id, now_s, run_until_disconnect, serving_of
 from quire.server.schemas import CompletionRequest
 from quire.server.streams import Delta, DeltaTracker, event, event_stream, usage_field, usage_of
@@ -46,7 +46,9 @@ def _best(completions: list[CompletionOutput], n: int) -> list[CompletionOutput]
     return sorted(completions, key=lambda item: -(item.cumulative_logprob or 0.0) / max(len(item.token_ids), 1))[:n]
 
 
-def _choice(serving: Serving, body: CompletionRequest, output: RequestOutput, item: CompletionOutput, index: int) -> dict[str, Any]:
+def _choice(
+    serving: Serving, body: CompletionRequest, output: RequestOutput, item: CompletionOutput, index: int
+) -> dict[str, Any]:
     delta = Delta(item.text, item.token_ids, None if body.logprobs is None else item.logprobs, is_first=True)
     choice = _chunk(serving, body, output, item, delta, index)
     if body.prompt_logprobs is not None and output.prompt_logprobs is not None:
@@ -57,7 +59,8 @@ def _choice(serving: Serving, body: CompletionRequest, output: RequestOutput, it
 def _chunk(serving: Serving, body: CompletionRequest, output: RequestOutput, item: CompletionOutput, delta: Delta,
            index: int) -> dict[str, Any]:
     """A choice with what is new; the first one begins with the prompt where `echo` asks for it."""
-    text, token_ids, logprobs = delta.text, delta.token_ids, delta.logprobs
+    text, token_ids = delta.text, delta.token_ids
+    logprobs: Sequence[TokenLogprobs | None] | None = delta.logprobs
     offset = len(item.text) - len(delta.text)
     if body.echo:
         prompt_text = serving.prompt_text(output)

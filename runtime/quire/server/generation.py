@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import Request
 
 from quire.async_llm import AsyncLLM
+from quire.errors import InternalError
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.errors import ClientDisconnected, ModelNotFound
@@ -51,8 +52,12 @@ class Serving:
         if name is None:
             return self.model_names[0]
         if name not in self.model_names:
-            raise ModelNotFound(f"the model {name!r} does not exist", because=f"this server has {', '.join(self.model_names)}",
-                                try_=f"model={self.model_names[0]!r}", param="model")
+            raise ModelNotFound(
+                f"the model {name!r} does not exist",
+                because=f"this server has {', '.join(self.model_names)}",
+                try_=f"model={self.model_names[0]!r}",
+                param="model",
+            )
         return name
 
     def prompt_text(self, output: RequestOutput) -> str:
@@ -85,7 +90,8 @@ class Generation:
         last = None
         async for output in self.outputs():
             last = output
-        assert last is not None and last.finished
+        if last is None or not last.finished:
+            raise InternalError("a request ended without its last output", because="the engine's stream ended first")
         return last
 
 

@@ -18,10 +18,14 @@ SHUTDOWN_TIMEOUT_S = 3
 """How long clients may take to read the end of their answers."""
 
 
-def http_server(engine: AsyncLLM, *, model_names: Sequence[str], api_keys: Sequence[str], log_level: str) -> uvicorn.Server:
+def http_server(
+    engine: AsyncLLM, *, model_names: Sequence[str], api_keys: Sequence[str], log_level: str
+) -> uvicorn.Server:
     """A server over a started engine, to be run with one bound socket. Signals are its caller's business."""
     app = build_app(engine, model_names=model_names, api_keys=api_keys)
-    return _Server(uvicorn.Config(app, log_level=log_level, lifespan="off", timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S))
+    return _Server(
+        uvicorn.Config(app, log_level=log_level, lifespan="off", timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S)
+    )
 
 
 class _Server(uvicorn.Server):

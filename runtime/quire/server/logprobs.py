@@ -32,20 +32,28 @@ class LogprobShapes:
             offset += len(text)
         return {
             "tokens": tokens,
-            "token_logprobs": [None if entry is None else _value(entry[token_id])
-                               for token_id, entry in zip(token_ids, logprobs, strict=True)],
-            "top_logprobs": [None if entry is None else {self._text(token): _value(item) for token, item in entry.items()}
-                             for entry in logprobs],
+            "token_logprobs": [
+                None if entry is None else _value(entry[token_id])
+                for token_id, entry in zip(token_ids, logprobs, strict=True)
+            ],
+            "top_logprobs": [
+                None if entry is None else {self._text(token): _value(item) for token, item in entry.items()}
+                for entry in logprobs
+            ],
             "text_offset": offsets,
         }
 
-    def chat(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] | None, num_top: int) -> dict[str, Any] | None:
+    def chat(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] | None, num_top: int
+    ) -> dict[str, Any] | None:
         """The tokens, each with its `num_top` most likely alternatives (itself among them)."""
         if logprobs is None:
             return None
         content = []
         for token_id, entry in zip(token_ids, logprobs, strict=True):
-            ranked = sorted(((item.rank or 0, token, item) for token, item in entry.items() if (item.rank or 0) <= num_top))
+            ranked = sorted(
+                ((item.rank or 0, token, item) for token, item in entry.items() if (item.rank or 0) <= num_top)
+            )
             content.append({**self._item(token_id, entry[token_id]),
                             "top_logprobs": [self._item(token, item) for _, token, item in ranked]})
         return {"content": content}

@@ -53,7 +53,9 @@ class _Snapshot(Collector):
             gauge = GaugeMetricFamily(name, text, labels=["model_name"])
             gauge.add_metric([self._model_name], getattr(self._stats, field))
             yield gauge
-        free = GaugeMetricFamily("quire_kv_blocks_free", "KV blocks that can be taken, cached ones included", labels=["model_name"])
+        free = GaugeMetricFamily(
+            "quire_kv_blocks_free", "KV blocks that can be taken, cached ones included", labels=["model_name"]
+        )
         free.add_metric([self._model_name], self._stats.num_blocks - self._stats.num_used_blocks)
         yield free
         for field, (name, text) in COUNTERS.items():

@@ -45,8 +45,12 @@ async def _serve(config: EngineConfig, listener: socket.socket, model_names: Seq
         await asyncio.wait({serving, received}, return_when=asyncio.FIRST_COMPLETED)
         if not received.done():
             serving.result()
-            raise BackendError("the HTTP server ended by itself", because="its own messages say", try_="starting it again")
-        engine.end_all(BackendError("the server is shutting down", because="it was told to", try_="the request again, later"))
+            raise BackendError(
+                "the HTTP server ended by itself", because="its own messages say", try_="starting it again"
+            )
+        engine.end_all(
+            BackendError("the server is shutting down", because="it was told to", try_="the request again, later")
+        )
         server.should_exit = True
         impatient = asyncio.create_task(signals.get())  # a second signal waits for nobody
         await asyncio.wait({serving, impatient}, return_when=asyncio.FIRST_COMPLETED)
@@ -61,7 +65,9 @@ def _listener(host: str, port: int) -> socket.socket:
     """A bound socket. It refuses connections until the server listens on it, so nobody waits for a loading model."""
     listener = None
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

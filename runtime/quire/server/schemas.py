@@ -111,8 +111,12 @@ class CompletionRequest(SamplingFields):
         values = {**defaults, **self.common_params(), "max_tokens": self.max_tokens, "logprobs": self.logprobs}
         if self.best_of is not None and self.best_of != self.n:
             if self.best_of < self.n:
-                raise RequestError(f"best_of={self.best_of} is below n={self.n}", because="the best n of them are returned",
-                                   try_=f"best_of of at least {self.n}", param="best_of")
+                raise RequestError(
+                    f"best_of={self.best_of} is below n={self.n}",
+                    because="the best n of them are returned",
+                    try_=f"best_of of at least {self.n}",
+                    param="best_of",
+                )
             if self.stream:
                 raise unsupported("best_of", "which one is the best is known at the end only; it cannot stream")
             values["n"] = self.best_of
@@ -163,8 +167,12 @@ class ChatCompletionRequest(SamplingFields):
             raise unsupported("response_format", "only {'type': 'text'} is supported")
         self._check_tools()
         if self.top_logprobs is not None and not self.logprobs:
-            raise RequestError("top_logprobs without logprobs", because="it counts alternatives to each token's logprob",
-                               try_="logprobs=true", param="top_logprobs")
+            raise RequestError(
+                "top_logprobs without logprobs",
+                because="it counts alternatives to each token's logprob",
+                try_="logprobs=true",
+                param="top_logprobs",
+            )
         max_tokens = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         if self.max_tokens is not None and max_tokens != self.max_tokens:
             raise RequestError(f"max_completion_tokens={max_tokens} and max_tokens={self.max_tokens}",
