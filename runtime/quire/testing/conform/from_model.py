@@ -57,7 +57,8 @@ def _weight_shape(node: Node, graph: Graph, model: ModelGraph, index: int) -> tu
 
 def _attrs(node: Node) -> dict[str, Any]:
     """Attributes that are not the default."""
-    return {name: value for name, value in node.attrs if value != OPS[node.op].attrs[name] and not isinstance(value, Dim)}
+    defaults = OPS[node.op].attrs
+    return {name: value for name, value in node.attrs if value != defaults[name] and not isinstance(value, Dim)}
 
 
 def _linear(node: Node, graph: Graph, model: ModelGraph) -> Iterator[Found]:

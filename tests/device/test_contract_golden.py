@@ -1,0 +1,48 @@
+"""The device contract as written down: a change shows here, and asks for its version and its guide."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import quire.device
+from quire.device import CONTRACT_VERSION
+
+GOLDEN = Path(__file__).parent / f"contract_v{CONTRACT_VERSION[0]}.golden"
+
+
+@pytest.fixture(scope="module")
+def signatures() -> ModuleType:
+    path = Path(__file__).parents[2] / "tools" / "contract_signatures.py"
+    spec = importlib.util.spec_from_file_location("contract_signatures", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_contract_is_as_written_down(signatures: ModuleType) -> None:
+    written, now = GOLDEN.read_text().splitlines(), list(signatures.contract_lines())
+    gone, new = sorted(set(written) - set(now)), sorted(set(now) - set(written))
+    assert written == now, (
+        f"the contract changed.\ngone: {gone}\nnew: {new}\nIf that is meant: raise CONTRACT_VERSION, write it into the"
+        " guide for authors of backends, and run python tools/contract_signatures.py > " + str(GOLDEN))
+
+
+def test_every_exported_name_is_written_down() -> None:
+    text = GOLDEN.read_text()
+    assert text.splitlines()[0] == f"contract {'.'.join(map(str, CONTRACT_VERSION))}"
+    missing = [name for name in quire.device.__all__ if name not in text]
+    assert not missing
+
+
+def test_a_changed_signature_shows(signatures: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def derive(batch: int) -> None: ...
+
+    before = list(signatures.contract_lines())
+    monkeypatch.setattr(quire.device, "derive", derive)
+    assert set(signatures.contract_lines()) - set(before) == {"def derive(batch: 'int') -> 'None'"}
