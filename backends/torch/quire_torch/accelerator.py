@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quire.device.capabilities import Capabilities, DeviceReport
+from quire.device.contract import Executor, ExecutorPlan
+from quire.errors import BackendError
+from quire_torch.options import TorchOptions
 from quire_torch.plugin import CAPABILITIES
 
 _HALVES_FIRST = ("bfloat16", "float16", "float32")
@@ -61,3 +64,22 @@ def report(device: str, *, priority: int) -> DeviceReport:
     free, total = module.mem_get_info(index)
     return DeviceReport(available=True, name=module.get_device_name(index), num_devices=count, total_memory_bytes=total,
                         free_memory_bytes=free, driver=f"torch {torch.__version__}", priority=priority)
+
+
+def cuda_executor(name: str, plan: ExecutorPlan, *, vendor: str) -> Executor:
+    """A graph executor on a device that torch calls cuda, for the device `name` of one vendor: "cuda" or "rocm".
+
+    Raises: BackendError where torch was built for the other vendor or finds no device.
+    """
+    import torch
+
+    from quire.device.graph_executor import GraphExecutor
+    from quire_torch.library import TorchLibrary
+
+    options = TorchOptions.parse(plan.options, name=name, device="cuda")
+    built_for = "rocm" if torch.version.hip else "cuda"
+    found = report(options.device, priority=0)
+    if not found.available or built_for != vendor:
+        because = found.reason or f"torch {torch.__version__} was built for {built_for}"
+        raise BackendError(f"device {name} cannot be used", because=because, try_="`quire devices`")
+    return GraphExecutor(TorchLibrary(name, CUDA_CAPABILITIES, options), plan)

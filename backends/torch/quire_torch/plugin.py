@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.errors import ConfigError
 from quire.graph.ops import PLAIN_OPS
+from quire_torch.installed import torch_version
 from quire_torch.options import TorchOptions
 
 _FLOATS = ("float32", "bfloat16", "float16")
@@ -36,28 +35,18 @@ CAPABILITIES = Capabilities(
 """On the CPU. A row's bits depend on the batch: the libraries under torch pick their kernels by its size."""
 
 
-def torch_version() -> str | None:
-    """The installed torch's version without importing it; None = not installed."""
-    if find_spec("torch") is None:
-        return None
-    try:
-        return version("torch")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 @hookimpl
 def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     """Present wherever torch is; a device other than the CPU is looked for by torch itself."""
-    found = torch_version()
-    if found is None:
+    installed = torch_version()
+    if installed is None:
         return DeviceReport(available=False, reason="torch is not installed (pip install torch)", priority=-50)
     try:
         chosen = TorchOptions.parse(options)
     except ConfigError as error:
         return DeviceReport(available=False, reason=f"{error.what}: {error.because}", priority=-50)
     if chosen.device_type == "cpu":
-        return DeviceReport(available=True, name="torch on the host", num_devices=1, driver=f"torch {found}",
+        return DeviceReport(available=True, name="torch on the host", num_devices=1, driver=f"torch {installed}",
                             priority=-50)
     from quire_torch.accelerator import report
 

@@ -15,6 +15,7 @@ from quire_torch.kernels.paged_attention import launch_config, paged_attention_k
 from quire_torch.step_memo import StepMemo
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # its products of bfloat16 are wrong, so operands are widened
+_WARP_SIZE = 64 if torch.version.hip else 32
 
 Tiles = tuple[torch.Tensor, torch.Tensor]
 
@@ -34,7 +35,8 @@ class TritonAttention:
         group = q.shape[1] // k.shape[2]
         tables = context.device[f"{cache.group}.block_tables"]
         for decode in (True, False):
-            config = launch_config(max(q.shape[2], v.shape[3]), group, q.element_size(), decode=decode)
+            config = launch_config(max(q.shape[2], v.shape[3]), group, q.element_size(), decode=decode,
+                                   warp_size=_WARP_SIZE)
             tiles = self._tiles(context, config.block_m // group, decode)
             if len(tiles[0]) == 0:
                 continue

@@ -26,16 +26,18 @@ class LaunchConfig:
     num_stages: int
 
 
-def launch_config(head_dim: int, group: int, itemsize: int, *, decode: bool) -> LaunchConfig:
-    """Sizes that fit the smallest of the targets: 64 KiB of shared memory on AMD's CDNA 2 and 3.
+def launch_config(head_dim: int, group: int, itemsize: int, *, decode: bool, warp_size: int) -> LaunchConfig:
+    """Sizes that fit the smallest of the targets: 64 KiB of shared memory on AMD's CDNA 2 and 3; without spills.
 
     Args:
         group: query heads for each KV head. itemsize: bytes of an element. decode: every sequence has one query row.
+        warp_size: 32 on NVIDIA, 64 on AMD's CDNA, where half as many warps share the registers.
     """
     wide = triton.next_power_of_2(head_dim) * itemsize
     block_n = 64 if wide <= 256 else 32 if wide <= 512 else 16
     smallest = max(16, triton.next_power_of_2(group))
-    return LaunchConfig(smallest if decode else max(smallest, 64 if wide <= 512 else 32), block_n, 4, 2)
+    block_m = smallest if decode else max(smallest, 64 if wide <= 512 else 32)
+    return LaunchConfig(block_m, block_n, 8 if wide >= 256 and not decode and warp_size == 32 else 4, 2)
 
 
 @triton.jit

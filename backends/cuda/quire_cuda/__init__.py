@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: the device `cuda`, over the op library of `quire_torch`."""

@@ -1,0 +1,51 @@
+"""The cuda device: the entry point `cuda` of the group `quire.backends`. Nothing here imports torch to probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quire.device.capabilities import Capabilities, DeviceReport
+from quire.device.contract import Executor, ExecutorPlan
+from quire.device.hookspecs import hookimpl
+from quire_cuda import machine
+from quire_torch.accelerator import CUDA_CAPABILITIES, cuda_executor
+from quire_torch.installed import local_build, torch_version
+from quire_torch.options import TorchOptions
+
+PRIORITY = 100
+
+
+@hookimpl
+def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
+    """Asks the driver for GPUs, and the package metadata for a torch that was built for them."""
+    found = machine.look()
+    reason = found.reason or _why_torch_does_not_fit()
+    if reason:
+        return DeviceReport(available=False, reason=reason, driver=found.driver, priority=PRIORITY)
+    first = found.devices[0]
+    return DeviceReport(
+        available=True, name=first.name, num_devices=len(found.devices), total_memory_bytes=first.total_memory_bytes,
+        free_memory_bytes=first.free_memory_bytes, driver=f"{found.driver}, torch {torch_version()}", priority=PRIORITY)
+
+
+def _why_torch_does_not_fit() -> str:
+    """Empty where the installed torch can drive NVIDIA GPUs, as far as its version tells."""
+    installed = torch_version()
+    if installed is None:
+        return "torch is not installed (pip install 'quire[cuda]')"
+    if local_build(installed).startswith(("cpu", "rocm", "xpu")):
+        return f"torch {installed} was built without CUDA (pip install 'quire[cuda]')"
+    return ""
+
+
+@hookimpl
+def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
+    """What NVIDIA GPUs can do; raises ConfigError on an option that the device does not have."""
+    TorchOptions.parse(options, name=device, device="cuda")
+    return CUDA_CAPABILITIES
+
+
+@hookimpl
+def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
+    """A graph executor over the torch library. Raises BackendError where torch finds no NVIDIA GPU."""
+    return cuda_executor(device, plan, vendor="cuda")

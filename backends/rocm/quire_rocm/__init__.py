@@ -1,0 +1,1 @@
+"""AMD GPUs: the device `rocm`, over the op library of `quire_torch`."""
