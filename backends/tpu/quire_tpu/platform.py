@@ -1,0 +1,50 @@
+"""JAX's devices of one platform: finding them, their memory, and what a report says of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import jax
+
+from quire.device.capabilities import DeviceReport
+from quire.errors import BackendError
+from quire_tpu.options import TpuOptions
+
+
+def devices(platform: str) -> Sequence[jax.Device]:
+    """The platform's devices. Raises BackendError with JAX's reason when it has none.
+
+    JAX starts every platform it knows at its first use unless it is told one, so it is told, if nobody has yet.
+    """
+    if not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", platform)
+    try:
+        return jax.devices(platform)
+    except RuntimeError as error:
+        raise BackendError(f"JAX has no platform {platform}", because=" ".join(str(error).split())[:300],
+                           try_="--tpu-platform cpu") from error
+
+
+def memory(device: jax.Device) -> tuple[int, int]:
+    """(total, free) bytes of one device; of the host where the device has no memory of its own; 0 = unknown."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"], stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    if device.platform != "cpu" or not hasattr(os, "sysconf"):
+        return 0, 0
+    page = os.sysconf("SC_PAGE_SIZE")
+    return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def report(options: TpuOptions, *, priority: int) -> DeviceReport:
+    """What is there; never raises BackendError."""
+    try:
+        found = devices(options.platform)
+    except BackendError as error:
+        return DeviceReport(available=False, reason=f"{error.what}: {error.because}")
+    total, free = memory(found[0])
+    kind = found[0].device_kind
+    name = kind if options.platform == "tpu" else f"JAX on {options.platform} ({kind}), not a TPU"
+    return DeviceReport(available=True, name=name, num_devices=len(found), total_memory_bytes=total,
+                        free_memory_bytes=free, driver=f"jax {jax.__version__}", priority=priority)
