@@ -11,9 +11,10 @@ import pytest
 
 from quire.device.batch import GroupBatch, StepBatch
 from quire.device.contract import KVPlan
+from quire.device.plugin import load_plugin
 from quire.errors import BackendError, ConfigError
 from quire.sampling.batch import SamplingBatch
-from quire.testing import FakeDeviceFault, FakeExecutor, fake_executor, fake_model
+from quire.testing import FakeDeviceFault, FakeExecutor, fake_device, fake_executor, fake_model
 from quire.testing.fake_device import quire_capabilities, quire_create_executor, quire_probe
 
 
@@ -223,3 +224,11 @@ def test_the_plugin_hooks() -> None:
         executor.allocate_kv(KVPlan(num_blocks={"full": 4}))
     with pytest.raises(ConfigError, match="speed"):
         quire_create_executor("fake", replace(plan, options={"speed": "9"}))
+
+
+def test_unknown_options_are_refused_by_both_hooks() -> None:
+    plugin = load_plugin("fake", lambda: fake_device)
+    assert plugin.contract == (1, 0)
+    assert plugin.capabilities("fake", {"async_depth": "3"}).async_depth == 3
+    with pytest.raises(ConfigError, match="colour"):
+        plugin.capabilities("fake", {"colour": "red"})

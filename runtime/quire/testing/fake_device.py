@@ -345,15 +345,13 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
 
 @hookimpl
 def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
+    _refuse_unknown(options)
     return fake_capabilities(int(options.get("async_depth", "2")))
 
 
 @hookimpl
 def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
-    unknown = sorted(set(plan.options) - set(_OPTIONS))
-    if unknown:
-        raise ConfigError(f"device option {unknown[0]!r}", because="the fake device does not know it",
-                          try_=f"one of {', '.join(_OPTIONS)}")  # fmt: skip
+    _refuse_unknown(plan.options)
     memory_blocks = plan.options.get("memory_blocks")
     return FakeExecutor(
         plan,
@@ -361,3 +359,10 @@ def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
         latency_s=float(plan.options.get("latency_ms", "0")) / 1000.0,
         memory_blocks=None if memory_blocks is None else int(memory_blocks),
     )
+
+
+def _refuse_unknown(options: Mapping[str, str]) -> None:
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise ConfigError(f"device option {unknown[0]!r}", because="the fake device does not know it",
+                          try_=f"one of {', '.join(_OPTIONS)}")  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from quire.device.capabilities import CONTRACT_VERSION
@@ -28,8 +28,8 @@ _UNKNOWN_OPTION = {"an_option_that_nobody_has": "1"}
 def load_level(subject: Subject) -> Iterator[Case]:
     """The cases of L0."""
     for name, check in (("contract_version", _contract_version), ("probe", _probe), ("capabilities", _capabilities),
-                        ("unknown_option", _unknown_option), ("close_twice", _close_twice),
-                        ("closed_refuses_steps", _closed_refuses_steps)):
+                        ("unknown_option", _unknown_option), ("unknown_option_of_a_plan", _unknown_plan_option),
+                        ("close_twice", _close_twice), ("closed_refuses_steps", _closed_refuses_steps)):
         yield Case(f"L0/metadata/{name}", check)
     for what in ("act", "weight", "kv", "block_size", "group_kind", "weight_scheme", "tensor_parallel", "max_num_seqs",
                  "max_num_batched_tokens"):
@@ -93,16 +93,22 @@ def _capabilities(subject: Subject) -> Finding:
 
 def _unknown_option(subject: Subject) -> Finding:
     options = {**subject.options, **_UNKNOWN_OPTION}
-    plan = replace(_plan(subject, subject.default_dtypes()), options=options)
-    for what, call in (("capabilities", lambda: subject.plugin.capabilities(subject.name, options)),
-                       ("create_executor", lambda: subject.create(plan).close())):
-        try:
-            call()
-        except ConfigError as error:
-            require("an_option_that_nobody_has" in str(error), f"{what}: the error does not name the option: {error}")
-        else:
-            raise CheckFailedError(f"{what} takes an option that does not exist")
-    return Finding()
+    return _refuses_option(lambda: subject.plugin.capabilities(subject.name, options))
+
+
+def _unknown_plan_option(subject: Subject) -> Finding:
+    plan = _plan(subject, subject.default_dtypes())
+    plan = replace(plan, options={**subject.options, **_UNKNOWN_OPTION})
+    return _refuses_option(lambda: subject.create(plan).close())
+
+
+def _refuses_option(call: Callable[[], object]) -> Finding:
+    try:
+        call()
+    except ConfigError as error:
+        require("an_option_that_nobody_has" in str(error), f"the error does not name the option: {error}")
+        return Finding()
+    raise CheckFailedError("it takes an option that does not exist")
 
 
 def _close_twice(subject: Subject) -> Finding:

@@ -85,7 +85,12 @@ class Report:
         yield from _listed("declared gaps", self.results, ("gap",))
         yield from _listed("problems", self.results, _BAD)
         yield ""
-        yield f"{subject.name} {'conforms' if self.passed else 'DOES NOT CONFORM'} on {', '.join(self.levels)}"
+        proven = [level for level in self.levels if any(result.status == "passed" for result in self.of(level))]
+        empty = [level for level in self.levels if level not in proven]
+        verdict = "conforms" if self.passed else "DOES NOT CONFORM"
+        yield f"{subject.name} {verdict} on {', '.join(proven if self.passed else self.levels)}"
+        if empty:
+            yield f"nothing is proven on {', '.join(empty)}: no case passed there"
 
     def _error_table(self) -> Iterator[str]:
         """Worst error of each op and dtypes, as measured."""

@@ -286,7 +286,7 @@ BROKEN: dict[str, Broken] = {
     "lies_about_op": Broken(LiesAboutOp, "L0/has_op/experts"),
     "lies_about_dtype": Broken(LiesAboutDtype, "L0/has_dtype/act/bfloat16"),
     "takes_undeclared_plans": Broken(TakesEverything, "L0/refuses/*"),
-    "takes_unknown_options": Broken(TakesEverything, "L0/metadata/unknown_option"),
+    "takes_unknown_options": Broken(TakesEverything, "L0/metadata/unknown_option*"),
     "keeps_every_allocation": Broken(with_executor(allocate_kv=_keeps_every_allocation), "L1/create_and_close_*"),
     "reports_weights_twice": Broken(with_executor(load=_reports_double), "L1/weight_bytes/*"),
     "writes_pages_reversed": Broken(with_executor(write_blocks=_writes_reversed), "L1/pages/round_trip/*"),
