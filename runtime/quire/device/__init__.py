@@ -35,6 +35,7 @@ from quire.device.dtypes import numpy_dtype
 from quire.device.graph_executor import GraphExecutor
 from quire.device.hookspecs import ENTRY_POINT_GROUP, hookimpl
 from quire.device.plan_check import check_plan
+from quire.device.sliced_sampling import SlicedSampler
 from quire.device.step_context import step_context
 from quire.errors import BackendError, ConfigError, ContractError, InternalError
 from quire.sampling.batch import FEATURES, LogprobRows, SampleResult, SamplingBatch, TokenLists, features_used
@@ -68,6 +69,7 @@ __all__ = [
     "SampleResult",
     "SamplingBatch",
     "SamplingLibrary",
+    "SlicedSampler",
     "StepBatch",
     "StepContext",
     "StepResult",

@@ -119,12 +119,14 @@ def derive(batch: StepBatch, group: str, block_size: int) -> DerivedIndices:
     return DerivedIndices(seq_ids, kv_index, slots)
 
 
-def pad(batch: StepBatch, *, num_tokens: int, num_seqs: int, num_logits: int, max_blocks: int, trash: int) -> StepBatch:
+def pad(batch: StepBatch, *, num_tokens: int, num_seqs: int, num_logits: int, max_blocks: int,
+        trash: int | Mapping[str, int]) -> StepBatch:
     """The batch in a fixed shape for bucketed executors.
 
     Padding tokens belong to padding sequences whose only block is `trash` (an id the executor reserved beyond
-    the core's); padding logits rows read token row 0. Sampling arrays stay exact: the executor drops the
-    padding rows of the logits. Raises ValueError when the batch does not fit the shape.
+    the core's; by KV group where pools differ in size); padding logits rows read token row 0. Sampling arrays
+    stay exact: the executor drops the padding rows of the logits. Raises ValueError when the batch does not fit
+    the shape.
     """
     extra_tokens, extra_seqs = num_tokens - batch.num_tokens, num_seqs - batch.num_seqs
     extra_logits = num_logits - len(batch.logits_indices)
@@ -137,9 +139,10 @@ def pad(batch: StepBatch, *, num_tokens: int, num_seqs: int, num_logits: int, ma
     def extend(array: I32, count: int, value: int) -> I32:
         return np.concatenate([array, np.full(count, value, np.int32)])
 
-    def pad_tables(tables: I32) -> I32:
-        out = np.full((num_seqs, max_blocks), trash, np.int32)
-        out[: tables.shape[0], : tables.shape[1]] = np.where(tables < 0, trash, tables)
+    def pad_tables(name: str, tables: I32) -> I32:
+        spare = trash if isinstance(trash, int) else trash[name]
+        out = np.full((num_seqs, max_blocks), spare, np.int32)
+        out[: tables.shape[0], : tables.shape[1]] = np.where(tables < 0, spare, tables)
         return out
 
     return StepBatch(
@@ -148,7 +151,7 @@ def pad(batch: StepBatch, *, num_tokens: int, num_seqs: int, num_logits: int, ma
         query_start_loc=np.concatenate([batch.query_start_loc, ends]),
         num_computed=extend(batch.num_computed, extra_seqs, 0),
         prev_row=extend(batch.prev_row, extra_seqs, -1),
-        groups={name: GroupBatch(pad_tables(group.block_tables)) for name, group in batch.groups.items()},
+        groups={name: GroupBatch(pad_tables(name, group.block_tables)) for name, group in batch.groups.items()},
         logits_indices=extend(batch.logits_indices, extra_logits, 0),
         sampling=batch.sampling,
         copies=batch.copies,

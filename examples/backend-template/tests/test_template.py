@@ -1,0 +1,42 @@
+"""Beside the conformance kit, whose cases `--quire-device NAME` adds: what only this package promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from quire_template.step_backend import _bucket
+
+from quire.device import BackendError
+from quire.testing.conform.subject import subject_of
+from quire.testing.conform.tiny_models import tiny_model
+
+
+def test_buckets_are_powers_of_two_that_hold_the_count() -> None:
+    assert [_bucket(count, 4) for count in (1, 4, 5, 8, 9)] == [4, 4, 8, 8, 16]
+
+
+def test_a_long_decode_has_few_shapes() -> None:
+    subject, model = subject_of("template_step"), tiny_model("qwen3")
+    plan = subject.plan(model.graph, subject.default_dtypes())
+    with subject.driver(plan, model.weights(plan.model)) as driver:
+        line = driver.line(np.arange(40))
+        driver.run([(line, 16)])
+        for _ in range(24):
+            driver.run([(line, 1)])
+        assert driver.executor.shapes == {(16, 2, 16), (16, 2, 2)}
+
+
+def test_experts_run_on_the_reference_and_it_is_said() -> None:
+    subject, model = subject_of("template_ops"), tiny_model("mixtral")
+    plan = subject.plan(model.graph, subject.default_dtypes(), strict=False)
+    with subject.driver(plan, model.weights(plan.model)) as driver:
+        driver.run([(driver.line([1, 2, 3]), 3)])
+        lent = {op for op, where in driver.memory.placement if where == "reference"}
+    assert lent == {"experts", "route_experts"}
+
+
+@pytest.mark.parametrize(("device", "what"), [("template_ops", "forbids"), ("template_step", "no reference")])
+def test_experts_are_refused_where_they_cannot_run(device: str, what: str) -> None:
+    subject, model = subject_of(device), tiny_model("mixtral")
+    with pytest.raises(BackendError, match=what):
+        subject.create(subject.plan(model.graph, subject.default_dtypes(), strict=True))
