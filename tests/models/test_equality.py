@@ -22,9 +22,15 @@ from tests.models.checkpoints import (
 )
 from tests.models.harness import load_model, one_chunk, random_chunks, run_greedy, run_greedy_batch
 
-DEVICES = ("reference", "cpu", "torch")
+DEVICES = ("reference", "cpu", "torch", "tpu")
 NUM_TOKENS = 32
 TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def jax_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device tpu is JAX on this machine's CPU."""
+    monkeypatch.setenv("QUIRE_JAX_PLATFORM", "cpu")
 
 
 def prompt_of(case: str) -> list[int]:
