@@ -93,6 +93,13 @@ def test_quire_generate_loads_what_it_needs_and_no_more(byte_model: Path) -> Non
     assert "quire_cpu" not in loaded  # another backend than the one that was asked for
 
 
+def test_auto_looks_at_every_backend_and_imports_no_framework(byte_model: Path) -> None:
+    words = ["generate", "a", "--model", str(byte_model), "--load-format", "dummy", "--max-tokens", "2"]
+    loaded = loaded_by(f"from quire.cli.main import main\nassert main({words!r}) == 0")
+    assert "quire_cpu" in loaded
+    assert not loaded & (FRAMEWORKS | SERVER_ONLY | ON_DEMAND)
+
+
 @pytest.mark.parametrize("words", [["--help"], ["serve", "--help"], ["generate", "--help"], ["--version"]])
 def test_help_loads_no_numpy(words: list[str]) -> None:
     loaded = loaded_by(f"from quire.cli.main import main\ntry:\n    main({words!r})\nexcept SystemExit: pass")

@@ -94,6 +94,9 @@ def test_max_tokens_ends_with_the_models_length(inputs: InputProcessor) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"stop": "\ud800"}, "stop"),
+        ({"bad_words": ["\ud800"]}, "bad_words"),
+        ({"cache_salt": "\ud800"}, "cache_salt"),
         ({"n": 5}, "n"),
         ({"priority": 1}, "priority"),
         ({"logprobs": 6}, "logprobs"),

@@ -10,8 +10,9 @@ import pytest
 from quire.engine.input_processor import InputProcessor, ModelLimits
 from quire.engine.messages import SequenceOutput, TokenLogprobs
 from quire.engine.output_processor import OutputProcessor
-from quire.errors import BackendError
+from quire.errors import BackendError, RequestError
 from quire.outputs import Logprob, RequestOutput
+from quire.sampling.sampler import nothing_to_draw_error
 from quire.sampling_params import SamplingParams
 from quire.tokenizer import Tokenizer
 from tests.byte_model import EOS
@@ -136,6 +137,13 @@ def test_a_device_failure_ends_the_request(tokenizer: Tokenizer) -> None:
     ((request_id, error),) = processed.failed
     assert (request_id, type(error), str(error)) == ("r", BackendError, "it burns")
     assert front.take(news("c")) == (None, [])
+
+
+def test_nothing_left_to_draw_is_the_requests_fault(tokenizer: Tokenizer) -> None:
+    processed = Front(tokenizer).outputs.process([news([], "error", error=str(nothing_to_draw_error()))])
+    ((_, error),) = processed.failed
+    assert isinstance(error, RequestError)
+    assert error.param == "allowed_token_ids"
 
 
 def test_discarded_and_unknown_requests_are_dropped(tokenizer: Tokenizer) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from tests.byte_model import MAX_MODEL_LEN, VOCAB_SIZE
+from tests.byte_model import EOS, MAX_MODEL_LEN, VOCAB_SIZE
 from tests.serving import Server
 
 CHAT = [{"role": "user", "content": "a"}]
@@ -60,6 +61,7 @@ COMPLETION_REFUSALS: list[tuple[dict[str, Any], str | None]] = [
     ({"prompt": "a", "stream": True, "stream_options": {"usage": True}}, "stream_options"),
     ({"prompt": "a", "stream": "yes"}, "stream"),
     ({"prompt": "a", "service_tier": "priority"}, "service_tier"),
+    ({"prompt": "a", "allowed_token_ids": [EOS], "min_tokens": 2}, "allowed_token_ids"),
 ]  # fmt: skip
 CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({}, "messages"),
@@ -121,6 +123,23 @@ def test_every_wrong_field_is_named(server: Server) -> None:
 def test_bodies_that_are_no_object(server: Server, body: bytes) -> None:
     response = httpx.post(f"{server.url}/v1/completions", content=body, headers={"Content-Type": "application/json"})
     check(response, None)
+
+
+def test_half_a_surrogate_pair_is_answered_too(server: Server) -> None:
+    half = "\ud800"
+    typed = [{"role": "user", "content": [{"type": half}]}]
+    for path, body in (
+        ("completions", {"prompt": half}),
+        ("completions", {"prompt": "a", half: half}),
+        ("completions", {"prompt": "a", "model": half}),
+        ("completions", {"prompt": "a", "stop": half}),
+        ("completions", {"prompt": "a", "user": half}),
+        ("chat/completions", {"messages": typed}),
+        ("chat/completions", {"messages": CHAT, "chat_template_kwargs": {half: 1, "shout": half}}),
+    ):
+        headers = {"Content-Type": "application/json"}
+        response = httpx.post(f"{server.url}/v1/{path}", content=json.dumps(body), headers=headers)
+        assert response.status_code < 500, body
 
 
 def test_unknown_model_path_and_method(server: Server) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from random import Random
 from typing import Any
 
 import httpx
@@ -89,6 +91,36 @@ def test_chat_client_that_leaves(server: Server) -> None:
         while '"content":""' in (line := next(lines)) or not line:
             pass
     server.wait_idle()
+
+
+async def _leave_after(client: httpx.AsyncClient, server: Server, random: Random) -> None:
+    """Reads some events of some stream, or waits for some answer a while, and goes."""
+    body = {
+        **ENDLESS,
+        "prompt": ["a" * random.randint(1, 300), "b"],
+        "n": random.randint(1, 3),
+        "stream": random.random() < 0.7,
+    }
+    with contextlib.suppress(TimeoutError):
+        async with (
+            asyncio.timeout(random.random()),
+            client.stream("POST", f"{server.url}/v1/completions", json=body) as response,
+        ):
+            count = random.randint(0, 40)
+            async for _ in response.aiter_lines():
+                count -= 1
+                if count < 0:
+                    break
+
+
+def test_forty_clients_that_leave_at_any_moment(server: Server) -> None:
+    async def run() -> None:
+        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=40)) as client:
+            await asyncio.gather(*(_leave_after(client, server, Random(seed)) for seed in range(40)))
+
+    asyncio.run(run())
+    server.wait_idle()
+    assert server.post("/v1/completions", {**ENDLESS, "max_tokens": 3}).json()["choices"][0]["text"] == "bcd"
 
 
 def test_streams_are_events_that_end_with_done(server: Server) -> None:

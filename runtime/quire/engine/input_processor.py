@@ -72,6 +72,13 @@ class InputProcessor:
         text, token_ids, salt = self._prompt_tokens(prompt, add_special_tokens)
         self._check_prompt(token_ids)
         self._check_params(params)
+        salt = cache_salt if cache_salt is not None else salt
+        for name, texts in (
+            ("stop", params.stop_strings),
+            ("bad_words", params.bad_words or ()),
+            ("cache_salt", (salt or "",)),
+        ):
+            _check_unicode(name, texts)
         if priority and self._limits.scheduling_policy != "priority":
             raise RequestError(f"priority={priority}", param="priority",
                                because=f"the engine's scheduling policy is {self._limits.scheduling_policy}",
@@ -89,7 +96,7 @@ class InputProcessor:
         message = EngineRequest(
             request_id=request_id, prompt_token_ids=tuple(token_ids), params=bounded, eos_token_ids=self._eos_token_ids,
             bad_words_token_ids=self._bad_words(params), priority=priority, arrival_time_s=time.monotonic(),
-            cache_salt=cache_salt if cache_salt is not None else salt)
+            cache_salt=salt)
         return PreparedRequest(request_id, message, text, detokenize)
 
     def _prompt_tokens(self, prompt: Prompt, add_special_tokens: bool) -> tuple[str | None, list[int], str | None]:
@@ -173,6 +180,19 @@ class InputProcessor:
                 if token_ids and token_ids not in sequences:
                     sequences.append(token_ids)
         return tuple(sequences)
+
+
+def _check_unicode(param: str, texts: Sequence[str]) -> None:
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"{param}={_shown(text)} is not valid Unicode",
+                because="it holds half of a UTF-16 surrogate pair",
+                try_="text that can be encoded as UTF-8",
+                param=param,
+            ) from error
 
 
 def _shown(value: object) -> str:

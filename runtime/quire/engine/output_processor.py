@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from quire.engine.input_processor import PreparedRequest
 from quire.engine.messages import SequenceOutput
 from quire.engine.messages import TokenLogprobs as RawLogprobs
-from quire.errors import BackendError
+from quire.errors import BackendError, QuireError
 from quire.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ class ProcessedOutputs:
         requests: updated ones (the same object each time, cumulative).
         stopped: (request id, index) of sequences whose stop string was found; the core, which knows nothing of text,
             must abort them.
-        failed: requests that the device failed.
+        failed: requests that ended with an error, and the error.
     """
 
     requests: dict[str, RequestOutput] = field(default_factory=dict)
     stopped: list[tuple[str, int]] = field(default_factory=list)
-    failed: list[tuple[str, BackendError]] = field(default_factory=list)
+    failed: list[tuple[str, QuireError]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class OutputProcessor:
             if state is None or state.output.outputs[item.index].finished():
                 continue
             if item.finish_reason == "error":
-                result.failed.append((item.request_id, BackendError(item.error or "the device failed")))
+                result.failed.append((item.request_id, _failure(item.error)))
                 del self._states[item.request_id]
                 touched.pop(item.request_id, None)
                 continue
@@ -155,3 +155,11 @@ class OutputProcessor:
         state.output.metrics = RequestMetrics(
             state.prepared.message.arrival_time_s, state.first_token_s, time.monotonic()
         )
+
+
+def _failure(text: str | None) -> QuireError:
+    """The error behind the core's text: the request's own fault where its limits left no token to draw."""
+    from quire.sampling.sampler import nothing_to_draw_error
+
+    nothing_to_draw = nothing_to_draw_error()
+    return nothing_to_draw if text == str(nothing_to_draw) else BackendError(text or "the device failed")
