@@ -17,11 +17,29 @@ struct Segments {
   }
 };
 
+// temperature, top_k, top_p, min_p, seed, sequence_index, position, each [R]
+using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using DrawArrays = std::tuple<FloatArray, Int32Array, FloatArray, FloatArray,
+                              nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>,
+                              nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>, Int32Array>;
+
+std::vector<DrawParams> to_draws(const DrawArrays& arrays) {
+  const auto& [temperature, top_k, top_p, min_p, seed, sequence_index, position] = arrays;
+  std::vector<DrawParams> draws(temperature.size());
+  for (const size_t size : {top_k.size(), top_p.size(), min_p.size(), seed.size(), sequence_index.size(), position.size()})
+    if (size != draws.size()) throw std::invalid_argument("sampling arrays differ in length");
+  for (size_t r = 0; r < draws.size(); ++r)
+    draws[r] = {temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r],
+                seed.data()[r], sequence_index.data()[r], position.data()[r]};
+  return draws;
+}
+
 std::unique_ptr<StepInput> to_input(const Int32Array& token_ids, const Int32Array& query_start_loc,
                                     const Int32Array& num_computed, const Int32Array& prev_row,
                                     const std::optional<Int32Array>& positions, const Int32Array& logits_indices,
                                     const std::vector<std::pair<Int32Array, std::optional<Int32Array>>>& groups,
-                                    const Int32Array& sampled_rows, const Int32Array& returned_rows) {
+                                    const Int32Array& sampled_rows, const Int32Array& returned_rows,
+                                    const std::optional<DrawArrays>& draws) {
   auto input = std::make_unique<StepInput>();
   input->token_ids = to_vector(token_ids);
   input->query_start_loc = to_vector(query_start_loc);
@@ -31,6 +49,7 @@ std::unique_ptr<StepInput> to_input(const Int32Array& token_ids, const Int32Arra
   input->logits_indices = to_vector(logits_indices);
   input->sampled_rows = to_vector(sampled_rows);
   input->returned_rows = to_vector(returned_rows);
+  if (draws) input->draws = to_draws(*draws);
   for (const auto& [tables, copies] : groups) {
     if (tables.ndim() != 2) throw std::invalid_argument("block_tables must be [S, B]");
     GroupInput group;
@@ -136,11 +155,12 @@ void bind_queue(nb::module_& m) {
                         const Int32Array& num_computed, const Int32Array& prev_row,
                         const std::optional<Int32Array>& positions, const Int32Array& logits_indices,
                         const std::vector<std::pair<Int32Array, std::optional<Int32Array>>>& groups,
-                        const Int32Array& sampled_rows, const Int32Array& returned_rows) {
+                        const Int32Array& sampled_rows, const Int32Array& returned_rows,
+                        const std::optional<DrawArrays>& draws) {
              return self.submit(to_input(token_ids, query_start_loc, num_computed, prev_row, positions, logits_indices,
-                                         groups, sampled_rows, returned_rows));
+                                         groups, sampled_rows, returned_rows, draws));
            }, "token_ids"_a, "query_start_loc"_a, "num_computed"_a, "prev_row"_a, "positions"_a.none(),
-           "logits_indices"_a, "groups"_a, "sampled_rows"_a, "returned_rows"_a)
+           "logits_indices"_a, "groups"_a, "sampled_rows"_a, "returned_rows"_a, "draws"_a.none())
       .def("wait", [](StepQueue& self, int64_t number) {
              std::unique_ptr<StepOutput> output;
              {

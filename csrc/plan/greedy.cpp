@@ -36,11 +36,11 @@ GreedyPart scan(const float* x, int64_t count, int64_t first) {
 
 }  // namespace
 
-void greedy_tokens(const float* logits, int64_t row_stride, int64_t vocab, const std::vector<int32_t>& rows,
-                   ThreadPool& pool, std::vector<GreedyPart>& work, std::vector<int32_t>& tokens) {
+void largest_logits(const float* logits, int64_t row_stride, int64_t vocab, const std::vector<int32_t>& rows,
+                    ThreadPool& pool, std::vector<GreedyPart>& work, std::vector<GreedyPart>& best) {
   const int64_t pieces = (vocab + kPiece - 1) / kPiece;
   work.resize(rows.size() * static_cast<size_t>(pieces));
-  tokens.resize(rows.size());
+  best.resize(rows.size());
   pool.parallel_for(static_cast<int64_t>(work.size()), [&](int64_t begin, int64_t end, int) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item % pieces * kPiece;
@@ -50,13 +50,13 @@ void greedy_tokens(const float* logits, int64_t row_stride, int64_t vocab, const
   });
   for (size_t r = 0; r < rows.size(); ++r) {
     const GreedyPart* parts = work.data() + r * static_cast<size_t>(pieces);
-    GreedyPart best = parts[0];
-    bool finite = best.finite;
+    best[r] = parts[0];
     for (int64_t p = 1; p < pieces; ++p) {
-      finite = finite && parts[p].finite;
-      if (parts[p].value > best.value) best = parts[p];
+      const bool finite = best[r].finite && parts[p].finite;
+      if (parts[p].value > best[r].value) best[r] = parts[p];
+      best[r].finite = finite;
     }
-    tokens[r] = finite ? best.index : -1;
+    if (best[r].value == -std::numeric_limits<float>::infinity()) best[r].index = -1;
   }
 }
 

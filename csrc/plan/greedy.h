@@ -8,16 +8,16 @@
 
 namespace quire {
 
-// What one piece of a row holds.
+// What a row, or a piece of one, holds.
 struct GreedyPart {
   float value = 0.0f;
   int32_t index = 0;
   bool finite = true;  // no NaN and no +inf
 };
 
-// tokens[i] = lowest index of the largest logit of rows[i], or -1 where the row holds NaN or +inf (-inf is allowed).
+// best[i] = the largest logit of rows[i] and its lowest index; of a row of -inf only, index -1.
 // `work` is scratch.
-void greedy_tokens(const float* logits, int64_t row_stride, int64_t vocab, const std::vector<int32_t>& rows,
-                   ThreadPool& pool, std::vector<GreedyPart>& work, std::vector<int32_t>& tokens);
+void largest_logits(const float* logits, int64_t row_stride, int64_t vocab, const std::vector<int32_t>& rows,
+                    ThreadPool& pool, std::vector<GreedyPart>& work, std::vector<GreedyPart>& best);
 
 }  // namespace quire

@@ -77,6 +77,7 @@ void Plan::check(const StepInput& input) const {
   for (const auto* rows : {&input.sampled_rows, &input.returned_rows})
     for (const int32_t row : *rows)
       if (row < -1 || row >= input.num_logits()) refuse("row " + std::to_string(row) + " is no logits row");
+  if (!input.draws.empty() && input.draws.size() != input.sampled_rows.size()) refuse("draws are not [R]");
   if (input.num_logits() && !logits_) refuse("this plan has no logits head");
   check_groups(input);
 }
@@ -165,24 +166,44 @@ void Plan::run_head(const StepInput& input, StepContext& step, StepOutput& outpu
     step.num_logits = std::min(options_.limits.max_logits, input.num_logits() - first);
     step.logits_indices = input.logits_indices.data() + first;
     run_ops(head_, body_.size(), step);
+    sample(input, step, first, output);
     take_logits(input, step, first, output);
   }
+}
+
+void Plan::sample(const StepInput& input, StepContext& step, int64_t first, StepOutput& output) {
+  const float* logits = step.pointer<float>(*logits_);
+  const int64_t vocab = logits_->width, stride = logits_->row_stride;
+  std::vector<size_t> sampled;  // which of the R rows lie in this slice
+  sampled_.clear();
+  for (size_t r = 0; r < input.sampled_rows.size(); ++r) {
+    const int64_t row = input.sampled_rows[r] - first;
+    if (input.sampled_rows[r] < 0 || row < 0 || row >= step.num_logits) continue;
+    sampled.push_back(r);
+    sampled_.push_back(static_cast<int32_t>(row));
+  }
+  largest_logits(logits, stride, vocab, sampled_, pool_, largest_work_, largest_);
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    if (!largest_[i].finite)
+      throw std::runtime_error("logits row " + std::to_string(first + sampled_[i]) + " holds NaN or an infinite logit");
+    output.tokens[sampled[i]] = largest_[i].index;
+  }
+  if (input.draws.empty()) return;
+  draw_work_.resize(static_cast<size_t>(pool_.num_threads()));
+  pool_.parallel_for(static_cast<int64_t>(sampled.size()), [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t item = begin; item < end; ++item) {
+      const auto i = static_cast<size_t>(item);
+      const DrawParams& params = input.draws[sampled[i]];
+      if (params.temperature <= 0.0f || largest_[i].index < 0) continue;
+      output.tokens[sampled[i]] = draw_token(logits + sampled_[i] * stride, vocab, largest_[i].value, params, kernels_,
+                                             draw_work_[static_cast<size_t>(thread)]);
+    }
+  });
 }
 
 void Plan::take_logits(const StepInput& input, StepContext& step, int64_t first, StepOutput& output) {
   const float* logits = step.pointer<float>(*logits_);
   const auto inside = [&](int32_t row) { return row >= first && row < first + step.num_logits; };
-  greedy_rows_.clear();
-  for (const int32_t row : input.sampled_rows)
-    if (inside(row)) greedy_rows_.push_back(static_cast<int32_t>(row - first));
-  greedy_tokens(logits, logits_->row_stride, logits_->width, greedy_rows_, pool_, greedy_work_, greedy_);
-  size_t next = 0;
-  for (size_t r = 0; r < input.sampled_rows.size(); ++r) {
-    if (!inside(input.sampled_rows[r])) continue;
-    output.tokens[r] = greedy_[next++];
-    if (output.tokens[r] < 0)
-      throw std::runtime_error("logits row " + std::to_string(input.sampled_rows[r]) + " holds NaN or an infinite logit");
-  }
   for (size_t r = 0; r < input.returned_rows.size(); ++r)
     if (inside(input.returned_rows[r]))
       std::memcpy(output.logits.get() + static_cast<int64_t>(r) * output.vocab,

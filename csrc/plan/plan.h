@@ -60,6 +60,7 @@ class Plan {
   void derive(const StepInput& input, StepContext& step);
   void run_ops(const std::vector<std::unique_ptr<Op>>& ops, size_t first, StepContext& step);
   void run_head(const StepInput& input, StepContext& step, StepOutput& output);
+  void sample(const StepInput& input, StepContext& step, int64_t first, StepOutput& output);
   void take_logits(const StepInput& input, StepContext& step, int64_t first, StepOutput& output);
 
   const Options options_;
@@ -77,8 +78,9 @@ class Plan {
   bool profiling_ = false;
   std::vector<double> seconds_;
   // Of the running step; kept to save allocations.
-  std::vector<int32_t> positions_, seq_lens_, greedy_rows_, greedy_;
-  std::vector<GreedyPart> greedy_work_;
+  std::vector<int32_t> positions_, seq_lens_, sampled_;
+  std::vector<GreedyPart> largest_, largest_work_;
+  std::vector<DrawWork> draw_work_;  // by thread
 };
 
 }  // namespace quire

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "draw.h"
+
 namespace quire {
 
 struct GroupInput {
@@ -22,7 +24,8 @@ struct StepInput {
   std::vector<int32_t> positions;        // [T], or empty: the KV index
   std::vector<int32_t> logits_indices;   // [L]
   std::vector<GroupInput> groups;
-  std::vector<int32_t> sampled_rows;     // [R] logits row whose argmax is drawn, -1 = the host samples this one
+  std::vector<int32_t> sampled_rows;     // [R] logits row of each sampled row, -1 = the host samples this one
+  std::vector<DrawParams> draws;         // [R], temperature 0 = the largest logit; empty: all are so
   std::vector<int32_t> returned_rows;    // logits rows to hand back, in this order
 
   int64_t num_tokens() const { return static_cast<int64_t>(token_ids.size()); }
@@ -31,7 +34,7 @@ struct StepInput {
 };
 
 struct StepOutput {
-  std::vector<int32_t> tokens;      // [R], -1 where the host samples
+  std::vector<int32_t> tokens;      // [R], -1 where the host samples or every logit is -inf
   std::unique_ptr<float[]> logits;  // [returned rows, vocab]
   int64_t logits_rows = 0;
   int64_t vocab = 0;

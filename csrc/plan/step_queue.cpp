@@ -159,7 +159,8 @@ void StepQueue::loop() {
     lock.lock();
     ticket->failed = failed;
     ticket->tokens = output->tokens;
-    ticket->tokens_known = !failed && std::find(output->tokens.begin(), output->tokens.end(), -1) == output->tokens.end();
+    const std::vector<int32_t>& sampled = ticket->input->sampled_rows;
+    ticket->tokens_known = !failed && std::find(sampled.begin(), sampled.end(), -1) == sampled.end();
     ticket->input.reset();
     ticket->output = std::move(output);
     ++next_run_;

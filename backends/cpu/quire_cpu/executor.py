@@ -101,7 +101,7 @@ class CpuExecutor:
                 _i32(batch.token_ids), _i32(batch.query_start_loc), _i32(batch.num_computed), _i32(batch.prev_row),
                 None if batch.positions is None else _i32(batch.positions),
                 _i32(batch.logits_indices) if wants_logits else np.empty(0, np.int32),
-                groups, split.sampled_rows, split.returned_rows,
+                groups, split.sampled_rows, split.returned_rows, split.draws,
             )
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"step {batch.step} was refused by device cpu", because=str(error)) from error

@@ -25,6 +25,7 @@ CAPABILITIES = Capabilities(
     default_memory_utilization=0.7,
     shares_host_memory=True,
     async_depth=2,
+    device_sampling=frozenset({"temperature", "top_k", "top_p", "min_p"}),
     row_determinism="batch_invariant",
     read_write_blocks=True,
 )

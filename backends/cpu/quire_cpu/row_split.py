@@ -1,8 +1,8 @@
 """Which rows of a step the device samples and which the host does.
 
-A greedy row without any other feature needs only the largest logit, which the native plan finds without handing
-the logits out. All other rows, and prompt rows whose log-probabilities are asked for, come to the host and go
-through `quire.sampling.sampler`, the definition.
+Greedy rows and rows with temperature, top_k, top_p and min_p are sampled natively, without handing their logits out.
+Rows with any other feature, and prompt rows whose log-probabilities are asked for, come to the host and go through
+`quire.sampling.sampler`, the definition.
 
 Shapes here: R sampled rows, P prompt rows, L logits rows.
 """
@@ -17,6 +17,9 @@ from quire.device.batch import StepBatch, StepResult
 from quire.device.sliced_sampling import part_of_batch
 from quire.sampling.batch import F32, I32, LogprobRows, SamplingBatch, features_used
 
+NATIVE_FEATURES = frozenset({"temperature", "top_k", "top_p", "min_p"})
+"""Of `quire.sampling.batch.FEATURES`."""
+
 _NOTHING = np.empty(0, np.int32)
 
 
@@ -24,7 +27,9 @@ class RowSplit:
     """The rows of one step.
 
     Attributes:
-        sampled_rows: int32 [R], logits row whose largest entry is drawn natively, -1 = the host samples this one.
+        sampled_rows: int32 [R], logits row of each row that is sampled natively, -1 = the host samples this one.
+        draws: temperature, top_k, top_p, min_p, seed, sequence_index, position, each [R]; None = all native rows are
+            greedy.
         returned_rows: int32, logits rows that the host needs, each once.
         needs_head: any logits are needed at all.
         has_host_rows: some sampled row is left to the host.
@@ -33,9 +38,10 @@ class RowSplit:
     def __init__(self, batch: StepBatch, *, return_logits: bool) -> None:
         sampling = batch.sampling
         self._sampling, self._return_logits = sampling, return_logits
-        self._host = _NOTHING if sampling is None else np.flatnonzero(~_plain_greedy(sampling)).astype(np.int32)
+        self._host = _NOTHING if sampling is None else np.flatnonzero(~_plain(sampling)).astype(np.int32)
         self.has_host_rows = len(self._host) > 0
         self.sampled_rows = _NOTHING
+        self.draws = None if sampling is None else _draws(sampling)
         if sampling is not None:
             self.sampled_rows = sampling.rows.astype(np.int32)
             self.sampled_rows[self._host] = -1
@@ -80,10 +86,10 @@ class RowSplit:
         return np.searchsorted(self.returned_rows, rows).astype(np.int32)
 
 
-def _plain_greedy(sampling: SamplingBatch) -> np.ndarray:
-    """bool [R]: the largest raw logit is the token, and nothing else is asked for."""
-    plain = sampling.temperature == 0.0
-    if not features_used(sampling) - {"prompt_logprobs", "temperature", "top_k", "top_p", "min_p"}:
+def _plain(sampling: SamplingBatch) -> np.ndarray:
+    """bool [R]: the row needs no feature that only the host has."""
+    plain = np.ones(sampling.num_rows, bool)
+    if not features_used(sampling) - NATIVE_FEATURES - {"prompt_logprobs"}:
         return plain
     for values, default in ((sampling.repetition_penalty, 1.0), (sampling.presence_penalty, 0.0),
                             (sampling.frequency_penalty, 0.0)):
@@ -97,6 +103,24 @@ def _plain_greedy(sampling: SamplingBatch) -> np.ndarray:
     if sampling.num_logprobs is not None:
         plain &= sampling.num_logprobs < 0
     return plain
+
+
+def _draws(sampling: SamplingBatch) -> tuple[np.ndarray, ...] | None:
+    """What the native draw takes, absent features filled with what turns them off."""
+    if not (sampling.temperature > 0.0).any():
+        return None
+
+    def filled(values: np.ndarray | None, default: float, dtype: type) -> np.ndarray:
+        if values is None:
+            return np.full(sampling.num_rows, default, dtype)
+        return np.ascontiguousarray(values, dtype)
+
+    return (
+        filled(sampling.temperature, 0, np.float32), filled(sampling.top_k, 0, np.int32),
+        filled(sampling.top_p, 1, np.float32), filled(sampling.min_p, 0, np.float32),
+        filled(sampling.seed, 0, np.uint64), filled(sampling.sequence_index, 0, np.uint32),
+        filled(sampling.position, 0, np.int32),
+    )
 
 
 def _spread(rows: LogprobRows | None, places: I32, count: int) -> LogprobRows | None:

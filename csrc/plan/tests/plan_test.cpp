@@ -1,6 +1,8 @@
 // A plan run step by step: bits do not depend on chunks, threads or slices; wrong steps are refused.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "expect.h"
 #include "small_model.h"
@@ -52,13 +54,56 @@ void greedy_takes_the_first_of_the_largest() {
   logits[17000] = logits[9000] = 2.0f;
   logits[20000 + 3] = std::nanf("");
   for (int64_t i = 0; i < 20000; ++i) logits[static_cast<size_t>(40000 + i)] = -INFINITY;
-  std::vector<GreedyPart> work;
-  std::vector<int32_t> tokens;
-  greedy_tokens(logits.data(), 20000, 20000, {0, 1, 2, 0}, pool, work, tokens);
-  expect(tokens == std::vector<int32_t>({9000, -1, 0, 9000}), "greedy: first of equals, NaN refused, -inf allowed");
+  logits[19000] = -INFINITY;
+  std::vector<GreedyPart> work, best;
+  largest_logits(logits.data(), 20000, 20000, {0, 1, 2, 0}, pool, work, best);
+  expect(best[0].index == 9000 && best[3].index == 9000, "the first of equal logits");
+  expect(best[0].finite && !best[1].finite && best[2].finite, "NaN is told, -inf is allowed");
+  expect(best[2].index == -1, "nothing to draw from -inf alone");
   logits[20000 + 3] = INFINITY;
-  greedy_tokens(logits.data(), 20000, 20000, {1}, pool, work, tokens);
-  expect(tokens[0] == -1, "greedy: +inf refused");
+  largest_logits(logits.data(), 20000, 20000, {1}, pool, work, best);
+  expect(!best[0].finite, "+inf is told");
+}
+
+// Against the plain definition: every token's noise, the filters by sorting.
+void draws_are_those_of_the_definition() {
+  DrawWork work;
+  uint64_t state = 9;
+  const auto next = [&] { return static_cast<float>((state = state * 6364136223846793005ull + 1442695040888963407ull) >> 40) / 16777216.0f; };
+  for (int round = 0; round < 300; ++round) {
+    const int64_t vocab = 50 + 37 * round;
+    std::vector<float> logits(static_cast<size_t>(vocab));
+    for (float& value : logits) value = (round % 3 ? 12.0f : 1.0f) * next() * next();
+    if (round % 5 == 0) logits[7] = -INFINITY;
+    DrawParams params{0.3f + next(), round % 2 ? round % 60 : 0, round % 4 == 1 ? 0.3f + 0.69f * next() : 1.0f,
+                      round % 7 == 3 ? 0.05f : 0.0f, state, static_cast<uint32_t>(round), round * 3};
+    const float largest = *std::max_element(logits.begin(), logits.end());
+    std::vector<float> scores;
+    for (const float value : logits) scores.push_back((value - largest) / params.temperature);
+    std::vector<float> falling = scores;
+    std::sort(falling.begin(), falling.end(), std::greater<>());
+    float limit = params.min_p > 0 ? std::log(params.min_p) : -INFINITY;
+    if (params.top_k > 0 && params.top_k < vocab) limit = std::max(limit, falling[static_cast<size_t>(params.top_k - 1)]);
+    if (params.top_p < 1.0f) {
+      falling.erase(std::remove_if(falling.begin(), falling.end(), [&](float s) { return s < limit; }), falling.end());
+      double total = 0.0, mass = 0.0;
+      for (const float score : falling) total += static_cast<double>(std::exp(score));
+      for (const float score : falling) {
+        mass += static_cast<double>(std::exp(score));
+        if (mass < static_cast<double>(params.top_p) * total) continue;
+        limit = std::max(limit, score);
+        break;
+      }
+    }
+    int32_t expected = -1;
+    float best = -INFINITY;
+    for (int32_t v = 0; v < vocab; ++v) {
+      const float total = scores[static_cast<size_t>(v)] + gumbel_noise(params, v);
+      if (scores[static_cast<size_t>(v)] >= limit && total > best) best = total, expected = v;
+    }
+    expect(draw_token(logits.data(), vocab, largest, params, select_kernels(), work) == expected,
+           "draw of round " + std::to_string(round));
+  }
 }
 
 void wrong_steps_are_refused() {
@@ -141,6 +186,7 @@ void test_plan() {
     bits_do_not_depend_on_the_cut(std::string(kernels), DType::bf16);
   }
   greedy_takes_the_first_of_the_largest();
+  draws_are_those_of_the_definition();
   wrong_steps_are_refused();
   rows_of_absent_blocks_are_not_stored();
   pages_survive_a_round_trip();

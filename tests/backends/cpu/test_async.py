@@ -51,15 +51,22 @@ def test_token_feedback_gives_the_tokens_of_single_steps() -> None:
     assert overlapped(6) == synchronous(6)
 
 
-def test_token_feedback_of_rows_that_the_host_samples() -> None:
+def test_token_feedback_of_rows_drawn_natively() -> None:
     drawn = replace(greedy(1, [9]), temperature=np.array([0.8], np.float32), seed=np.array([5], np.uint64))
+    assert overlapped(6, drawn) == synchronous(6, drawn)
+    assert overlapped(6, drawn) != overlapped(6)
+
+
+def test_token_feedback_of_rows_that_the_host_samples() -> None:
+    drawn = replace(greedy(1, [9]), temperature=np.array([0.8], np.float32), seed=np.array([5], np.uint64),
+                    presence_penalty=np.array([0.1], np.float32))
     assert overlapped(6, drawn) == synchronous(6, drawn)
     assert overlapped(6, drawn) != overlapped(6)
 
 
 def test_results_may_be_read_out_of_order() -> None:
     driver, line = cpu_driver(), Line(list(PROMPT), dict(TABLES))
-    hot = replace(greedy(1, [8]), rows=np.array([7], np.int32), temperature=np.array([0.8], np.float32))
+    hot = replace(greedy(1, [8]), rows=np.array([7], np.int32), frequency_penalty=np.array([0.8], np.float32))
     first = driver.executor.submit(driver.batch([(line, 8)], sampling=hot))
     second = driver.executor.submit(decode_batch(driver, 8, -1))
     assert second.result().tokens.shape == (1, 1)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.device.batch import StepResult
+from quire.device.batch import StepBatch, StepResult
 from quire.sampling.batch import SamplingBatch, TokenLists
+from quire_cpu.row_split import RowSplit
 from tests.backends.cpu.devices import BLOCK_SIZE, cpu_plan, executor_of
 from tests.device.conftest import Driver, Line, greedy, make_plan
 
@@ -66,13 +67,34 @@ def test_result_is_that_of_the_reference(case: str, return_logits: bool) -> None
             np.testing.assert_allclose(rows.logprobs[asked], expected_rows.logprobs[asked], atol=1e-4)
 
 
-def test_rows_of_a_mask_that_allows_everything_stay_native() -> None:
-    from quire_cpu.row_split import RowSplit
-    from tests.backends.cpu.devices import cpu_driver
+@pytest.mark.parametrize("seed", range(12))
+def test_native_draws_are_those_of_the_reference(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = replace(
+        BASE, temperature=rng.uniform(0.2, 2, 4).astype(np.float32), seed=rng.integers(0, 2**63, 4).astype(np.uint64),
+        sequence_index=rng.integers(0, 4, 4).astype(np.uint32), position=rng.integers(0, 60, 4).astype(np.int32),
+        top_k=rng.integers(0, 52, 4).astype(np.int32) if seed % 2 else None,
+        top_p=rng.uniform(0.1, 1, 4).astype(np.float32) if seed % 3 else None,
+        min_p=rng.uniform(0, 0.3, 4).astype(np.float32) if seed % 4 == 3 else None,
+    )
+    split = RowSplit(one_token_batch(drawn), return_logits=False)
+    assert not split.has_host_rows
+    assert len(split.returned_rows) == 0
+    np.testing.assert_array_equal(run("cpu", drawn).tokens, run("reference", drawn).tokens)
 
+
+def one_token_batch(sampling: SamplingBatch) -> StepBatch:
+    """A batch for `RowSplit`, which reads its sampling and the number of logits rows only."""
+    return StepBatch(
+        step=0, token_ids=np.array([1], np.int32), query_start_loc=np.array([0, 1], np.int32),
+        num_computed=np.array([0], np.int32), prev_row=np.array([-1], np.int32), groups={},
+        logits_indices=np.array([0], np.int32), sampling=sampling,
+    )
+
+
+def test_rows_of_a_mask_that_allows_everything_stay_native() -> None:
     full = np.full((4, 2), 0xFFFFFFFF, np.uint32)
-    driver = cpu_driver()
-    batch = driver.batch([(Line([1], {"full": [0], "sliding": [8]}), 1)], sampling=replace(BASE, mask=full))
-    assert not RowSplit(batch, return_logits=False).has_host_rows
+    assert not RowSplit(one_token_batch(replace(BASE, mask=full)), return_logits=False).has_host_rows
     full[2, 0] = 5
-    assert RowSplit(batch, return_logits=False).sampled_rows.tolist() == [4, 5, -1, 18]
+    split = RowSplit(one_token_batch(replace(BASE, mask=full)), return_logits=False)
+    assert split.sampled_rows.tolist() == [4, 5, -1, 18]
