@@ -42,7 +42,10 @@ def run(args: argparse.Namespace) -> int:
                              progress=lambda result: None if args.quiet else _say(result))
     print("\n".join(report.lines()))
     if args.json:
-        args.json.write_text(report.json_text(), encoding="utf-8")
+        try:
+            args.json.write_text(report.json_text(), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--json {args.json} cannot be written", because=str(error)) from error
     return 0 if report.passed else 1
 
 

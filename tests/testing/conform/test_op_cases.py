@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,11 @@ def test_a_models_shapes_are_taken(subject: Subject, tmp_path: Path) -> None:
     results = [run_case(as_case(case), subject) for case in small]
     assert {result.status for result in results} == {"passed"}
     assert all(result.name.split("/")[2].startswith("model_") for result in results)
+
+
+def test_a_device_of_tiny_steps_is_told_so(subject: Subject) -> None:
+    small = replace(subject, capabilities=replace(subject.capabilities, max_num_batched_tokens=8))
+    (case,) = [case for case in level_cases(small, ["L3"]) if case.name == "L3/block_size/16"]
+    result = run_case(case, small)
+    assert result.status == "failed"
+    assert "takes 8 tokens" in result.reason

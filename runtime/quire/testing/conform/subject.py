@@ -12,12 +12,15 @@ from quire.device.contract import Executor, ExecutorPlan, KVPlan, MemoryReport, 
 from quire.device.graph_executor import GraphExecutor
 from quire.device.plugin import Plugin
 from quire.device.registry import resolve_device
+from quire.errors import ConfigError
 from quire.graph.ir import ModelGraph
 from quire.graph.passes import optimize
 from quire.reference.device import ReferenceLibrary
 from quire.testing.conform.step_driver import StepDriver
 
 REFERENCE_BLOCK_SIZE = 16
+MIN_STEP_TOKENS, MIN_STEP_SEQS = 66, 4
+"""The largest step of any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,9 @@ class Subject:
         """A small plan that returns logits, through the passes the device declares unless `as_written`."""
         most_tokens = self.capabilities.max_num_batched_tokens or 128
         most_seqs = self.capabilities.max_num_seqs or 8
+        if most_tokens < MIN_STEP_TOKENS or most_seqs < MIN_STEP_SEQS:
+            raise ConfigError(f"device {self.name} takes {most_tokens} tokens of {most_seqs} sequences in a step",
+                              because=f"the kit's steps have up to {MIN_STEP_TOKENS} tokens of {MIN_STEP_SEQS}")
         if not as_written:
             model = optimize(model, self.capabilities.fused_ops)
         plan = ExecutorPlan(
