@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quire.device.capabilities import Capabilities, DeviceReport
+from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire_rocm import machine
@@ -50,3 +50,11 @@ def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
 def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
     """A graph executor over the torch library. Raises BackendError where torch finds no AMD GPU."""
     return cuda_executor(device, plan, vendor="rocm")
+
+
+@hookimpl
+def quire_measure_limits(device: str, options: Mapping[str, str]) -> MachineLimits:
+    """Copy bandwidth and the rate of a matrix product, by torch."""
+    from quire_torch.limits import measure
+
+    return measure(TorchOptions.parse(options, name=device, device="cuda").device)

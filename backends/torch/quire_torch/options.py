@@ -19,10 +19,12 @@ class TorchOptions:
     Attributes:
         device: torch's name of the device: cpu, mps, cuda, cuda:1, xpu, ...; AMD's devices are called cuda as well.
         attention: "triton", the kernel, which is the default on cuda devices; "torch", plain operations.
+        threads: of torch on the CPU; None = as torch chooses. torch's threads are the whole process's.
     """
 
     device: str = "cpu"
     attention: str = "torch"
+    threads: int | None = None
 
     @property
     def device_type(self) -> str:
@@ -35,10 +37,10 @@ class TorchOptions:
 
         Raises: ConfigError on an unknown key or a value that does not fit.
         """
-        unknown = sorted(set(options) - {"device", "attention"})
+        unknown = sorted(set(options) - {"device", "attention", "threads"})
         if unknown:
             raise ConfigError(f"device {name} has no option {', '.join(unknown)}",
-                              because="it has device and attention")
+                              because="it has device, attention and threads")
         chosen = options.get("device", device)
         if not _DEVICE.fullmatch(chosen):
             raise ConfigError(f"device option device={chosen}", because="torch devices are cpu, cuda, xpu and mps",
@@ -46,7 +48,8 @@ class TorchOptions:
         if name != "torch" and chosen.split(":")[0] != device:
             raise ConfigError(f"device option device={chosen} on device {name}", because=f"its devices are {device}:N",
                               try_="--device torch for the others")
-        return TorchOptions(chosen, _attention(options.get("attention"), chosen))
+        return TorchOptions(chosen, _attention(options.get("attention"), chosen),
+                            _threads(options.get("threads"), chosen))
 
 
 def _attention(given: str | None, device: str) -> str:
@@ -58,3 +61,13 @@ def _attention(given: str | None, device: str) -> str:
         raise ConfigError("device option attention=triton on the CPU", because="Triton compiles for GPUs only",
                           try_="TRITON_INTERPRET=1, which interprets kernels on the CPU (for tests: very slow)")
     return given
+
+
+def _threads(given: str | None, device: str) -> int | None:
+    if given is None:
+        return None
+    if device != "cpu":
+        raise ConfigError(f"device option threads={given} with device={device}", because="it is for torch on the CPU")
+    if not given.isdecimal() or not 1 <= int(given) <= 1024:
+        raise ConfigError(f"device option threads={given}", because="it is a number of threads between 1 and 1024")
+    return int(given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
+from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.errors import ConfigError
@@ -72,3 +72,11 @@ def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
 
     chosen = TorchOptions.parse(plan.options)
     return GraphExecutor(TorchLibrary(device, quire_capabilities(device, plan.options), chosen), plan)
+
+
+@hookimpl
+def quire_measure_limits(device: str, options: Mapping[str, str]) -> MachineLimits:
+    """Copy bandwidth and the rate of a matrix product, by torch."""
+    from quire_torch.limits import measure
+
+    return measure(TorchOptions.parse(options).device)

@@ -90,8 +90,10 @@ def test_amd_gpus_are_read_from_the_drivers_files(tmp_path: Path) -> None:
 
 def test_options() -> None:
     assert TorchOptions.parse({"device": "xpu"}).device_type == "xpu"
+    assert TorchOptions.parse({"threads": "2"}).threads == 2
     assert TorchOptions.parse({}, name="cuda", device="cuda").device == "cuda"
-    for options, words in (({"threads": "2"}, "no option threads"), ({"device": "tpu"}, "device=tpu")):
+    for options, words in (({"cores": "2"}, "no option cores"), ({"device": "tpu"}, "device=tpu"),
+                           ({"threads": "0"}, "between 1 and"), ({"threads": "2", "device": "cuda"}, "on the CPU")):
         with pytest.raises(ConfigError, match=words):
             TorchOptions.parse(options)
     with pytest.raises(ConfigError, match="device=cpu on device cuda"):
