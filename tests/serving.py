@@ -27,7 +27,10 @@ class Server:
         self.log, self.api_key = log, api_key
         command = [sys.executable, "-m", "quire.cli.main", "serve", *flags, "--port", "0"]
         with log.open("wb") as sink:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
+            # a group of its own, as a shell gives it, so that a test can send what Ctrl-C sends
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, process_group=0
+            )
         self.url = ""
 
     def wait_ready(self) -> Server:

@@ -80,7 +80,7 @@ def test_a_signal_ends_both_processes(start: Callable[..., Server], tmp_path: Pa
     engine_pid = server.engine_pid()
     _, lines = open_stream(server)
     start_s = time.monotonic()
-    server.process.send_signal(number)
+    os.killpg(server.process.pid, number)
     assert "shutting down" in last_error(lines)["message"]
     assert server.process.wait(30) == 128 + number
     assert time.monotonic() - start_s < PROMPT_S
