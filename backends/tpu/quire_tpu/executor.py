@@ -16,6 +16,7 @@ from quire.device.plan_check import check_plan
 from quire.errors import BackendError, InternalError
 from quire.sampling.batch import I32, features_used
 from quire_tpu import platform
+from quire_tpu.attention_choice import choose_attention
 from quire_tpu.buckets import Buckets
 from quire_tpu.kv_storage import KVStorage
 from quire_tpu.options import TpuOptions
@@ -47,7 +48,7 @@ class JaxExecutor:
         if len(found) < ranks:
             raise BackendError(f"tensor_parallel_size={ranks} on device {name}", because=f"it has {len(found)} devices",
                                try_=f"--tensor-parallel-size {len(found)}")
-        self._program = StepProgram(plan, found[:ranks])
+        self._program = StepProgram(plan, found[:ranks], choose_attention(plan, options))
         self._buckets = Buckets.of(plan)
         self._weights: Weights | None = None
         self._kv: KVStorage | None = None

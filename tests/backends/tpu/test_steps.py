@@ -48,8 +48,8 @@ class JoinedWeights(RandomWeights):
         return np.concatenate([super(JoinedWeights, self).read(part) for part in parts], axis=weight.source.axis)
 
 
-def loaded(plan: ExecutorPlan) -> Executor:
-    executor = quire_create_executor("tpu", replace(plan, options=OPTIONS))
+def loaded(plan: ExecutorPlan, **options: str) -> Executor:
+    executor = quire_create_executor("tpu", replace(plan, options={**OPTIONS, **options}))
     executor.load(JoinedWeights(plan.model), lambda done, total: None)
     executor.allocate_kv(KVPlan(num_blocks={"kv": NUM_BLOCKS}))
     return executor
