@@ -27,7 +27,8 @@ def install(folder: Path) -> list[tuple[int, str]]:
     project = tomllib.loads(blocks("toml")[0][1])["project"]
     metadata = folder / f"{project['name']}-{project['version']}.dist-info"
     metadata.mkdir()
-    metadata.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    metadata.joinpath("METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
     entries = [f"{name} = {value}" for name, value in project["entry-points"]["quire.backends"].items()]
     metadata.joinpath("entry_points.txt").write_text("\n".join(["[quire.backends]", *entries]) + "\n")
     rest = []
@@ -40,10 +41,15 @@ def install(folder: Path) -> list[tuple[int, str]]:
     return rest
 
 
+def execute(line: int, text: str) -> str:
+    """Code that runs a block in `names`, under the page's name and line numbers."""
+    return f"exec(compile({chr(10) * (line - 1) + text!r}, {str(GUIDE)!r}, 'exec'), names)"
+
+
 def test_every_block_runs(tmp_path: Path) -> None:
     scripts = install(tmp_path)
     assert len(scripts) >= 8
-    runner = "".join(f"exec(compile({chr(10) * (line - 1) + text!r}, {str(GUIDE)!r}, 'exec'), names)\n" for line, text in scripts)
+    runner = "".join(f"{execute(line, text)}\n" for line, text in scripts)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
                    "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     ended = subprocess.run([sys.executable, "-c", f"names = {{'__name__': 'guide'}}\n{runner}print('all blocks ran')"],
@@ -54,8 +60,8 @@ def test_every_block_runs(tmp_path: Path) -> None:
 
 def test_a_block_that_fails_is_named_by_its_line(tmp_path: Path) -> None:
     """So that the test above cannot pass by running nothing."""
-    ended = subprocess.run([sys.executable, "-c", f"exec(compile({chr(10) * 6 + 'assert False'!r}, {str(GUIDE)!r}, 'exec'))"],
-                           cwd=tmp_path, capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", f"names = {{}}\n{execute(7, 'assert False')}"], cwd=tmp_path,
+                           capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "backend-guide.md" in ended.stderr
     assert "line 7" in ended.stderr

@@ -29,9 +29,12 @@ class Installed:
         (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
         ours = {Path(path) for path in sys.path if path.endswith("site-packages")}
         ours.add(Path(quire.__file__).parents[1])
-        site.joinpath("running.pth").write_text("".join(f"import site; site.addsitedir({str(path)!r})\n" for path in ours))
-        source = shutil.copytree(TEMPLATE, folder / "source", ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
-        self.run("pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--disable-pip-version-check", str(source))
+        lines = [f"import site; site.addsitedir({str(path)!r})\n" for path in sorted(ours)]
+        site.joinpath("running.pth").write_text("".join(lines))
+        built = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+        source = shutil.copytree(TEMPLATE, folder / "source", ignore=built)
+        flags = ("--quiet", "--no-build-isolation", "--no-deps", "--disable-pip-version-check")
+        self.run("pip", "install", *flags, str(source))
 
     def run(self, module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
