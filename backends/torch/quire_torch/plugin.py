@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
+from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.errors import ConfigError
@@ -12,10 +12,12 @@ from quire.graph.ops import PLAIN_OPS
 from quire_torch.installed import torch_version
 from quire_torch.options import TorchOptions
 
+QUIRE_CONTRACT = (1, 0)
+
 _FLOATS = ("float32", "bfloat16", "float16")
 
 CAPABILITIES = Capabilities(
-    contract=CONTRACT_VERSION,
+    contract=QUIRE_CONTRACT,
     act_dtypes=_FLOATS,
     weight_dtypes=_FLOATS,
     kv_dtypes=_FLOATS,

@@ -11,12 +11,17 @@ import numpy as np
 import torch
 
 from quire.device.batch import GroupBatch, StepBatch
-from quire.device.contract import CacheHandle, StepContext
+from quire.device.contract import CacheHandle, KVPlan, StepContext
+from quire.device.graph_executor import GraphExecutor
 from quire.device.step_context import step_context
+from quire_torch.library import TorchLibrary
+from quire_torch.options import TorchOptions
+from quire_torch.plugin import CAPABILITIES
 from quire_torch.step_memo import StepMemo
 from quire_torch.tensors import host_tensor
 from quire_torch.torch_attention import TorchAttention
 from quire_torch.triton_attention import TritonAttention
+from tests.device.conftest import Driver, Line, RandomWeights, make_plan, reference_driver
 
 PAGE, NUM_BLOCKS = 4, 40
 SEQUENCES = ((0, 9), (5, 1), (11, 6), (0, 1), (30, 1))  # (tokens in the cache, tokens of this step)
@@ -77,7 +82,25 @@ def compare(heads: int, kv_heads: int, head_dim: int, window: int, softcap: floa
     assert error <= bound, f"{heads=} {kv_heads=} {head_dim=} {attrs} {dtype}: {error}"
 
 
+def compare_steps() -> None:
+    """Chunked prefill beside decode through a model with a full and a sliding layer, against the reference."""
+    plan = make_plan()
+    executor = GraphExecutor(TorchLibrary("torch", CAPABILITIES, TorchOptions("cpu", "triton")), plan)
+    executor.load(RandomWeights(plan.model), lambda done, total: None)
+    executor.allocate_kv(KVPlan(num_blocks={"kv": 20}))
+    logits = []
+    for driver in (Driver(executor), reference_driver(plan)):
+        lines = [Line([3, 14, 15, 9, 26, 5, 35, 8], {"full": [3, 1], "sliding": [9, 2]}),
+                 Line([7, 9, 32, 38, 4, 6], {"full": [0, 11], "sliding": [13, 14]})]
+        for chunks in ([(0, 5)], [(1, 4), (0, 1)], [(0, 2), (1, 1)], [(1, 1)]):
+            driver.step([(lines[index], count) for index, count in chunks])
+        logits.append(np.concatenate([driver.logits_of(line) for line in lines]))
+    error = np.abs(logits[0] - logits[1]).max()
+    assert error <= 1e-5 * np.abs(logits[1]).max(), f"logits of whole steps are off by {error}"
+
+
 def main() -> None:
+    compare_steps()
     cases = [(4, 2, 8, 0, 0.0, True, torch.float32), (7, 1, 24, 0, 0.0, True, torch.float16)]
     cases += [(4, 2, 16, *masks, torch.float32) for masks in product((0, 1, 6), (0.0, 1.5), (True, False))]
     cases += [(6, 2, 16, 6, 1.5, True, dtype) for dtype in (torch.float16, torch.bfloat16)]

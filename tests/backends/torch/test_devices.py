@@ -100,6 +100,12 @@ def test_options() -> None:
         quire_cuda.plugin.quire_capabilities("cuda", {"device": "cpu"})
 
 
+@pytest.mark.parametrize("plugin", [quire_torch.plugin, quire_cuda.plugin, quire_rocm.plugin])
+def test_the_contract_that_a_plugin_states_is_the_one_it_declares(plugin: object) -> None:
+    declared = plugin.quire_capabilities("x", {}).contract  # type: ignore[attr-defined]
+    assert declared == plugin.QUIRE_CONTRACT  # type: ignore[attr-defined]
+
+
 def test_capabilities_follow_the_device() -> None:
     assert resolve_device("torch").capabilities.act_dtypes[0] == "float32"
     assert CUDA_CAPABILITIES.act_dtypes[0] == "bfloat16"
