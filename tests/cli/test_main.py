@@ -20,7 +20,10 @@ def test_version_and_help(quire: Callable) -> None:
     for name, text in COMMANDS.items():
         assert f"{name} " in listed
         assert text.split(",")[0][:20] in listed
-        assert quire(name, "--help").code == 0
+        shown = quire(name, "--help")
+        assert shown.code == 0
+        assert "(default: None)" not in shown.out
+    assert "(default: 8000)" in quire("serve", "--help").out
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quire.cli.engine_args import add_engine_arguments, config_from_args
+from quire.cli.help_format import HelpFormatter
 from quire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def add_kind(name: str, text: str) -> argparse.ArgumentParser:
         return kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False,
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                formatter_class=HelpFormatter)
 
     latency = add_kind("latency", "one request at a time")
     latency.add_argument("--input-len", type=_count(1), default=512, help="prompt tokens")

@@ -11,6 +11,7 @@ from importlib import import_module
 
 from quire import __version__
 from quire.cli.backend_options import split_backend_options
+from quire.cli.help_format import HelpFormatter
 from quire.errors import QuireError
 
 COMMANDS = {
@@ -35,7 +36,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         sub = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False,
-                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                    formatter_class=HelpFormatter)
         if only in (name, None):
             module = import_module(f"quire.cli.{name}")
             module.add_arguments(sub)
