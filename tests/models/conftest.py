@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.models.checkpoints import save_checkpoint
+
+torch.set_num_threads(1)  # models this small gain nothing by more, and on a busy machine threads wait for each other
 
 
 @pytest.fixture(scope="session")
