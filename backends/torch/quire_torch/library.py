@@ -37,6 +37,8 @@ class TorchLibrary:
         self._lowering = Lowering(self.put, self._make_attention(options, memo), memo)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        if self._device.index is not None:  # Triton launches on the current device, wherever its tensors are
+            getattr(torch, self._device.type).set_device(self._device)
         if self._device.type == "cuda":  # sums of split products stay in float32 until they are rounded once
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
             torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False

@@ -33,12 +33,12 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 def product_f32(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x [T, in] @ weight [out, in].T as float32 [T, out], not rounded on the way.
 
-    CUDA devices multiply 16-bit operands into float32; elsewhere the operands are widened first, and a wide
+    NVIDIA devices multiply 16-bit operands into float32; elsewhere the operands are widened first, and a large
     weight piece by piece, so that no second copy of it exists.
     """
     if x.dtype == weight.dtype == torch.float32:
         return functional.linear(x, weight)
-    if x.is_cuda and x.dtype == weight.dtype:
+    if x.is_cuda and not torch.version.hip and x.dtype == weight.dtype:
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
     wide = x.float()
     pieces = weight.split(max(1, _PIECE_ELEMENTS // weight.shape[1]))
