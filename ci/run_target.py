@@ -93,7 +93,7 @@ def commands(target: Target, steps: Mapping[str, Step], results: Path, only: Seq
         "quire": f"{shlex.quote(sys.executable)} -m quire.cli.main",
         "name": target.name, "device": target.device, "chip": target.chip, "extras": target.extras,
         "packages": " ".join(map(shlex.quote, target.packages)),
-        "options": " ".join(f"--device-option {shlex.quote(f'{key}={value}')}" for key, value in target.options.items()),
+        "options": " ".join(f"--device-option {shlex.quote(f'{key}={text}')}" for key, text in target.options.items()),
         "results": shlex.quote(str(results)),
     }
     found = [Command("before", tuple(shlex.split(text.format_map(values))), None)
@@ -101,7 +101,8 @@ def commands(target: Target, steps: Mapping[str, Step], results: Path, only: Seq
     for name in target.steps:
         if only and name not in only:
             continue
-        output = Path(steps[name].output.format_map({**values, "results": str(results)})) if steps[name].output else None
+        file = steps[name].output.format_map({**values, "results": str(results)})
+        output = Path(file) if file else None
         found += [Command(name, tuple(shlex.split(text.format_map(values))), output) for text in steps[name].run]
     return found
 
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--target", help="run this one")
     what.add_argument("--list", action="store_true", help="name the targets")
-    what.add_argument("--github", metavar="NAMES", help="JSON of hosted targets, and of these (comma-separated, or empty)")
+    what.add_argument("--github", metavar="NAMES", help="JSON of hosted targets, and of these")
     parser.add_argument("--step", action="append", default=[], help="only this step, may be repeated")
     parser.add_argument("--results", type=Path, default=ROOT / "ci" / "results", help="folder for JSON results")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
