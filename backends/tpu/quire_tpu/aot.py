@@ -40,6 +40,9 @@ from quire_tpu.step_inputs import StepShape
 TOPOLOGIES = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
 """One host of each chip that is compiled for."""
 
+_IN_PLACE = frozenset({"parameter", "get-tuple-element", "bitcast", "scatter", "dynamic-update-slice", "fusion", "while"})
+"""Instructions that may give an array as large as the cache: names for it, and writes into it."""
+
 _BLOCK, _MAX_LEN = 32, 4096
 _QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 1024,
           "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8,
@@ -93,6 +96,13 @@ class AotReport:
     kernel: bool = False
 
 
+def quiet_libtpu() -> None:
+    """Tells libtpu that there is no host to ask and no chip to lock; before JAX loads it."""
+    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),
+                        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")):
+        os.environ.setdefault(name, value)
+
+
 def compile_case(case: AotCase, topology: str) -> AotReport:
     """Compiles one case for one chip; never raises on account of the compiler."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[: case.tp]
@@ -118,13 +128,14 @@ def kv_problem(hlo: str, kv_shapes: Sequence[tuple[int, ...]], temp_bytes: int, 
     """Why the cache is not updated in place, "" where it is.
 
     Aliased arguments prove nothing: a cache that is copied inside the step has them too. So neither may the
-    temporaries hold an array of the cache, nor an instruction copy one.
+    temporaries hold an array of the cache, nor an instruction make one that does not write in place. (A fusion is
+    judged by the instructions inside it, which the text has too.)
     """
     shapes = {",".join(map(str, dims)) for shape in kv_shapes for dims in (shape, (1, *shape))}
-    copied = re.compile(r"= \(?\w+\[(" + "|".join(sorted(shapes)) + r")\][^=]*? (copy|copy-start|transpose)\(")
-    found = copied.search(hlo)
-    if found:
-        return f"the cache [{found[1]}] is copied ({found[2]})"
+    made = re.compile(r"= \w+\[(" + "|".join(sorted(shapes)) + r")\](?:\{[^}]*\})? ([\w-]+)\(")
+    for shape, op in made.findall(hlo):
+        if op not in _IN_PLACE:
+            return f"an array of the cache, [{shape}], is made by {op}"
     if temp_bytes >= largest:
         return f"temporaries of {temp_bytes} bytes could hold an array of the cache ({largest} bytes)"
     return ""
@@ -153,8 +164,8 @@ def _compile(program: StepProgram, case: AotCase, kv: Any, device: Any) -> Any:
     shape = StepShape(case.tokens, case.seqs, _MAX_LEN // _BLOCK, case.seqs, case.seqs,
                       tuple(sorted(program.plan.model.kv_groups)))
     kind = AbstractDevice(device_kind=device.device_kind, num_cores=device.num_cores, platform="tpu")
-    mesh = AbstractMesh((1,), ("_",), (AxisType.Auto,), abstract_device=kind)
-    with use_abstract_mesh(mesh):  # where Pallas looks up the chip it compiles for
+    alone = AbstractMesh((1,), ("_",), (AxisType.Auto,), abstract_device=kind)
+    with use_abstract_mesh(alone if program.mesh is None else program.mesh.abstract_mesh):  # names the chip to Pallas
         lowered = program.step.lower(weights, jax.tree.map(by_rank, kv), on_all((case.seqs,)), on_all((shape.size,)),
                                      shape=shape, mode="draw", keep=False, more=False)
     return lowered.compile()
@@ -213,6 +224,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
+    quiet_libtpu()
     jax.config.update("jax_platforms", "cpu")
     sys.exit(main())
