@@ -4,8 +4,9 @@
     python tools/support_matrix.py --results DIR --output FILE       from other results
     python tools/support_matrix.py --check                           1 when the page is not what the results say
 
-A result is `quire conform --json DIR/TARGET.json`, or `python -m quire_torch.aot --json > DIR/aot-torch.json`. Nothing
-is run here, and a target without a result is shown as untested. Needs nothing but Python 3.11.
+A result is `quire conform --json DIR/TARGET.json`, `python -m quire_torch.aot --json > DIR/aot-torch.json`, or
+`python -m quire_tpu.aot --json > DIR/aot-tpu.json`. Nothing is run here, and a target without a result is shown as
+untested. Needs nothing but Python 3.11.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MATRIX, RESULTS, PAGE = ROOT / "ci" / "matrix.toml", ROOT / "ci" / "results", ROOT / "docs" / "support-matrix.md"
 
 UNTESTED = "untested"
-AOT_FILES = {"aot-torch": "triton"}
-"""Results of compilers beside those of the kit: file -> the field that holds the compiler's version."""
+AOT_FILES = ("aot-torch", "aot-tpu")
+"""Results of compilers, beside those of the kit."""
 
 NOT_TRIED = ("it needs several ranks",)
 """Beginnings of the kit's reasons for cases that it cannot judge on any device."""
@@ -173,27 +174,43 @@ def _ops(targets: Sequence[Target]) -> Iterator[str]:
 
 def _compiled(targets: Sequence[Target], compiled: Mapping[str, Any]) -> Iterator[str]:
     """What a compiler alone can say: that kernels build, and fit the chip."""
-    yield "## Kernels compiled ahead of time"
+    yield "## Compiled ahead of time"
     yield ""
-    yield "That a kernel builds for a chip and fits it says nothing of its results or its speed."
+    yield "For a chip that was not there: that a program builds and fits says nothing of its results or its speed."
     yield ""
+    built = [program for file in AOT_FILES if file in compiled for program in _programs(file, compiled[file])]
     rows = []
     for target in targets:
-        if not target.chip:
-            continue
-        cells = [cell for file, version in AOT_FILES.items() if file in compiled
-                 and (cell := _fits(compiled[file], target.chip, version))]
-        rows.append([f"`{target.name}`", target.hardware, target.chip, cells[0] if cells else UNTESTED])
-    yield from table(["target", "for", "chip", "kernels that fit"], rows)
+        if target.chip:
+            fits = [program.problem == "" for program in built if program.chip == target.chip]
+            cell = f"{sum(fits)} of {len(fits)}" if fits else UNTESTED
+            rows.append([f"`{target.name}`", target.hardware, cell if all(fits) else f"**{cell}**"])
+    yield from table(["target", "for", "programs that build and fit"], rows)
+    for program in built:
+        if program.problem:
+            yield f"- {program.chip}, {program.name}: {program.problem}"
+    if any(program.problem for program in built):
+        yield ""
 
 
-def _fits(result: Mapping[str, Any], chip: str, version: str) -> str:
-    kernels = [kernel for kernel in result["kernels"] if kernel["chip"] == chip]
-    if not kernels:
-        return ""
-    fitting = sum(bool(kernel["fits"]) for kernel in kernels)
-    text = f"{fitting} of {len(kernels)}"
-    return f"{text if fitting == len(kernels) else f'**{text}**'}, {version} {result[version]}"
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One kernel or step compiled for one chip; `problem` is "" when it builds and fits."""
+
+    name: str
+    chip: str
+    problem: str
+
+
+def _programs(file: str, result: Any) -> Iterator[Program]:
+    """What the backends' `aot` commands wrote: Triton's kernels, or JAX's steps by topology, as "v5e:2x2"."""
+    if file == "aot-torch":
+        for kernel in result["kernels"]:
+            problem = "" if kernel["fits"] else f"{kernel['spilled']} spilled, {kernel['shared_bytes']} bytes shared"
+            yield Program(kernel["variant"], kernel["chip"], problem)
+    else:
+        for step in result:
+            yield Program(step["case"], step["topology"].partition(":")[0], step["problem"])
 
 
 def _shortcomings(targets: Sequence[Target]) -> Iterator[str]:

@@ -120,11 +120,18 @@ def test_a_result_of_no_target_or_of_another_device_is_refused(written: Any, nam
         written(**{name: result(device)})
 
 
-def test_compiled_kernels_are_counted_by_chip(written: Any) -> None:
-    kernels = [{"variant": "a", "chip": "sm_90", "fits": True}, {"variant": "b", "chip": "sm_90", "fits": False},
+def test_compiled_programs_are_counted_by_chip(written: Any) -> None:
+    kernels = [{"variant": "a", "chip": "sm_90", "fits": True},
+               {"variant": "b", "chip": "sm_90", "fits": False, "spilled": 8, "shared_bytes": 100},
                {"variant": "a", "chip": "gfx942", "fits": True}]
-    page = written(aot_torch={"triton": "3.7.1", "kernels": kernels})
-    title = "Kernels compiled ahead of time"
-    assert row(page, title, "cuda-sm_90")[3] == "**1 of 2**, triton 3.7.1"
-    assert row(page, title, "rocm-gfx942")[3] == "1 of 1, triton 3.7.1"
-    assert row(page, title, "cuda-sm_80")[3] == "untested"
+    steps = [{"case": "decode", "topology": "v5e:2x2", "problem": ""},
+             {"case": "decode", "topology": "v6e:2x2", "problem": "the cache is copied"}]
+    page = written(aot_torch={"triton": "3.7.1", "kernels": kernels}, aot_tpu=steps)
+    title = "Compiled ahead of time"
+    assert row(page, title, "cuda-sm_90")[2] == "**1 of 2**"
+    assert row(page, title, "rocm-gfx942")[2] == "1 of 1"
+    assert row(page, title, "cuda-sm_80")[2] == "untested"
+    assert row(page, title, "tpu-v5e")[2] == "1 of 1"
+    assert row(page, title, "tpu-v6e")[2] == "**0 of 1**"
+    assert "- sm_90, b: 8 spilled, 100 bytes shared" in page
+    assert "- v6e, decode: the cache is copied" in page
