@@ -23,12 +23,13 @@ struct DrawParams {
 
 // Scratch of one thread.
 struct DrawWork {
-  std::vector<float> scores, chosen;
+  std::vector<float> maxima, chosen;
   std::vector<double> mass;
 };
 
-// The drawn token. `largest` is the row's largest logit: finite, and no entry is NaN or +inf (-inf is never drawn).
-int32_t draw_token(const float* logits, int64_t vocab, float largest, const DrawParams& params,
+// The drawn token. `largest` is the row's largest logit, `likeliest` its lowest index; it is finite, and no entry is
+// NaN or +inf (-inf is never drawn).
+int32_t draw_token(const float* logits, int64_t vocab, float largest, int32_t likeliest, const DrawParams& params,
                    const KernelTable& kernels, DrawWork& work);
 
 // Standard Gumbel noise of a token, as quire.sampling.philox.gumbel gives it.

@@ -195,8 +195,8 @@ void Plan::sample(const StepInput& input, StepContext& step, int64_t first, Step
       const auto i = static_cast<size_t>(item);
       const DrawParams& params = input.draws[sampled[i]];
       if (params.temperature <= 0.0f || largest_[i].index < 0) continue;
-      output.tokens[sampled[i]] = draw_token(logits + sampled_[i] * stride, vocab, largest_[i].value, params, kernels_,
-                                             draw_work_[static_cast<size_t>(thread)]);
+      output.tokens[sampled[i]] = draw_token(logits + sampled_[i] * stride, vocab, largest_[i].value, largest_[i].index,
+                                             params, kernels_, draw_work_[static_cast<size_t>(thread)]);
     }
   });
 }
