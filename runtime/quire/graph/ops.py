@@ -16,7 +16,7 @@ from quire.graph.op_spec import REQUIRED, OpArgs, OpSpec, Outputs, elementwise_f
 from quire.graph.shapes import Dim, Shape, num_elements
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "quick_gelu")
-"""Names that `activation`, `gated_activation` and `experts` accept; gelu_tanh is HF's gelu_new and gelu_pytorch_tanh."""
+"""Names that `activation`, `gated_activation` and `experts` accept; gelu_tanh is HF's gelu_new, gelu_pytorch_tanh."""
 
 
 def _same(args: OpArgs) -> Outputs:
@@ -101,7 +101,7 @@ def _rotary(args: OpArgs) -> Outputs:
 
 def _cache_write(args: OpArgs) -> Outputs:
     if len(args.shape(1)) != 3 or args.shape(1)[:2] != args.shape(2)[:2]:
-        raise shape_error("cache_write", f"k is {args.shape(1)}, v is {args.shape(2)}; both are [T, kv_heads, head_dim]")
+        raise shape_error("cache_write", f"k is {args.shape(1)}, v is {args.shape(2)}, not both [T, kv_heads, head_dim]")
     return (((), "cache"),)
 
 
@@ -179,7 +179,8 @@ _SPECS = (
     OpSpec("split", ("x",), (), (), {"sizes": REQUIRED, "axis": -1}, _split, _no_flops, view=True),
     OpSpec("reshape", ("x",), (), ("out",), {"shape": REQUIRED}, _reshape, _no_flops, view=True),
     OpSpec("take_rows", ("x", "rows"), (), ("out",), {}, _take_rows, _no_flops, row_independent=False),
-    OpSpec("rotary", ("x", "positions"), (), ("out",), _ROTARY_ATTRS, _rotary, elementwise_flops(3), in_place=((0, 0),)),
+    OpSpec("rotary", ("x", "positions"), (), ("out",), _ROTARY_ATTRS, _rotary, elementwise_flops(3),
+           in_place=((0, 0),)),
     OpSpec("cache_write", ("cache", "k", "v"), (), ("cache",), {}, _cache_write, lambda a: Dim.of(0)),
     OpSpec("paged_attention", ("q", "cache"), (), ("out",),
            {"scale": REQUIRED, "window": 0, "softcap": 0.0, "causal": True}, _paged_attention, _attention_flops),
@@ -193,7 +194,8 @@ _SPECS = (
     OpSpec("add_rms_norm", ("a", "b"), ("weight",), ("sum", "normed"), _RMS_ATTRS, _add_rms_norm, elementwise_flops(5),
            in_place=((0, 0), (1, 0)), fused_from=("add", "rms_norm")),
     OpSpec("rotary_cache_write", ("q", "k", "v", "positions", "cache"), (), ("q", "cache"), _ROTARY_ATTRS,
-           _rotary_cache_write, elementwise_flops(3), in_place=((0, 0),), fused_from=("rotary", "rotary", "cache_write")),
+           _rotary_cache_write, elementwise_flops(3), in_place=((0, 0),),
+           fused_from=("rotary", "rotary", "cache_write")),
 )
 
 OPS: Mapping[str, OpSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})

@@ -80,7 +80,8 @@ def _llama3(spec: RopeSpec, base: np.ndarray) -> np.ndarray:
 
 def _yarn(spec: RopeSpec, base: np.ndarray) -> np.ndarray:
     def correction_dim(num_rotations: float) -> float:
-        return (spec.dims * math.log(spec.original_max_len / (num_rotations * 2 * math.pi))) / (2 * math.log(spec.theta))
+        wavelen = num_rotations * 2 * math.pi
+        return spec.dims * math.log(spec.original_max_len / wavelen) / (2 * math.log(spec.theta))
 
     low, high = correction_dim(spec.beta_fast), correction_dim(spec.beta_slow)
     if spec.truncate:

@@ -96,7 +96,8 @@ def _sort_operands(
     padded = (*operands, *(None,) * (len(names) - len(operands)))
     if len(padded) != len(names):
         raise InternalError(f"op {spec.name} takes {', '.join(names)}; got {len(operands)} operands")
-    for name, operand, kind in zip(names, padded, (Value,) * len(spec.inputs) + (Weight,) * len(spec.weights), strict=True):
+    kinds = (Value,) * len(spec.inputs) + (Weight,) * len(spec.weights)
+    for name, operand, kind in zip(names, padded, kinds, strict=True):
         if operand is None and not name.endswith("?"):
             raise InternalError(f"op {spec.name}: operand {name} is missing")
         if operand is not None and not isinstance(operand, kind):
