@@ -47,19 +47,20 @@ StepQueue::StepQueue(Plan& plan)
 
 StepQueue::~StepQueue() { close(); }
 
-void StepQueue::check_usable() const {
-  if (closed_) throw std::runtime_error("the plan is closed");
-  if (fork_generation() != fork_generation_) throw std::runtime_error("the plan was made before fork(); its threads stayed with the parent");
+void StepQueue::check_process() const {
+  if (fork_generation() != fork_generation_)
+    throw std::runtime_error("the plan was made before fork(); its threads stayed with the parent");
 }
 
 int64_t StepQueue::submit(std::unique_ptr<StepInput> input) {
-  check_usable();
+  check_process();
+  if (closed_) throw std::runtime_error("the plan is closed");
   auto ticket = std::make_unique<Ticket>();
   ticket->input = std::move(input);
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> lock(monitor_->mutex);
   tickets_.push_back(std::move(ticket));
   const int64_t number = submitted_.fetch_add(1);
-  changed_.notify_all();
+  monitor_->changed.notify_all();
   return number;
 }
 
@@ -69,11 +70,11 @@ StepQueue::Ticket* StepQueue::find(int64_t number) {
 }
 
 std::unique_ptr<StepOutput> StepQueue::wait(int64_t number) {
-  std::unique_lock<std::mutex> lock(mutex_);
+  check_process();
+  std::unique_lock<std::mutex> lock(monitor_->mutex);
   Ticket* ticket = find(number);
   if (!ticket || (!ticket->input && !ticket->output)) throw std::runtime_error("no such step is waiting to be read");
-  if (fork_generation() == fork_generation_)
-    changed_.wait(lock, [&] { return ticket->output || (closed_ && ticket->input); });
+  monitor_->changed.wait(lock, [&] { return ticket->output || (closed_ && ticket->input); });
   if (!ticket->output) throw std::runtime_error("the plan was closed before this step ran");
   std::unique_ptr<StepOutput> output = std::move(ticket->output);
   drop_old();
@@ -81,20 +82,22 @@ std::unique_ptr<StepOutput> StepQueue::wait(int64_t number) {
 }
 
 void StepQueue::provide_tokens(int64_t number, std::vector<int32_t> tokens) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  check_process();
+  std::lock_guard<std::mutex> lock(monitor_->mutex);
   Ticket* ticket = find(number);
   if (!ticket && number >= first_) throw std::runtime_error("no such step waits for tokens");
   if (!ticket) return;  // later steps have run without them
   ticket->tokens = std::move(tokens);
   ticket->tokens_known = true;
   drop_old();
-  changed_.notify_all();
+  monitor_->changed.notify_all();
 }
 
 void StepQueue::fail(int64_t number) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  check_process();
+  std::lock_guard<std::mutex> lock(monitor_->mutex);
   if (Ticket* ticket = find(number); ticket && !ticket->tokens_known) ticket->failed = true;
-  changed_.notify_all();
+  monitor_->changed.notify_all();
 }
 
 // Forgets steps that nobody will ask about: read, their tokens known, and not the last one begun.
@@ -106,16 +109,17 @@ void StepQueue::drop_old() {
 }
 
 void StepQueue::close() {
-  const bool forked = fork_generation() != fork_generation_;
-  {
-    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
-    if (!forked) lock.lock();
-    closed_ = true;
-    if (!forked) changed_.notify_all();
+  if (fork_generation() != fork_generation_) {  // the thread is the parent's
+    if (thread_.joinable()) thread_.detach();
+    monitor_.release();
+    return;
   }
-  if (!thread_.joinable()) return;
-  if (forked) thread_.detach();
-  else thread_.join();
+  {
+    std::lock_guard<std::mutex> lock(monitor_->mutex);
+    closed_ = true;
+    monitor_->changed.notify_all();
+  }
+  if (thread_.joinable()) thread_.join();
 }
 
 bool StepQueue::ready(const Ticket& ticket, const Ticket* before) const {
@@ -123,7 +127,7 @@ bool StepQueue::ready(const Ticket& ticket, const Ticket* before) const {
 }
 
 void StepQueue::loop() {
-  std::unique_lock<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(monitor_->mutex);
   while (true) {
     if (!closed_ && !find(next_run_)) {  // stay awake for a moment without holding the lock
       const int64_t number = next_run_;
@@ -135,7 +139,7 @@ void StepQueue::loop() {
     }
     Ticket* ticket = nullptr;
     Ticket* before = nullptr;
-    changed_.wait(lock, [&] {
+    monitor_->changed.wait(lock, [&] {
       ticket = find(next_run_);
       before = find(next_run_ - 1);
       return closed_ || (ticket && ready(*ticket, before));
@@ -165,7 +169,7 @@ void StepQueue::loop() {
     ticket->output = std::move(output);
     ++next_run_;
     drop_old();
-    changed_.notify_all();
+    monitor_->changed.notify_all();
   }
 }
 

@@ -51,12 +51,16 @@ class StepQueue {
   Ticket* find(int64_t number);
   bool ready(const Ticket& ticket, const Ticket* before) const;
   void drop_old();
-  void check_usable() const;
+  void check_process() const;  // throws std::runtime_error after fork()
 
   Plan& plan_;
   const int fork_generation_;
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  // After fork() the child's copy may be locked, and counts a waiter that does not exist: it is left behind there.
+  struct Monitor {
+    std::mutex mutex;
+    std::condition_variable changed;
+  };
+  std::unique_ptr<Monitor> monitor_ = std::make_unique<Monitor>();
   std::deque<std::unique_ptr<Ticket>> tickets_;  // numbers first_ ...
   int64_t first_ = 0;
   int64_t next_run_ = 0;

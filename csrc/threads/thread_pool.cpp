@@ -22,12 +22,13 @@ ThreadPool::ThreadPool(int num_threads)
 ThreadPool::~ThreadPool() {
   if (fork_generation() != fork_generation_) {  // the threads stayed with the parent: nothing to join
     for (std::thread& thread : threads_) thread.detach();
+    sleep_.release();
     return;
   }
   stop_.store(true);
   {
-    std::lock_guard<std::mutex> lock(sleep_mutex_);
-    wake_.notify_all();
+    std::lock_guard<std::mutex> lock(sleep_->mutex);
+    sleep_->wake.notify_all();
   }
   for (std::thread& thread : threads_) thread.join();
 }
@@ -46,8 +47,8 @@ void ThreadPool::run(Function function, void* context, int64_t items, int64_t mi
   done_.store(0, std::memory_order_relaxed);
   claim_.store((number + 2) << kItemBits, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-    std::lock_guard<std::mutex> wake_lock(sleep_mutex_);
-    wake_.notify_all();
+    std::lock_guard<std::mutex> wake_lock(sleep_->mutex);
+    sleep_->wake.notify_all();
   }
   while (work(0)) {
   }
@@ -93,10 +94,10 @@ void ThreadPool::worker(int thread) {
 }
 
 void ThreadPool::sleep(uint64_t seen) {
-  std::unique_lock<std::mutex> lock(sleep_mutex_);
+  std::unique_lock<std::mutex> lock(sleep_->mutex);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
   // The leader publishes, then looks for sleepers; we count ourselves, then look: one of the two sees the other.
-  wake_.wait(lock, [&] { return claim_.load(std::memory_order_seq_cst) != seen || stop_.load(); });
+  sleep_->wake.wait(lock, [&] { return claim_.load(std::memory_order_seq_cst) != seen || stop_.load(); });
   sleepers_.fetch_sub(1, std::memory_order_seq_cst);
 }
 

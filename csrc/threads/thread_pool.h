@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
@@ -69,8 +70,12 @@ class ThreadPool {
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::mutex leader_;
-  std::mutex sleep_mutex_;
-  std::condition_variable wake_;
+  // After fork() the child's copy counts sleepers that do not exist; destroying it would wait for them for ever.
+  struct Sleep {
+    std::mutex mutex;
+    std::condition_variable wake;
+  };
+  std::unique_ptr<Sleep> sleep_ = std::make_unique<Sleep>();
   std::vector<std::thread> threads_;
 };
 

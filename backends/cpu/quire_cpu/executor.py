@@ -6,6 +6,7 @@ import atexit
 import weakref
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 
 import ml_dtypes
 import numpy as np
@@ -218,7 +219,8 @@ class CpuPending:
                 queue.provide_tokens(self._number, np.maximum(self._result.tokens[:, 0], 0))
         except Exception as error:
             self._error = self._failed(error)
-            queue.fail(self._number)
+            with suppress(RuntimeError):  # a queue that is gone has nobody left to tell
+                queue.fail(self._number)
 
     def _failed(self, error: Exception) -> BackendError:
         if isinstance(error, BackendError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -142,8 +144,10 @@ def test_an_executor_does_not_survive_fork_and_says_so() -> None:
     driver.step([(line, 4)])
     batch = driver.batch([(line, 4)])
     read, write = os.pipe()
+    time.sleep(0.01)  # the threads are asleep when the process is copied
     child = os.fork()
     if child == 0:
+        signal.alarm(30)  # whatever happens, this process does not stay
         try:
             driver.executor.submit(batch).result()
             answer = "worked"
