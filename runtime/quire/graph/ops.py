@@ -101,7 +101,7 @@ def _rotary(args: OpArgs) -> Outputs:
 
 def _cache_write(args: OpArgs) -> Outputs:
     if len(args.shape(1)) != 3 or args.shape(1)[:2] != args.shape(2)[:2]:
-        raise shape_error("cache_write", f"k is {args.shape(1)}, v is {args.shape(2)}, not both [T, kv_heads, head_dim]")
+        raise shape_error("cache_write", f"k {args.shape(1)}, v {args.shape(2)}: not both [T, kv_heads, head_dim]")
     return (((), "cache"),)
 
 
