@@ -40,7 +40,8 @@ from quire_tpu.step_inputs import StepShape
 TOPOLOGIES = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
 """One host of each chip that is compiled for."""
 
-_IN_PLACE = frozenset({"parameter", "get-tuple-element", "bitcast", "scatter", "dynamic-update-slice", "fusion", "while"})
+_IN_PLACE = frozenset({"parameter", "get-tuple-element", "bitcast", "scatter", "dynamic-update-slice", "fusion",
+                       "while"})
 """Instructions that may give an array as large as the cache: names for it, and writes into it."""
 
 _BLOCK, _MAX_LEN = 32, 4096
@@ -142,7 +143,8 @@ def kv_problem(hlo: str, kv_shapes: Sequence[tuple[int, ...]], temp_bytes: int, 
 
 
 def _plan(case: AotCase) -> ExecutorPlan:
-    graph = optimize(build_model_from_config(case.config).graph, quire_capabilities("tpu", {"platform": "tpu"}).fused_ops)
+    fused_ops = quire_capabilities("tpu", {"platform": "tpu"}).fused_ops
+    graph = optimize(build_model_from_config(case.config).graph, fused_ops)
     return ExecutorPlan(
         model=shard(graph, case.tp), weight_dtype="bfloat16", act_dtype="bfloat16", kv_dtype="bfloat16",
         block_size=_BLOCK, max_model_len=_MAX_LEN, max_num_batched_tokens=case.tokens, max_num_seqs=case.seqs,
@@ -195,8 +197,11 @@ def _markdown(reports: Sequence[AotReport]) -> str:
     mib = 2**20
     lines = ["| step | chip | arguments, MiB | of them KV, MiB | temporary, MiB | code, MiB | compiled in, s | cache |",
              "|---|---|---|---|---|---|---|---|"]
-    lines += [f"| {r.case} | {r.chip} | {r.argument_bytes / mib:.0f} | {r.kv_bytes / mib:.0f} | {r.temp_bytes / mib:.1f}"
-              f" | {r.code_bytes / mib:.1f} | {r.compile_s:.0f} | {r.problem or 'in place'} |" for r in reports]
+    lines += [
+        f"| {r.case} | {r.chip} | {r.argument_bytes / mib:.0f} | {r.kv_bytes / mib:.0f} | {r.temp_bytes / mib:.1f}"
+        f" | {r.code_bytes / mib:.1f} | {r.compile_s:.0f} | {r.problem or 'in place'} |"
+        for r in reports
+    ]
     return "\n".join(lines)
 
 

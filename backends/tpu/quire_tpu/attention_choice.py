@@ -1,4 +1,4 @@
-"""Which attention a plan gets: the Pallas kernel on TPUs, plain XLA elsewhere and for heads the kernel does not take."""
+"""Which attention a plan gets: the Pallas kernel on TPUs; plain XLA elsewhere and for heads that do not suit it."""
 
 from __future__ import annotations
 

@@ -17,11 +17,13 @@ def devices(platform: str) -> Sequence[jax.Device]:
 
     JAX starts every platform it knows at its first use unless it is told one, so it is told, if nobody has yet.
     """
-    if not jax.config.jax_platforms:
+    known = jax.config.jax_platforms
+    if not known:
         jax.config.update("jax_platforms", platform)
     try:
         return jax.devices(platform)
     except RuntimeError as error:
+        jax.config.update("jax_platforms", known)
         raise BackendError(f"JAX has no platform {platform}", because=" ".join(str(error).split())[:300],
                            try_="--tpu-platform cpu") from error
 
