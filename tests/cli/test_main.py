@@ -52,6 +52,8 @@ def test_wrong_usage(quire: Callable, words: list[str], said: str) -> None:
             ["generate", "a", "--device", "abacus"],
             ["device 'abacus' is not installed", "because: installed devices are", "fake"],
         ),
+        (["generate", "a", "--model", ""], ["model=''", "text that is not empty"]),
+        (["generate", "a", "--revision", "v1"], ["revision 'v1' of the demo model"]),
         (["generate", "a", "--device", "fake", "--dtype", "int3"], ["dtype='int3'", "float32"]),
         (["generate", "a", "--device", "fake", "--fake-speed", "9"], ["device option 'speed'", "latency_ms"]),
         (["generate", "a", "--device", "fake", "--fake-speed"], ["--fake-speed has no value"]),

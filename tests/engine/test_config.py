@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,12 +37,33 @@ def resolved(config: EngineConfig, **capabilities: Any) -> Any:
         ("max_logprobs", -1),
         ("tensor_parallel_size", 0),
         ("long_prefill_token_threshold", -1),
+        ("memory_utilization", "0.9"),
+        ("memory_utilization", True),
+        ("seed", "3"),
+        ("seed", True),
+        ("model", None),
+        ("model", ""),
+        ("tokenizer", ""),
+        ("chat_template", 5),
+        ("revision", 5),
+        ("device", None),
+        ("dtype", None),
+        ("device_options", None),
+        ("enable_prefix_caching", "no"),
+        ("skip_tokenizer_init", "false"),
+        ("strict_device", 1),
+        ("async_scheduling", 0),
     ],
 )
 def test_wrong_values_are_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field) as caught:
         EngineConfig(**{field: value})
     assert caught.value.because
+
+
+def test_paths_are_texts(tmp_path: Path) -> None:
+    config = EngineConfig(model=tmp_path, tokenizer=tmp_path)  # type: ignore[arg-type]
+    assert (config.model, config.tokenizer) == (str(tmp_path), str(tmp_path))
 
 
 def test_unknown_options_are_refused_with_the_nearest_name() -> None:

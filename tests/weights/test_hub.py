@@ -225,6 +225,8 @@ def test_demo_is_the_built_in_model() -> None:
     from quire.demo import demo_model_path
 
     assert resolve_model("demo") == demo_model_path()
+    with pytest.raises(ModelError, match="revision 'v1' of the demo model"):
+        resolve_model("demo", revision="v1")
 
 
 @pytest.mark.parametrize("model", ["", "./missing", "/missing/folder", "a/b/c", "-x", "a b"])

@@ -90,14 +90,15 @@ def config_from_args(args: argparse.Namespace) -> EngineConfig:
     from quire.engine.config import EngineConfig
 
     word = getattr(args, "model_word", None)
-    if word and args.model and word != args.model:
+    if word is not None and args.model is not None and word != args.model:
         raise ConfigError(
             f"two models: {word!r} and --model {args.model!r}", because="only one can run", try_="one of them"
         )
+    model = next((name for name in (word, args.model) if name is not None), "demo")
     values = {field.name: getattr(args, field.name) for field in fields(EngineConfig) if hasattr(args, field.name)}
     device, options = _device_and_options(args)
     return EngineConfig(
-        **{**values, "model": word or args.model or "demo", "device": device, "device_options": options}
+        **{**values, "model": model, "device": device, "device_options": options}
     )
 
 

@@ -7,6 +7,7 @@ and the device's capabilities into a `ResolvedConfig` once; nothing writes confi
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -68,11 +69,21 @@ class EngineConfig:
     tensor_parallel_size: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("model", "device", "dtype", "kv_cache_dtype", "load_format", "scheduling_policy"):
+            object.__setattr__(self, name, _text(name, getattr(self, name)))
+        for name in ("revision", "tokenizer", "chat_template"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _text(name, getattr(self, name)))
+        for name in ("skip_tokenizer_init", "strict_device", "enable_prefix_caching", "async_scheduling"):
+            _require_bool(name, getattr(self, name))
         object.__setattr__(self, "dtype", _SHORT_DTYPES.get(self.dtype, self.dtype))
         object.__setattr__(self, "kv_cache_dtype", _SHORT_DTYPES.get(self.kv_cache_dtype, self.kv_cache_dtype))
         _require_one_of("dtype", self.dtype, DTYPES)
         _require_one_of("load_format", self.load_format, ("auto", "safetensors", "dummy"))
         _require_one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "priority"))
+        if not isinstance(self.device_options, Mapping):
+            raise ConfigError(f"device_options={self.device_options!r}", because="they have names",
+                              try_="a mapping such as {'threads': '4'}")
         object.__setattr__(
             self, "device_options", {key: _option_text(value) for key, value in self.device_options.items()}
         )
@@ -81,11 +92,12 @@ class EngineConfig:
         for name in ("max_logprobs", "long_prefill_token_threshold"):
             _require_count(name, getattr(self, name), 0)
         _require_count("tensor_parallel_size", self.tensor_parallel_size, 1)
-        if self.memory_utilization is not None and not 0.0 < self.memory_utilization <= 1.0:
-            raise ConfigError(f"memory_utilization={self.memory_utilization}", because="it is a share of device memory",
+        share = self.memory_utilization
+        if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
+            raise ConfigError(f"memory_utilization={share!r}", because="it is a share of device memory",
                               try_="a value in (0, 1], for example 0.9")
-        if not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed={self.seed}", because="seeds are unsigned 64-bit", try_="a value in [0, 2**64)")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed={self.seed!r}", because="seeds are unsigned 64-bit", try_="a value in [0, 2**64)")
 
     @classmethod
     def from_options(cls, **options: Any) -> EngineConfig:
@@ -164,6 +176,19 @@ def _require_count(name: str, value: Any, least: int, *, optional: bool = False)
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name}={value!r}", because="it is a count", try_=f"a whole number of at least {least}")
+
+
+def _text(name: str, value: Any) -> str:
+    """The words of a field, of a path too; an empty one is a forgotten one, such as a shell variable that is not set."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or not text:
+        raise ConfigError(f"{name}={value!r}", because="it is a text that is not empty", try_=f"{name} left out, or a text")
+    return text
+
+
+def _require_bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r}", because="it is on or off", try_="True or False")
 
 
 def _option_text(value: object) -> str:

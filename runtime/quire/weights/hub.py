@@ -34,6 +34,9 @@ def resolve_model(model: str, revision: str | None = None, cache_dir: str | Path
                              try_="no --revision, or the model's id on the hub")  # fmt: skip
         return path
     if model == "demo":
+        if revision is not None:
+            raise ModelError(f"revision {revision!r} of the demo model", because="it comes with Quire, in one revision",
+                             try_="no --revision, or a model's id on the hub")  # fmt: skip
         from quire.demo import demo_model_path
 
         return demo_model_path()
