@@ -98,7 +98,7 @@ def unpack(vector: jax.Array, shape: StepShape) -> Mapping[str, jax.Array]:
 def _sampling_arrays(batch: SamplingBatch | None, num_rows: int) -> dict[str, np.ndarray]:
     """Every field [R]; padding rows are greedy ones of logits row 0."""
     def padded(values: Any, default: float, dtype: type) -> np.ndarray:
-        out = np.full(num_rows, default, dtype)
+        out: np.ndarray = np.full(num_rows, default, dtype)
         if values is not None:
             out[: len(values)] = values
         return out

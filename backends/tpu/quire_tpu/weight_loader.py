@@ -32,7 +32,7 @@ class JaxWeightLoader:
     def __init__(self, program: StepProgram, source: WeightSource, progress: LoadProgress) -> None:
         self._program, self._plan, self._progress = program, program.plan, progress
         self._sources = _sources_of_ranks(source, program.world_size)
-        self._total_bytes = sum(each.total_bytes for each in self._sources)
+        self._total_bytes = source.total_bytes * program.world_size
         self._held: dict[tuple[Source, str], jax.Array] = {}
         self._read_bytes = 0
         self.device_bytes = 0

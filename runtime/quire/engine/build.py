@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from quire.device.contract import Executor, ExecutorPlan, KVPlan, MemoryReport
+from quire.device.contract import Executor, ExecutorPlan, KVPlan, MemoryReport, ParallelRank
 from quire.device.registry import LoadedBackend, resolve_device
 from quire.engine.config import EngineConfig, ResolvedConfig, resolve
 from quire.engine.core import EngineCore
@@ -18,9 +18,11 @@ from quire.engine.input_processor import ModelLimits
 from quire.graph.ir import ModelGraph
 from quire.graph.kv_budget import fit_kv_blocks, kv_pools, most_kv_blocks
 from quire.graph.passes import optimize
+from quire.graph.shard import shard
 from quire.models import ModelSpec, build_model
-from quire.weights import open_weights
+from quire.weights import CheckpointWeights, DummyWeights, open_weights
 from quire.weights.hub import resolve_model
+from quire.weights.ranks import AllRanks
 
 logger = logging.getLogger("quire")
 
@@ -53,7 +55,7 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     resolved = resolve(
         config, backend.capabilities, model_max_len=spec.max_model_len, model_dtype=spec.checkpoint_dtype
     )
-    model = optimize(spec.graph, backend.capabilities.fused_ops)
+    model = shard(optimize(spec.graph, backend.capabilities.fused_ops), config.tensor_parallel_size)
     executor = backend.create_executor(_executor_plan(config, resolved, model))
     try:
         memory = _load_weights(config, resolved, spec, folder, model, executor)
@@ -81,13 +83,19 @@ def _executor_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelG
         block_size=resolved.block_size, max_model_len=resolved.max_model_len,
         max_num_batched_tokens=resolved.max_num_batched_tokens, max_num_seqs=resolved.max_num_seqs,
         max_logits_rows=min(MAX_LOGITS_ROWS, resolved.max_num_batched_tokens), strict=config.strict_device,
-        options=config.device_options)
+        parallel=ParallelRank(world_size=config.tensor_parallel_size), options=config.device_options)
 
 
 def _load_weights(config: EngineConfig, resolved: ResolvedConfig, spec: ModelSpec, folder: Path, model: ModelGraph,
                   executor: Executor) -> MemoryReport:
-    source = open_weights(folder, model, load_format=config.load_format, seed=config.seed, dtype=resolved.weight_dtype,
-                          ignorable_tensors=spec.ignorable_tensors)
+    world_size = config.tensor_parallel_size
+
+    def open_rank(rank: int) -> CheckpointWeights | DummyWeights:
+        return open_weights(folder, model, load_format=config.load_format, seed=config.seed,
+                            dtype=resolved.weight_dtype, rank=rank, world_size=world_size,
+                            ignorable_tensors=spec.ignorable_tensors)
+
+    source = open_rank(0) if world_size == 1 else AllRanks(open_rank)
     with _progress_bar(source.total_bytes) as progress:
         return executor.load(source, progress)
 

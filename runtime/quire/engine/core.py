@@ -61,7 +61,7 @@ class EngineCore:
             raise ConfigError(f"max_num_batched_tokens={max_num_batched_tokens} is below max_num_seqs={max_num_seqs}",
                               because="every running sequence needs one token a step",
                               try_=f"--max-num-batched-tokens {max_num_seqs}, or fewer sequences")  # fmt: skip
-        vocab_size = model.axes["vocab"].size
+        vocab_size = model.axes["vocab"].full_size
         depth = executor.capabilities.async_depth if async_depth is None else async_depth
         self.async_depth = min(depth, executor.capabilities.async_depth, 2)
         self._executor = executor
