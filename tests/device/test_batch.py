@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,14 @@ def test_pad_leads_every_padding_token_into_the_trash_block() -> None:
     assert (slots[2:] // 4 == 30).all(), "blocks that are not resident are redirected too"
     np.testing.assert_array_equal(padded.logits_indices, [1, 4, 0])
     np.testing.assert_array_equal(padded.token_ids[5:], 0)
+
+
+def test_pools_of_different_sizes_have_trash_blocks_of_their_own() -> None:
+    tables = _batch().groups["full"]
+    batch = replace(_batch(), groups={"full": tables, "sliding": tables})
+    padded = pad(batch, num_tokens=6, num_seqs=3, num_logits=2, max_blocks=2, trash={"full": 30, "sliding": 12})
+    for group, trash in (("full", 30), ("sliding", 12)):
+        np.testing.assert_array_equal(padded.groups[group].block_tables, [[8, 2], [trash, 6], [trash, trash]])
 
 
 @pytest.mark.parametrize("change", [{"num_tokens": 4}, {"num_seqs": 1}, {"num_logits": 1}, {"num_seqs": 2}])
