@@ -40,11 +40,12 @@ class LoadedModel:
 
 def load_model(
     folder: Path, device: str, *, dtype: str = "float32", block_size: int = 4, num_blocks: int = 64,
-    max_model_len: int = 128, fused_ops: frozenset[str] | None = None,
+    max_model_len: int = 128, max_num_batched_tokens: int | None = None, fused_ops: frozenset[str] | None = None,
 ) -> LoadedModel:
     """The checkpoint on a device of the registry, through the passes the device declares (or `fused_ops`).
 
-    A device without blocks of `block_size` gets the smallest it has.
+    A device without blocks of `block_size` gets the smallest it has. A step holds `max_model_len` tokens where
+    `max_num_batched_tokens` does not say otherwise.
     """
     spec = build_model(folder)
     backend = resolve_device(device)
@@ -53,8 +54,8 @@ def load_model(
     model = optimize(spec.graph, backend.capabilities.fused_ops if fused_ops is None else fused_ops)
     plan = ExecutorPlan(
         model=model, weight_dtype=dtype, act_dtype=dtype, kv_dtype=dtype, block_size=block_size,
-        max_model_len=max_model_len, max_num_batched_tokens=max_model_len, max_num_seqs=8, max_logits_rows=64,
-        return_logits=True,
+        max_model_len=max_model_len, max_num_batched_tokens=max_num_batched_tokens or max_model_len, max_num_seqs=8,
+        max_logits_rows=64, return_logits=True,
     )
     executor = backend.create_executor(plan)
     weights = open_weights(folder, model, ignorable_tensors=spec.ignorable_tensors)

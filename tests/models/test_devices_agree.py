@@ -1,0 +1,122 @@
+"""Every family on every device through the engine core: what else the core did must not show in the tokens.
+
+Alone in a roomy cache, in chunks among others, after a hit in the prefix cache, after a preemption: the same tokens,
+greedy or drawn with a seed, and on every device those of the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quire.device.contract import KVPlan
+from quire.engine.core import EngineCore
+from quire.engine.messages import EngineRequest
+from quire.observability.stats import EngineStats
+from quire.sampling_params import SamplingParams
+from tests.models.checkpoints import VOCAB
+from tests.models.harness import LoadedModel, load_model
+from tests.models.test_equality import DEVICES, jax_on_the_cpu
+
+__all__ = ["jax_on_the_cpu"]  # a fixture that acts by being here
+
+FAMILIES = ("llama", "mistral", "qwen2_sliding", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "olmo2",
+            "mixtral", "qwen3_moe")
+"""One case of each; how a family's other configurations compute is test_equality's matter."""
+
+BLOCK_SIZE, MAX_MODEL_LEN, NUM_TOKENS = 16, 48, 6
+WHOLE, CHUNK = 32, 13
+ROOMY, FEW = {"full": 24, "sliding": 24}, {"full": 7, "sliding": 6}
+"""Blocks for each KV group: for all requests and what they leave behind; for one request but not for all."""
+
+REQUESTS: dict[str, tuple[int, SamplingParams]] = {
+    "greedy": (31, SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS)),
+    "warm": (30, SamplingParams(temperature=1.0, seed=11, max_tokens=NUM_TOKENS)),
+    "forked": (29, SamplingParams(n=2, temperature=0.8, top_k=40, top_p=0.95, min_p=0.001, seed=2**63,
+                                  max_tokens=NUM_TOKENS)),
+}
+"""Name -> (length of its prompt, how it is drawn). Each outgrows the blocks of its prompt while it generates."""
+
+SEQUENCES = (("greedy", 0), ("warm", 0), ("forked", 0), ("forked", 1))
+
+Tokens = dict[tuple[str, int], list[int]]
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, Tokens]:
+    """Case -> tokens of the reference device, each request alone; filled as cases come."""
+    return {}
+
+
+def load(folder: Path, device: str) -> LoadedModel:
+    loaded = load_model(folder, device, block_size=BLOCK_SIZE, num_blocks=2 * max(ROOMY.values()),
+                        max_model_len=MAX_MODEL_LEN, max_num_batched_tokens=WHOLE)
+    assert loaded.block_size == BLOCK_SIZE
+    return loaded
+
+
+def core_of(loaded: LoadedModel, blocks: Mapping[str, int], *, chunk: int, prefix_caching: bool = False) -> EngineCore:
+    """A core with a part of the executor's cache; what earlier cores wrote there is still in it."""
+    num_blocks = {group.pool: 0 for group in loaded.model.kv_groups.values()}
+    for group in loaded.model.kv_groups.values():
+        num_blocks[group.pool] += blocks[group.kind]
+    return EngineCore(loaded.executor, loaded.model, KVPlan(num_blocks=num_blocks), block_size=BLOCK_SIZE,
+                      max_model_len=MAX_MODEL_LEN, max_num_batched_tokens=chunk, max_num_seqs=8,
+                      enable_prefix_caching=prefix_caching)
+
+
+def run(core: EngineCore, case: str, names: Sequence[str] = tuple(REQUESTS)) -> tuple[Tokens, EngineStats]:
+    """Tokens by (request, sequence), and the core's figures at the end."""
+    for name in names:
+        length, params = REQUESTS[name]
+        rng = np.random.default_rng(sum(map(ord, case + name)))
+        prompt = tuple(int(token) for token in rng.integers(3, VOCAB, length))
+        core.add_request(EngineRequest(request_id=name, params=params, prompt_token_ids=prompt))
+    tokens: Tokens = {}
+    while core.has_unfinished():
+        for output in core.step():
+            assert output.error is None
+            tokens.setdefault((output.request_id, output.index), []).extend(output.new_token_ids)
+    return tokens, core.stats()
+
+
+def run_each_alone(loaded: LoadedModel, case: str) -> Tokens:
+    """Each request by itself: its prompt in one step, its sequences with nobody else in theirs."""
+    tokens: Tokens = {}
+    for name in REQUESTS:
+        tokens |= run(core_of(loaded, ROOMY, chunk=WHOLE), case, [name])[0]
+    return tokens
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", FAMILIES)
+def test_nothing_else_shows_in_the_tokens(
+    case: str, device: str, checkpoint: Callable[[str], Path], references: dict[str, Tokens]
+) -> None:
+    if case not in references:
+        reference = load(checkpoint(case), "reference")
+        references[case] = run_each_alone(reference, case)
+        reference.executor.close()
+    expected = references[case]
+    assert {key: len(tokens) for key, tokens in expected.items()} == dict.fromkeys(SEQUENCES, NUM_TOKENS)
+    assert expected["forked", 0] != expected["forked", 1]
+    loaded = load(checkpoint(case), device)
+    try:
+        assert run_each_alone(loaded, case) == expected, "not the reference's tokens"
+
+        core = core_of(loaded, ROOMY, chunk=CHUNK, prefix_caching=True)
+        tokens, cold = run(core, case)
+        assert tokens == expected, "chunks or other sequences show"
+        assert (cold.preemptions, cold.prefix_hit_tokens) == (0, 0)
+        tokens, warm = run(core, case)
+        assert tokens == expected, "a prefix hit shows"
+        assert warm.prefix_hit_tokens == BLOCK_SIZE * len(REQUESTS)
+
+        tokens, tight = run(core_of(loaded, FEW, chunk=CHUNK), case)
+        assert tokens == expected, "a preemption shows"
+        assert tight.preemptions > 0
+    finally:
+        loaded.executor.close()
