@@ -180,6 +180,18 @@ def test_auto_takes_the_first_usable_by_priority_and_says_what_it_passed_over(in
     assert [row.name for row in list_devices()] == ["future", "fast", "good", "broken", "slow"]
 
 
+def test_auto_never_takes_a_device_of_negative_priority(install: Install) -> None:
+    install("fake", priority=-1)
+    install("fast", available=False, reason="no driver", priority=50)
+    with pytest.raises(BackendError, match="no device is usable") as caught:
+        resolve_device("auto")
+    assert caught.value.because == "fast: no driver; fake: chosen by name only"
+    assert "--device fake" in caught.value.try_
+    assert resolve_device("fake").name == "fake"
+    install("plain", priority=0)
+    assert resolve_device("auto").name == "plain"
+
+
 def test_auto_lists_every_refusal(install: Install) -> None:
     install("fast", available=False, reason="no driver", priority=50)
     install("broken", "raise RuntimeError('half installed')\n")

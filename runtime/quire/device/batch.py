@@ -39,7 +39,9 @@ class StepBatch:
         num_computed: int32 [S], tokens in the cache before this step.
         prev_row: int32 [S], this sequence's row in the previous step's sampled rows, -1 = none.
         groups: KV group name -> GroupBatch.
-        copies: KV group name -> int32 [n, 2] (source, destination) block ids, copied before anything else.
+        copies: KV group name -> int32 [n, 2] (source, destination) block ids, copied before anything else. Within
+            one step no block is both a source and a destination, and none is a destination twice, so that the
+            order of the copies does not matter.
         logits_indices: int32 [L], token rows whose logits are needed.
         sampling: what to sample, or None when no row needs a token.
         positions: int32 [T] for position encodings only; None = the KV index.

@@ -71,7 +71,7 @@ class DeviceReport:
         name: the hardware's name for people. num_devices: how many.
         total_memory_bytes, free_memory_bytes: of one device; 0 = unknown.
         driver: driver or runtime version, "" = none.
-        priority: higher is tried first by `--device auto`.
+        priority: higher is tried first by `--device auto`; below 0, never: the device is chosen by name only.
     """
 
     available: bool

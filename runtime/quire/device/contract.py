@@ -132,7 +132,7 @@ class Executor(Protocol):
         """Pages in the host format: array name -> [n, layers, block_size, *shape_per_token]."""
 
     def write_blocks(self, group: str, block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
-        """The inverse of `read_blocks`."""
+        """The inverse of `read_blocks`, ordered behind every submitted step: none of them sees the new pages."""
 
     def close(self) -> None:
         """Frees everything; safe to call twice."""

@@ -65,6 +65,8 @@ def device_names() -> tuple[str, ...]:
 def resolve_device(name: str, options: Mapping[str, str] | None = None) -> LoadedBackend:
     """The backend called `name`, or with "auto" the first usable one in the order of `DeviceReport.priority`.
 
+    "auto" never chooses a device whose priority is negative; such a one wants to be asked for by name.
+
     Raises: ConfigError for a name that no installed package has, or an option the backend does not know;
         ContractError for a backend made for another contract; BackendError when the device is not usable,
         with "auto" listing why each is not.
@@ -126,20 +128,25 @@ class _Candidate:
 
 def _first_usable(options: Mapping[str, str]) -> LoadedBackend:
     refusals: list[tuple[str, str]] = []
+    by_name_only: list[str] = []
     candidates = [_Candidate.look(entry, options) for entry in _entries()]
     chosen: LoadedBackend | None = None
     for candidate in sorted(candidates, key=_Candidate.order):
         if candidate.plugin is None or not candidate.report.available:
             refusals.append((candidate.entry.name, candidate.report.reason))
+        elif candidate.report.priority < 0:
+            by_name_only.append(candidate.entry.name)
         elif chosen is None:
             try:
                 chosen = _loaded(candidate.entry, candidate.plugin, candidate.report, options)
             except BackendError as error:
                 refusals.append((candidate.entry.name, _one_line(error)))
     if chosen is None:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in refusals)
-        raise BackendError("no device is usable", because=listed or "no backend is installed",
-                           try_="`quire devices`, or a package that brings a backend")
+        reasons = [*refusals, *((name, "chosen by name only") for name in by_name_only)]
+        raise BackendError(
+            "no device is usable", because="; ".join(map(": ".join, reasons)) or "no backend is installed",
+            try_="`quire devices`, or "
+                 + (f"--device {by_name_only[0]}" if by_name_only else "a package that brings a backend"))
     return LoadedBackend(chosen.name, chosen.package, chosen.version, chosen.report, chosen.capabilities,
                          chosen.options, chosen.plugin, tuple(refusals))
 

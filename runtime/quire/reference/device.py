@@ -103,7 +103,7 @@ class ReferenceLibrary:
 
 @hookimpl
 def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
-    """Always there; last in the order of `auto`."""
+    """Always there; too slow for `auto` to choose it."""
     total, free = _host_memory()
     return DeviceReport(available=True, name="numpy on the host", num_devices=1, total_memory_bytes=total,
                         free_memory_bytes=free, driver=f"numpy {np.__version__}", priority=-100)

@@ -4,7 +4,7 @@ It keeps its own memory (`fake_pages`), takes steps into a queue and runs them l
 hold by then, and faults on everything that the contract forbids. A draw with a temperature or any other sampling
 feature goes through the real sampler, from logits that depend on the whole context.
 
-As a plugin it is the device `fake`; `--device auto` tries it last.
+As a plugin it is the device `fake`, which `--device auto` never chooses.
 """
 
 from __future__ import annotations
