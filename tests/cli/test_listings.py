@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
 from quire.models import ARCHITECTURES
 
 
@@ -36,3 +38,16 @@ def test_inspect_the_demo_model(quire: Callable) -> None:
     assert quire("inspect", "demo", "--device", "reference", "--memory-gib", "1").out.startswith(
         "Qwen3ForCausalLM (demo) for reference"
     )
+
+
+@pytest.mark.parametrize(("flag", "value"), [
+    ("--context", "0"), ("--memory-gib", "0"), ("--memory-gib", "nan"), ("--num-kv-blocks", "7")])
+def test_inspect_refuses_what_it_cannot_use(quire: Callable, flag: str, value: str) -> None:
+    ended = quire("inspect", "demo", "--device", "reference", flag, value)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"{flag} {value}" in ended.err
+
+
+def test_inspect_shows_one_rank(quire: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_JAX_PLATFORM", "cpu")
+    assert "heads=2 of 4" in quire("inspect", "demo", "--device", "tpu", "-tp", "2").out

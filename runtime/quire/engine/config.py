@@ -179,10 +179,11 @@ def _require_count(name: str, value: Any, least: int, *, optional: bool = False)
 
 
 def _text(name: str, value: Any) -> str:
-    """The words of a field, of a path too; an empty one is a forgotten one, such as a shell variable that is not set."""
+    """A field's text; paths are taken. An empty one is a mistake, such as a shell variable that is not set."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str) or not text:
-        raise ConfigError(f"{name}={value!r}", because="it is a text that is not empty", try_=f"{name} left out, or a text")
+        raise ConfigError(f"{name}={value!r}", because="it is a text that is not empty",
+                          try_=f"{name} left out, or a text")
     return text
 
 
