@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -63,6 +63,9 @@ class LLM:
             priority: one per prompt, lower first, under the priority policy.
         Raises: RequestError for a bad prompt or parameter (then nothing was generated).
         """
+        if not isinstance(prompts, Iterable):
+            raise RequestError(f"prompts is {prompts!r}", because="prompts are texts or token ids",
+                               try_='a text, {"prompt_token_ids": [...]} or a list of those', param="prompts")
         items = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
         if items and isinstance(items[0], int):
             raise RequestError("prompts is a list of ints", because="it could be one prompt or many",
@@ -75,6 +78,9 @@ class LLM:
              continue_final_message: bool = False,
              chat_template_kwargs: Mapping[str, Any] | None = None) -> list[RequestOutput]:
         """Answers one conversation or several, each a list of {"role", "content"}."""
+        if isinstance(messages, (str, Mapping)):
+            raise RequestError("messages is no list of messages", because="a conversation is a list",
+                               try_='[{"role": "user", "content": "..."}]', param="messages")
         conversations: list[Any] = [messages] if messages and isinstance(messages[0], dict) else list(messages)
         prompts = [
             self._engine.render_chat(conversation, tools=tools, add_generation_prompt=add_generation_prompt,
@@ -132,9 +138,15 @@ class LLM:
             return [self.get_default_sampling_params()] * count
         if isinstance(params, SamplingParams):
             return [params] * count
-        if len(params) != count:
-            raise RequestError(f"{len(params)} {name} for {count} prompts", because="each prompt takes one", param=name)
-        return list(params)
+        several = list(params) if isinstance(params, Sequence) else [params]
+        for one in several:
+            if not isinstance(one, SamplingParams):
+                raise RequestError(f"{name} is {one!r}", because=f"it is a {type(one).__name__}, not a SamplingParams",
+                                   try_="SamplingParams(...)", param=name)
+        if len(several) != count:
+            raise RequestError(f"{len(several)} {name} for {count} prompts", because="each prompt takes one",
+                               param=name)
+        return several
 
     def _drain(self, count: int, show_bar: bool) -> dict[str, RequestOutput]:
         """Steps until everything is finished."""

@@ -86,6 +86,8 @@ def test_chat_one_conversation_or_several(llm: LLM) -> None:
         llm.chat(begun, GREEDY, add_generation_prompt=False, continue_final_message=True)[0].outputs[0].text == "bcdef"
     )
     assert llm.chat(one, GREEDY, chat_template_kwargs={"shout": True})[0].prompt == "[user]x!>"
+    with pytest.raises(RequestError, match="messages is no list"):
+        llm.chat("x", GREEDY)
 
 
 def test_seeds(options: dict[str, Any]) -> None:
@@ -116,6 +118,8 @@ def test_priority(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("prompts", "params", "said"), [
     ([97, 98], GREEDY, "prompts is a list of ints"), (["a", ""], GREEDY, "the prompt is empty"),
     (["a", "b"], [GREEDY], "1 sampling_params for 2 prompts"), (["a"], SamplingParams(n=10**4), "n=10000"),
+    (5, GREEDY, "prompts is 5"), ("a", {"max_tokens": 2}, "sampling_params is {'max_tokens': 2}"),
+    (["a"], ["greedy"], "sampling_params is 'greedy'"),
 ])  # fmt: skip
 def test_what_is_wrong_generates_nothing(llm: LLM, prompts: Any, params: Any, said: str) -> None:
     before = llm.engine.stats().generated_tokens

@@ -124,6 +124,8 @@ def test_the_whole_vocabulary_of_logprobs(tokenizer: Tokenizer) -> None:
 def test_priority_under_its_policy(tokenizer: Tokenizer) -> None:
     inputs = InputProcessor(replace(LIMITS, scheduling_policy="priority"), tokenizer)
     assert prepare(inputs, priority=-3).message.priority == -3
+    with pytest.raises(RequestError, match="priority='x'"):
+        prepare(inputs, priority="x")
 
 
 def test_bad_words_alone_and_after_a_space(inputs: InputProcessor) -> None:

@@ -79,6 +79,9 @@ class InputProcessor:
             ("cache_salt", (salt or "",)),
         ):
             _check_unicode(name, texts)
+        if not isinstance(priority, int):
+            raise RequestError(f"priority={priority!r}", because="priorities are whole numbers, lower first",
+                               param="priority")
         if priority and self._limits.scheduling_policy != "priority":
             raise RequestError(f"priority={priority}", param="priority",
                                because=f"the engine's scheduling policy is {self._limits.scheduling_policy}",
