@@ -75,6 +75,7 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"messages": CHAT, "functions": []}, "functions"),
     ({"messages": CHAT, "parallel_tool_calls": True}, "parallel_tool_calls"),
     ({"messages": CHAT, "response_format": {"type": "json_object"}}, "response_format"),
+    ({"messages": CHAT, "response_format": {"type": "text", "schema": {}}}, "response_format"),
     ({"messages": CHAT, "top_logprobs": 2}, "top_logprobs"),
     ({"messages": CHAT, "logprobs": True, "top_logprobs": 21}, "logprobs"),
     ({"messages": CHAT, "logprobs": 1}, "logprobs"),

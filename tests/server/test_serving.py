@@ -63,6 +63,7 @@ def test_client_that_leaves_a_stream(server: Server) -> None:
         assert next(lines).startswith("data: ")
         assert server.metrics()["quire_num_requests_running"] == 3
         assert server.metrics()["quire_kv_blocks_used"] > 0
+        assert 0 <= server.metrics()["quire_kv_cache_waste"] < 1
     server.wait_idle()
     assert _generated(server) - before < 3 * 900  # it was aborted, not finished
 
@@ -151,6 +152,7 @@ def test_metrics_are_prometheus_text_with_the_models_name(server: Server) -> Non
         "quire_num_requests_waiting",
         "quire_kv_blocks_free",
         "quire_kv_blocks_used",
+        "quire_kv_cache_waste",
     ):
         assert f'{name}{{model_name="bytes"}}' in response.text
         assert f"# HELP {name} " in response.text

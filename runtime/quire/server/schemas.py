@@ -163,7 +163,7 @@ class ChatCompletionRequest(SamplingFields):
 
     def sampling_params(self, defaults: dict[str, Any]) -> SamplingParams:
         """Raises RequestError naming a field that cannot be honoured."""
-        if self.response_format is not None and self.response_format.type != "text":
+        if self.response_format is not None and self.response_format != ResponseFormat():
             raise unsupported("response_format", "only {'type': 'text'} is supported")
         self._check_tools()
         if self.top_logprobs is not None and not self.logprobs:
