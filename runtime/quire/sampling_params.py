@@ -118,10 +118,6 @@ class SamplingParams:
                                try_="stop_token_ids, or detokenize=True", param="stop")  # fmt: skip
 
     @property
-    def is_greedy(self) -> bool:
-        return self.temperature == 0.0
-
-    @property
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` as a tuple; empty where none is given."""
         return tuple(self.stop or ())

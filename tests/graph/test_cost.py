@@ -110,10 +110,8 @@ def test_prefill_and_passes_and_ranks(tiny) -> None:
     assert model_cost(shard(model, 2), step, F32).weight_bytes < 0.6 * model_cost(model, step, F32).weight_bytes
 
 
-def test_sums_and_roofline(tiny) -> None:
+def test_parts_add_up(tiny) -> None:
     model = tiny("qwen3")
     step = Step(4, 1, 1, 4)
     total = sum((part_cost(model, part, step, F32) for part in model.parts()), Cost())
     assert total == model_cost(model, step, F32)
-    assert Cost(flops=100, weight_bytes=10).roofline_seconds(10.0, 100.0) == 10.0
-    assert Cost(flops=1, kv_bytes=1000).roofline_seconds(10.0, 100.0) == 10.0

@@ -76,7 +76,7 @@ def test_values_are_normalised() -> None:
                             logit_bias={"12": 1}, max_tokens=None, n=np.int64(2))  # type: ignore[dict-item]  # fmt: skip
     assert params.stop_strings == ("end",)
     assert params.stop_token_ids == (5, 7)
-    assert (params.top_k, params.seed, params.temperature, params.is_greedy) == (0, None, 0.0, True)
+    assert (params.top_k, params.seed, params.temperature) == (0, None, 0.0)
     assert params.logit_bias == {12: 1.0}
     assert type(params.n) is int
     assert SamplingParams(stop=["a", "b", "a"]).stop_strings == ("a", "b")

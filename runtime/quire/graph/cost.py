@@ -72,10 +72,6 @@ class Cost:
     def total_bytes(self) -> int:
         return self.weight_bytes + self.activation_bytes + self.kv_bytes
 
-    def roofline_seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
-        """The least time on a machine with these measured limits. Source: Roofline, doi:10.1145/1498765.1498785."""
-        return max(self.flops / flops_per_second, self.total_bytes / bytes_per_second)
-
 
 def weight_num_bytes(weight: Weight, axis_sizes: Mapping[str, int], dtype: str,
                      scheme_bits: Mapping[str, float] | None = None) -> int:
