@@ -29,6 +29,9 @@ logger = logging.getLogger("quire")
 MAX_LOGITS_ROWS = 256
 """Rows of one slice of the head: [256, 152k] float32 are 155 MB."""
 
+PROGRESS_FROM_BYTES = 2**28
+"""Smaller checkpoints are loaded before a progress bar could be read."""
+
 
 @dataclass(slots=True)
 class LoadedEngine:
@@ -119,7 +122,7 @@ def _kv_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph, 
 @contextmanager
 def _progress_bar(total_bytes: int) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error, on a terminal and for checkpoints that take a while."""
-    if not sys.stderr.isatty() or total_bytes < 2**28:
+    if not sys.stderr.isatty() or total_bytes < PROGRESS_FROM_BYTES:
         yield lambda done, total: None
         return
     from tqdm import tqdm
