@@ -14,13 +14,13 @@ import numpy as np
 from quire.device.batch import StepBatch, StepResult
 from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan, KVPlan, LoadProgress, MemoryReport, WeightSource
+from quire.device.host_memory import host_memory
 from quire.device.plan_check import check_plan
 from quire.errors import BackendError, InternalError, QuireError
 from quire.graph.shapes import concrete
 from quire.sampling.batch import I32
 from quire_cpu import _native
 from quire_cpu.flatten import FlatPlan
-from quire_cpu.machine import memory
 from quire_cpu.options import CpuOptions
 from quire_cpu.row_split import RowSplit
 
@@ -65,7 +65,7 @@ class CpuExecutor:
         return MemoryReport(
             bytes_by_purpose={"weights": native.weight_bytes, "activations": native.activation_bytes,
                               "tables": native.constant_bytes},
-            available_bytes=memory()[1],
+            available_bytes=host_memory()[1],
             placement=tuple((op, "cpu") for op in sorted(ops)),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
+from quire.device.host_memory import host_memory
 from quire.graph.ops import PLAIN_OPS
 
 QUIRE_CONTRACT = (1, 0)
@@ -37,11 +38,11 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     """Present wherever the native module was built; the reason tells why it cannot be loaded."""
     try:
         from quire_cpu import _native
-        from quire_cpu.machine import cpu_name, memory
+        from quire_cpu.machine import cpu_name
         from quire_cpu.options import available_cores
     except ImportError as error:
         return DeviceReport(available=False, reason=f"the native module cannot be loaded: {error}")
-    total, available = memory()
+    total, available = host_memory()
     kernels = _native.available_kernels()
     return DeviceReport(
         available=True, name=cpu_name(), num_devices=1, total_memory_bytes=total, free_memory_bytes=available,

@@ -7,7 +7,6 @@ fills fresh caches with NaN, so that reading what was never written cannot pass 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from quire.device.contract import Executor, ExecutorPlan, Kernel
 from quire.device.dtypes import numpy_dtype
 from quire.device.graph_executor import GraphExecutor
 from quire.device.hookspecs import hookimpl
+from quire.device.host_memory import host_memory
 from quire.errors import ConfigError
 from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
 from quire.graph.ops import PLAIN_OPS
@@ -98,13 +98,13 @@ class ReferenceLibrary:
 
     def memory(self) -> tuple[int, int]:
         """(bytes of weights and caches handed out, bytes free on the host)."""
-        return self._held_bytes, _host_memory()[1]
+        return self._held_bytes, host_memory()[1]
 
 
 @hookimpl
 def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     """Always there; too slow for `auto` to choose it."""
-    total, free = _host_memory()
+    total, free = host_memory()
     return DeviceReport(available=True, name="numpy on the host", num_devices=1, total_memory_bytes=total,
                         free_memory_bytes=free, driver=f"numpy {np.__version__}", priority=-100)
 
@@ -127,12 +127,3 @@ def _refuse_options(options: Mapping[str, str]) -> None:
     if options:
         raise ConfigError(f"device reference has no option {', '.join(sorted(options))}", because="it has none at all",
                           try_="leave --device-option out")
-
-
-def _host_memory() -> tuple[int, int]:
-    """(total, available) bytes of host memory; 0 where the system does not say (outside Linux)."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 0, 0
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in meminfo.read_text().splitlines()}
-    return kib.get("MemTotal", 0) * 1024, kib.get("MemAvailable", 0) * 1024

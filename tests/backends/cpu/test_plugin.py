@@ -10,7 +10,7 @@ import pytest
 from quire.device.registry import resolve_device
 from quire.errors import ConfigError
 from quire.graph.ops import FUSED_OPS, OPS
-from quire_cpu import _native, machine, plugin
+from quire_cpu import _native, plugin
 from quire_cpu.options import CpuOptions, available_cores
 from tests.backends.cpu.devices import cpu_driver
 from tests.device.conftest import Line
@@ -48,18 +48,6 @@ def test_options_have_defaults_and_are_parsed() -> None:
 def test_options_that_do_not_fit_are_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plugin.quire_capabilities("cpu", options)
-
-
-def test_a_cgroup_limit_counts(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pathlib import Path
-
-    folder = Path(str(tmp_path))
-    (folder / "memory.max").write_text("1000000\n")
-    (folder / "memory.current").write_text("400000\n")
-    monkeypatch.setattr(machine, "_CGROUP", folder)
-    assert machine.memory() == (1000000, 600000)
-    (folder / "memory.max").write_text("max\n")
-    assert machine.memory()[0] > 1000000
 
 
 def test_importing_the_plugin_loads_no_native_code() -> None:
