@@ -1,6 +1,7 @@
 """Writes down the device contract: every public name of `quire.device`, with fields, methods and signatures.
 
-    python tools/contract_signatures.py > tests/device/contract_v1.golden
+    python tools/contract_signatures.py            prints it
+    python tools/contract_signatures.py --write    writes tests/device/contract_v1.golden; refused without a new version
 
 A change of this text is a change of the contract: it needs a new `CONTRACT_VERSION` (the minor number for additions
 that old plugins need not know, the major number otherwise), this file, and the backend author's guide.
@@ -12,12 +13,15 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import quire.device
 from quire.device import hookspecs
 from quire.graph.op_spec import REQUIRED
 from quire.graph.ops import OPS
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "device" / f"contract_v{quire.device.CONTRACT_VERSION[0]}.golden"
 
 
 def contract_lines() -> Iterator[str]:
@@ -81,5 +85,19 @@ def _alias(value: Any) -> str:
     return type(value).__name__ if " at 0x" in text else text
 
 
+def write(golden: Path) -> None:
+    """Writes the contract down. Raises SystemExit when other signatures stand there under the same version."""
+    now, written = list(contract_lines()), golden.read_text().splitlines() if golden.exists() else []
+    if written and written != now and written[0] == now[0]:
+        raise SystemExit(f"the signatures changed, but it is still {now[0]}: raise CONTRACT_VERSION first"
+                         " (quire.device.capabilities), and say so in docs/backend-guide.md")
+    golden.write_text("\n".join(now) + "\n")
+
+
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(contract_lines()) + "\n")
+    if sys.argv[1:] == ["--write"]:
+        write(GOLDEN)
+    elif sys.argv[1:]:
+        raise SystemExit("usage: python tools/contract_signatures.py [--write]")
+    else:
+        sys.stdout.write("\n".join(contract_lines()) + "\n")

@@ -15,7 +15,7 @@ def test_devices_for_people_and_machines(quire: Callable) -> None:
     assert table.code == 0
     assert "reference    available\n" in table.out
     rows = {row["name"]: row for row in json.loads(quire("devices", "--json").out)}
-    assert {"cpu", "reference", "fake"} <= set(rows)
+    assert {"cpu", "cuda", "fake", "reference", "rocm", "torch", "tpu"} <= set(rows)
     assert rows["fake"]["report"]["available"]
     for row in rows.values():
         assert row["report"]["available"] or row["report"]["reason"]
