@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
+from quire.device.host_memory import host_memory
 from quire.errors import ConfigError
 from quire.graph.ops import PLAIN_OPS
 from quire_torch.installed import torch_version
@@ -48,8 +49,9 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     except ConfigError as error:
         return DeviceReport(available=False, reason=f"{error.what}: {error.because}", priority=-50)
     if chosen.device_type == "cpu":
-        return DeviceReport(available=True, name="torch on the host", num_devices=1, driver=f"torch {installed}",
-                            priority=-50)
+        total, free = host_memory()
+        return DeviceReport(available=True, name="torch on the host", num_devices=1, total_memory_bytes=total,
+                            free_memory_bytes=free, driver=f"torch {installed}", priority=-50)
     from quire_torch.accelerator import report
 
     return report(chosen.device, priority=-50)

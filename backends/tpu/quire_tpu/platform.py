@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import jax
 
 from quire.device.capabilities import DeviceReport
+from quire.device.host_memory import host_memory
 from quire.errors import BackendError
 from quire_tpu.options import TpuOptions
 
@@ -33,10 +33,7 @@ def memory(device: jax.Device) -> tuple[int, int]:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"], stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    if device.platform != "cpu" or not hasattr(os, "sysconf"):
-        return 0, 0
-    page = os.sysconf("SC_PAGE_SIZE")
-    return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    return host_memory() if device.platform == "cpu" else (0, 0)
 
 
 def report(options: TpuOptions, *, priority: int) -> DeviceReport:
