@@ -4,6 +4,7 @@ import pickle
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -95,6 +96,5 @@ def test_params_are_frozen_and_replace_checks_again() -> None:
 def test_params_cross_processes() -> None:
     params = SamplingParams(stop=["a"], logit_bias={4: -1.0}, allowed_token_ids=[1, 2], seed=2**64 - 1, n=3)
     assert pickle.loads(pickle.dumps(params)) == params
-    msgspec = pytest.importorskip("msgspec", reason="msgspec is not installed: no engine process here")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams) == params
     assert msgspec.json.decode(msgspec.json.encode(params), type=SamplingParams) == params

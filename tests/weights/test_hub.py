@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from huggingface_hub import constants
 
 from quire.errors import ModelError
 from quire.weights.hub import resolve_model
@@ -122,7 +123,6 @@ def running_hub() -> Iterator[RunningHub]:
 @pytest.fixture
 def hub(running_hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> RunningHub:
     """A hub that this process's client talks to, as if HF_ENDPOINT had named it."""
-    constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface-hub is not installed")
     monkeypatch.setattr(constants, "ENDPOINT", running_hub.url)
     template = running_hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -191,7 +191,6 @@ def test_an_unknown_revision_is_named(hub: RunningHub, tmp_path: Path) -> None:
 
 def test_the_environment_is_honoured(running_hub: RunningHub, tmp_path: Path) -> None:
     """HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE, as a user sets them: before the process starts."""
-    pytest.importorskip("huggingface_hub", reason="huggingface-hub is not installed")
     code = f"from quire.weights.hub import resolve_model; print(resolve_model({MODEL!r}))"
     names = ("HF_", "TRANSFORMERS_", "HUGGING")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(names)}

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from quire.device.contract import CacheHandle, ExecutorPlan, Kernel, StepContext
-from quire.errors import InternalError
+from quire.graph.bound_attrs import bound_attrs
 from quire.graph.ir import Graph, Node
 from quire.graph.rope import RopeSpec, rope_table
-from quire.graph.shapes import Dim
 from quire_torch import elementwise, experts, linear, norms
 from quire_torch.attention import cache_write
 from quire_torch.rotary import rotary
@@ -129,28 +128,12 @@ class Lowering:
 
 def _bound_attrs(node: Node, plan: ExecutorPlan) -> dict[str, Any]:
     """The function's keywords: node attributes with Dims evaluated, and what the plan knows."""
-    sizes = plan.model.axis_sizes()
-    attrs: dict[str, Any] = {}
-    for name, value in node.attrs:
-        if isinstance(value, Dim):
-            attrs[name] = value.evaluate(sizes)
-        elif isinstance(value, tuple) and any(isinstance(item, Dim) for item in value):
-            attrs[name] = _sizes(node.op, tuple(Dim.of(item) for item in value), sizes)
-        else:
-            attrs[name] = value
+    attrs = bound_attrs(node, plan.model.axis_sizes())
     if node.op == "embedding":
         attrs["dtype"] = torch_dtype(plan.act_dtype)
     elif node.op in ("all_reduce", "all_gather"):
         attrs["world_size"] = plan.parallel.world_size
     return attrs
-
-
-def _sizes(op: str, shape: tuple[Dim, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape in ints; the one size that depends on the step, if there is one, is -1."""
-    free = [dim for dim in shape if dim.substitute(sizes).symbols]
-    if len(free) > 1:
-        raise InternalError(f"op {op}: more than one size of {shape} depends on the step")
-    return tuple(-1 if dim in free else dim.evaluate(sizes) for dim in shape)
 
 
 def _result_dtypes(node: Node, graph: Graph, act_dtype: str) -> tuple[torch.dtype, ...]:

@@ -10,8 +10,8 @@ import numpy as np
 from quire.device.contract import ExecutorPlan, Kernel, StepContext
 from quire.device.dtypes import numpy_dtype
 from quire.errors import InternalError
+from quire.graph.bound_attrs import bound_attrs
 from quire.graph.ir import Graph, Node
-from quire.graph.shapes import Dim, Shape
 from quire.reference import REFERENCE
 from quire.reference.rounding import round_to
 
@@ -66,15 +66,7 @@ _STEP_KEYWORDS: Mapping[str, _StepKeywords] = {
 
 def _bound_attrs(node: Node, plan: ExecutorPlan) -> dict[str, Any]:
     """The function's keywords: node attributes with Dims evaluated, and what the plan knows."""
-    sizes = plan.model.axis_sizes()
-    attrs: dict[str, Any] = {}
-    for name, value in node.attrs:
-        if isinstance(value, Dim):
-            attrs[name] = value.evaluate(sizes)
-        elif isinstance(value, tuple) and any(isinstance(item, Dim) for item in value):
-            attrs[name] = _sizes_with_one_free(node.op, tuple(Dim.of(item) for item in value), sizes)
-        else:
-            attrs[name] = value
+    attrs = bound_attrs(node, plan.model.axis_sizes())
     if node.op == "embedding":
         attrs["dtype"] = numpy_dtype(plan.act_dtype)
     elif node.op in ("rotary", "rotary_cache_write"):
@@ -82,14 +74,6 @@ def _bound_attrs(node: Node, plan: ExecutorPlan) -> dict[str, Any]:
     elif node.op in ("all_reduce", "all_gather"):
         attrs["world_size"] = plan.parallel.world_size
     return attrs
-
-
-def _sizes_with_one_free(op: str, shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape in ints; a size that depends on the step (T, S, L) is -1, and only one may."""
-    free = [dim for dim in shape if dim.substitute(sizes).symbols]
-    if len(free) > 1:
-        raise InternalError(f"op {op}: more than one size of {shape} depends on the step")
-    return tuple(-1 if dim in free else dim.evaluate(sizes) for dim in shape)
 
 
 def _result_dtypes(node: Node, graph: Graph, act_dtype: str) -> tuple[np.dtype, ...]:
