@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from quire.device.batch import GroupBatch, StepBatch
 from quire.device.contract import Executor, ExecutorPlan, KVPlan
@@ -23,6 +24,9 @@ from quire.graph.passes import optimize
 from quire.models import build_model
 from quire.sampling.batch import SamplingBatch
 from quire.weights import open_weights
+
+FRAMEWORKS = {"torch": "torch", "tpu": "jax"}
+"""What a device needs beside Quire; a test of a device whose framework is not installed is skipped."""
 
 Chunks = Callable[[int], int]
 """chunks(tokens left of the prompt) -> how many the next step takes."""
@@ -47,6 +51,8 @@ def load_model(
     A device without blocks of `block_size` gets the smallest it has. A step holds `max_model_len` tokens where
     `max_num_batched_tokens` does not say otherwise.
     """
+    if device in FRAMEWORKS:
+        pytest.importorskip(FRAMEWORKS[device], reason=f"{FRAMEWORKS[device]}, which {device} needs, is not installed")
     spec = build_model(folder)
     backend = resolve_device(device)
     if block_size not in backend.capabilities.block_sizes:
