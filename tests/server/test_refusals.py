@@ -64,6 +64,7 @@ COMPLETION_REFUSALS: list[tuple[dict[str, Any], str | None]] = [
     ({"prompt": "a", "allowed_token_ids": [EOS], "min_tokens": 2}, "allowed_token_ids"),
 ]  # fmt: skip
 CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
+    ({"messages": [{"role": "user", "content": "a", "colour": 1}]}, "messages[0].colour"),
     ({}, "messages"),
     ({"messages": []}, "messages"),
     ({"messages": "hello"}, "messages"),

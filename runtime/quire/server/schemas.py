@@ -143,6 +143,10 @@ class ResponseFormat(BaseModel):
     type: str = "text"
 
 
+MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning")
+"""What a message may hold: the API's fields and the names under which clients send an answer's reasoning."""
+
+
 class ChatCompletionRequest(SamplingFields):
     """Body of POST /v1/chat/completions. Messages go to the chat template whole; it checks them."""
 
@@ -163,6 +167,7 @@ class ChatCompletionRequest(SamplingFields):
 
     def sampling_params(self, defaults: dict[str, Any]) -> SamplingParams:
         """Raises RequestError naming a field that cannot be honoured."""
+        self._check_messages()
         if self.response_format is not None and self.response_format != ResponseFormat():
             raise unsupported("response_format", "only {'type': 'text'} is supported")
         self._check_tools()
@@ -180,6 +185,15 @@ class ChatCompletionRequest(SamplingFields):
         values = {**defaults, **self.common_params(), "logprobs": (self.top_logprobs or 0) if self.logprobs else None}
         values["max_tokens"] = max_tokens if max_tokens is not None else defaults.get("max_tokens")
         return SamplingParams(**values)
+
+    def _check_messages(self) -> None:
+        """A field that no template would look at is refused; null means left out."""
+        for index, message in enumerate(self.messages):
+            unknown = sorted(k for k, value in message.items() if value is not None and k not in MESSAGE_FIELDS)
+            if unknown:
+                raise RequestError(f"messages[{index}].{unknown[0]}: unknown field",
+                                   because=f"a message has {', '.join(MESSAGE_FIELDS)}",
+                                   try_="the message without it", param=f"messages[{index}].{unknown[0]}")
 
     def _check_tools(self) -> None:
         if self.tools and self.tool_choice is None:
