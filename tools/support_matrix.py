@@ -178,18 +178,16 @@ def _compiled(targets: Sequence[Target], compiled: Mapping[str, Any]) -> Iterato
     yield ""
     yield "For a chip that was not there: that a program builds and fits says nothing of its results or its speed."
     yield ""
-    built = [program for file in AOT_FILES if file in compiled for program in _programs(file, compiled[file])]
+    built = {file: list(_programs(file, compiled[file])) for file in AOT_FILES if file in compiled}
     rows = []
     for target in targets:
         if target.chip:
-            fits = [program.problem == "" for program in built if program.chip == target.chip]
-            cell = f"{sum(fits)} of {len(fits)}" if fits else UNTESTED
-            rows.append([f"`{target.name}`", target.hardware, cell if all(fits) else f"**{cell}**"])
+            cells = [cell for programs in built.values() if (cell := _fits(programs, target.chip))]
+            rows.append([f"`{target.name}`", target.hardware, cells[0] if cells else UNTESTED])
     yield from table(["target", "for", "programs that build and fit"], rows)
-    for program in built:
-        if program.problem:
-            yield f"- {program.chip}, {program.name}: {program.problem}"
-    if any(program.problem for program in built):
+    problems = [program for programs in built.values() for program in programs if program.problem]
+    yield from (f"- {program.chip}, {program.name}: {program.problem}" for program in problems)
+    if problems:
         yield ""
 
 
@@ -200,6 +198,16 @@ class Program:
     name: str
     chip: str
     problem: str
+
+
+def _fits(programs: Sequence[Program], chip: str) -> str:
+    """How many fit a chip, and how many that were compiled for another one were not tried; "" = none was."""
+    problems = [program.problem for program in programs if program.chip == chip]
+    if not problems:
+        return ""
+    fitting, missing = problems.count(""), len({program.name for program in programs}) - len(problems)
+    text = f"{fitting} of {len(problems)}"
+    return (text if fitting == len(problems) else f"**{text}**") + (f", {missing} untested" if missing else "")
 
 
 def _programs(file: str, result: Any) -> Iterator[Program]:
