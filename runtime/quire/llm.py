@@ -21,8 +21,8 @@ class LLM:
     """A model loaded in this process.
 
         llm = LLM(model="demo")
-        for output in llm.generate(["What is a block table?"], SamplingParams(max_tokens=32)):
-            print(output.outputs[0].text)
+        question = [{"role": "user", "content": "What is a block table?"}]
+        print(llm.chat(question, SamplingParams(max_tokens=64))[0].outputs[0].text)
 
     Args:
         model: local folder, hub id, or "demo".
