@@ -10,7 +10,7 @@ from quire.device.hookspecs import hookimpl
 from quire.device.host_memory import host_memory
 from quire.graph.ops import PLAIN_OPS
 
-QUIRE_CONTRACT = (1, 0)
+QUIRE_CONTRACT = (1, 1)
 """Version of the device contract this module is written for; read before any hook is called."""
 
 CAPABILITIES = Capabilities(

@@ -13,7 +13,7 @@ from quire.graph.ops import PLAIN_OPS
 from quire_torch.installed import torch_version
 from quire_torch.options import TorchOptions
 
-QUIRE_CONTRACT = (1, 0)
+QUIRE_CONTRACT = (1, 1)
 
 _FLOATS = ("float32", "bfloat16", "float16")
 

@@ -14,7 +14,7 @@ from quire.errors import BackendError, ConfigError
 from quire.graph.ops import PLAIN_OPS
 from quire_tpu.options import PLATFORM_VARIABLE, TpuOptions
 
-QUIRE_CONTRACT = (1, 0)
+QUIRE_CONTRACT = (1, 1)
 """Version of the device contract this module is written for; read before any hook is called."""
 
 MAX_TP = 256

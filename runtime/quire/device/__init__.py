@@ -27,6 +27,7 @@ from quire.device.contract import (
     OpLibrary,
     ParallelRank,
     Pending,
+    QuantizedLibrary,
     StepContext,
     WeightSource,
 )
@@ -39,6 +40,7 @@ from quire.device.sliced_sampling import SlicedSampler
 from quire.device.step_context import step_context
 from quire.errors import BackendError, ConfigError, ContractError, InternalError
 from quire.sampling.batch import FEATURES, LogprobRows, SampleResult, SamplingBatch, TokenLists, features_used
+from quire.weights.schemes import QuantizedMatrix, WeightScheme, dequantize, quantize
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -65,6 +67,8 @@ __all__ = [
     "OpLibrary",
     "ParallelRank",
     "Pending",
+    "QuantizedLibrary",
+    "QuantizedMatrix",
     "RowDeterminism",
     "SampleResult",
     "SamplingBatch",
@@ -74,13 +78,16 @@ __all__ = [
     "StepContext",
     "StepResult",
     "TokenLists",
+    "WeightScheme",
     "WeightSource",
     "check_plan",
+    "dequantize",
     "derive",
     "features_used",
     "hookimpl",
     "numpy_dtype",
     "pad",
+    "quantize",
     "step_context",
     "token_indices",
 ]

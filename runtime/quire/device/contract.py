@@ -21,6 +21,7 @@ from quire.device.batch import StepBatch, StepResult
 from quire.device.capabilities import Capabilities
 from quire.graph.ir import Graph, KVGroupSpec, ModelGraph, Node, Weight
 from quire.sampling.batch import I32
+from quire.weights.schemes import QuantizedMatrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,16 @@ class WeightSource(Protocol):
     def read(self, weight: Weight) -> np.ndarray:
         """The weight's array for this rank, C-contiguous or strided, in its stored dtype (ml_dtypes for bf16).
 
-        Often a read-only view of a mapped file: copy or convert, never write. Raises ModelError by name.
+        Often a read-only view of a mapped file: copy or convert, never write. Where the files hold integers they are
+        dequantized to float32, whatever `weight.scheme`. Raises ModelError by name.
+        """
+
+    def read_quantized(self, weight: Weight) -> QuantizedMatrix | None:
+        """The weight in integers of `weight.scheme`, which is not "plain"; since contract 1.1.
+
+        Experts [E, N, K] come as one matrix [E * N, K]. None when the weight is stored in floating-point numbers: then
+        `read` it and round (`quire.weights.schemes.quantize` says how). Raises ModelError by name, ConfigError when
+        this rank's inputs would begin inside a group.
         """
 
 
@@ -204,3 +214,15 @@ class OpLibrary(Protocol):
 
     def memory(self) -> tuple[int, int]:
         """(bytes in use by this library, bytes free on the device)."""
+
+
+class QuantizedLibrary(OpLibrary, Protocol):
+    """An op library that declares `weight_schemes` beyond "plain"; since contract 1.1."""
+
+    def put_quantized(self, weight: Weight, matrix: QuantizedMatrix) -> Any:
+        """A weight whose scheme is not plain, on the device in the form its kernels want.
+
+        Args:
+            weight: its shape is [N, K], or [E, N, K] for experts.
+            matrix: [N, K] or [E * N, K], from the checkpoint or rounded while loading; copy, never write.
+        """

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from quire.device.contract import ExecutorPlan, LoadProgress, OpLibrary, WeightSource
+from quire.device.contract import ExecutorPlan, LoadProgress, OpLibrary, QuantizedLibrary, WeightSource
 from quire.device.dtypes import numpy_dtype
 from quire.device.placement import LoweredPart
 from quire.graph.ir import Source, Weight
+from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme, quantize
 
 _Key = tuple[Source, str, str]
 
@@ -43,7 +44,11 @@ class WeightLoader:
     def _device_weight(self, weight: Weight) -> Any:
         key = self._key(weight)
         if key not in self._on_device:
-            self._on_device[key] = self._library.put_weight(weight, self._read(weight), key[2])
+            if weight.scheme == PLAIN:
+                self._on_device[key] = self._library.put_weight(weight, self._read(weight), key[2])
+            else:
+                library = cast(QuantizedLibrary, self._library)
+                self._on_device[key] = library.put_quantized(weight, self._read_quantized(weight))
         return self._on_device[key]
 
     def _host_weight(self, weight: Weight) -> np.ndarray:
@@ -55,6 +60,18 @@ class WeightLoader:
 
     def _read(self, weight: Weight) -> np.ndarray:
         array = self._source.read(weight)
-        self._read_bytes += array.nbytes
-        self._progress(self._read_bytes, max(self._read_bytes, self._source.total_bytes))
+        self._count(array.nbytes)
         return array
+
+    def _read_quantized(self, weight: Weight) -> QuantizedMatrix:
+        """In integers as they are stored, else rounded here."""
+        matrix = self._source.read_quantized(weight)
+        if matrix is None:
+            array = self._read(weight)
+            return quantize(array.reshape(-1, array.shape[-1]), WeightScheme.parse(weight.scheme))
+        self._count(matrix.nbytes)
+        return matrix
+
+    def _count(self, num_bytes: int) -> None:
+        self._read_bytes += num_bytes
+        self._progress(self._read_bytes, max(self._read_bytes, self._source.total_bytes))

@@ -13,6 +13,7 @@ from quire.graph.ir import ModelGraph
 from quire.models.architectures import ARCHITECTURES
 from quire.models.config_reader import ConfigReader
 from quire.models.family import BuiltModel, Family
+from quire.weights.quantized_formats import opener_of
 
 CHECKPOINT_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -29,6 +30,7 @@ class ModelSpec:
         eos_token_ids: tokens that end generation, from generation_config.json and config.json.
         ignorable_tensors: fnmatch patterns of checkpoint tensors that carry nothing the graph needs.
         notes: what of the checkpoint is left out, for the log; empty when nothing is.
+        quantization_config: config.json's, of a checkpoint whose matrices are stored as integers; None = they are not.
     """
 
     model_type: str
@@ -44,6 +46,7 @@ class ModelSpec:
     pad_token_id: int | None
     ignorable_tensors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    quantization_config: Mapping[str, Any] | None = None
 
 
 def build_model(folder: Path) -> ModelSpec:
@@ -61,6 +64,7 @@ def build_model_from_config(config: Mapping[str, Any], generation_config: Mappin
     reader = ConfigReader(config)
     architecture, family = _family_of(reader)
     built = family.build(reader)
+    quantization_config = _quantization_config(reader)
     reader.finish()
     graph = built.graph
     return ModelSpec(
@@ -77,7 +81,19 @@ def build_model_from_config(config: Mapping[str, Any], generation_config: Mappin
         pad_token_id=_token_id("pad_token_id", config),
         ignorable_tensors=_ignorable_tensors(family, built, graph),
         notes=built.notes,
+        quantization_config=quantization_config,
     )
+
+
+def _quantization_config(reader: ConfigReader) -> Mapping[str, Any] | None:
+    """Of a format that can be read; ModelError for any other."""
+    config = reader.raw("quantization_config")
+    if config is None:
+        return None
+    if not isinstance(config, Mapping):
+        raise reader.refusal("quantization_config", "an object is expected there")
+    opener_of(config)
+    return config
 
 
 def _family_of(reader: ConfigReader) -> tuple[str, Family]:

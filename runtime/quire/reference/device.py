@@ -25,7 +25,7 @@ from quire.sampling.batch import I32
 
 _FLOATS = ("float32", "bfloat16", "float16")
 
-QUIRE_CONTRACT = (1, 0)
+QUIRE_CONTRACT = (1, 1)
 """Version of the device contract this module is written for; read before any hook is called."""
 
 CAPABILITIES = Capabilities(

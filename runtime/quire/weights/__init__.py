@@ -9,13 +9,15 @@ from typing import Literal
 from quire.errors import ConfigError
 from quire.graph.ir import ModelGraph
 from quire.weights.checkpoint import CheckpointWeights
+from quire.weights.checkpoint_files import CheckpointFiles
 from quire.weights.dummy import DummyWeights
+from quire.weights.open_checkpoint import open_checkpoint
 
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 
 
 def open_weights(
-    folder: str | Path,
+    checkpoint: str | Path | CheckpointFiles,
     model: ModelGraph,
     *,
     load_format: LoadFormat = "auto",
@@ -28,7 +30,7 @@ def open_weights(
     """The WeightSource of a model.
 
     Args:
-        folder: the checkpoint; not touched for "dummy".
+        checkpoint: where it lies, or its files where they are open already; not touched for "dummy".
         model: the graph this rank runs, before or after passes; cut by `quire.graph.shard` when world_size > 1.
         load_format: "safetensors"; "auto" is the same today; "dummy" = random weights of `dtype` drawn from `seed`.
         rank, world_size: the place in the tensor-parallel group.
@@ -38,8 +40,9 @@ def open_weights(
     if load_format == "dummy":
         return DummyWeights(model, seed, dtype, rank, world_size)
     if load_format in ("auto", "safetensors"):
-        return CheckpointWeights(Path(folder), model, rank, world_size, ignorable_tensors)
+        files = Path(checkpoint) if isinstance(checkpoint, str) else checkpoint
+        return CheckpointWeights(files, model, rank, world_size, ignorable_tensors)
     raise ConfigError(f"load_format={load_format!r}", because="it is one of auto, safetensors, dummy")
 
 
-__all__ = ["CheckpointWeights", "DummyWeights", "open_weights"]
+__all__ = ["CheckpointFiles", "CheckpointWeights", "DummyWeights", "open_checkpoint", "open_weights"]

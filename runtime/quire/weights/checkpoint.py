@@ -1,4 +1,4 @@
-"""Weights from a checkpoint's folder, checked against the model before the first one is read."""
+"""Weights from an opened checkpoint, checked against the model before the first one is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import numpy as np
 from quire.errors import ModelError
 from quire.graph.ir import ModelGraph, OneOf, Source, Src, Weight
 from quire.graph.shapes import concrete
-from quire.weights.safetensors_file import SafetensorsCheckpoint
+from quire.weights.checkpoint_files import CheckpointFiles
+from quire.weights.open_checkpoint import open_checkpoint
+from quire.weights.quantized_source import resolve_quantized, stored_scheme
+from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme
 from quire.weights.source import RankCut, apply_view, is_complete, resolve, used_tensors
 
 WEIGHT_DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float64))
@@ -23,10 +26,10 @@ _MOST_NAMES_SHOWN = 40
 
 
 class CheckpointWeights:
-    """The contract's WeightSource over safetensors files.
+    """The contract's WeightSource over a checkpoint's files.
 
     Args:
-        folder: the checkpoint.
+        checkpoint: where it lies, or its opened files.
         model: the graph this rank runs, before or after passes; cut by `quire.graph.shard` when world_size > 1.
         rank, world_size: the place in the tensor-parallel group.
         ignorable_tensors: fnmatch patterns of tensors that may be there unused.
@@ -34,58 +37,100 @@ class CheckpointWeights:
     """
 
     def __init__(
-        self, folder: Path, model: ModelGraph, rank: int = 0, world_size: int = 1,
+        self, checkpoint: Path | CheckpointFiles, model: ModelGraph, rank: int = 0, world_size: int = 1,
         ignorable_tensors: Sequence[str] = (),
     ) -> None:
+        files = open_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
         cut = RankCut(model.axes, rank, world_size)
-        self._tensors = ViewedTensors(SafetensorsCheckpoint(Path(folder)), cut.full_sizes)
+        self._tensors = ViewedTensors(files, cut.full_sizes)
         self._cut = cut
-        sources = dict.fromkeys(weight.source for part in model.parts() for weight in part.graph.weights.values())
-        _check(Path(folder), sources, self._tensors, ignorable_tensors)
-        shapes = {weight.source: weight.shape for part in model.parts() for weight in part.graph.weights.values()}
-        self.total_bytes = sum(
-            math.prod(concrete(shapes[source], self._cut.local_sizes)) * self._itemsize(source) for source in sources
-        )
+        weights = {weight.source: weight for part in model.parts() for weight in part.graph.weights.values()}
+        where = str(checkpoint) if isinstance(checkpoint, Path) else "the checkpoint"
+        _check(where, dict.fromkeys(weights), self._tensors, ignorable_tensors)
+        self.total_bytes = sum(map(self._num_bytes, weights.values()))
 
     def read(self, weight: Weight) -> np.ndarray:
-        """The rank's array in its stored dtype; a read-only view of the mapped file where one tensor gives it."""
-        if not is_complete(weight.source, self._tensors):
-            raise ModelError(f"weight {weight.name} needs tensors that the checkpoint does not have",
-                             because=", ".join(_first_missing(weight.source, self._tensors)))
+        """The rank's array, dequantized where the files hold integers, else in its stored dtype.
+
+        A read-only view of the mapped file where one tensor gives it.
+        """
+        self._require(weight)
         array = resolve(weight.source, self._tensors, self._cut)
         array.setflags(write=False)
         return array
 
-    def _itemsize(self, source: Source) -> int:
-        first = next(used_tensors(source, self._tensors))
-        return self._tensors.dtype(first.name).itemsize
+    def read_quantized(self, weight: Weight) -> QuantizedMatrix | None:
+        """The rank's matrix in integers, of `weight.scheme`; None when the files hold floating-point numbers.
+
+        Raises ModelError for integers of another scheme, and where joining or viewing them is not possible.
+        """
+        self._require(weight)
+        if all(self._tensors.scheme(tensor.name) == PLAIN for tensor in used_tensors(weight.source, self._tensors)):
+            return None
+        stored = stored_scheme(weight.source, self._tensors)
+        if stored != weight.scheme:
+            names = ", ".join(_first_few(used_tensors(weight.source, self._tensors)))
+            raise ModelError(f"weight {weight.name} cannot be read as {weight.scheme}",
+                             because=f"{names}: stored as {stored if stored != PLAIN else 'integers that do not join'}")
+        return resolve_quantized(weight.source, self._tensors, self._cut)
+
+    def stored_scheme(self, weight: Weight) -> str:
+        """The scheme in which `read_quantized` can give the weight, or "plain"."""
+        return stored_scheme(weight.source, self._tensors)
+
+    def _require(self, weight: Weight) -> None:
+        if not is_complete(weight.source, self._tensors):
+            raise ModelError(f"weight {weight.name} needs tensors that the checkpoint does not have",
+                             because=", ".join(_first_missing(weight.source, self._tensors)))
+
+    def _num_bytes(self, weight: Weight) -> int:
+        """Bytes of what a device reads for the weight."""
+        shape = concrete(weight.shape, self._cut.local_sizes)
+        first = next(used_tensors(weight.source, self._tensors))
+        if weight.scheme == PLAIN or self._tensors.scheme(first.name) == PLAIN:
+            return math.prod(shape) * self._tensors.dtype(first.name).itemsize
+        scheme = WeightScheme.parse(weight.scheme)
+        per_row = shape[-1] + 4 * scheme.num_groups(shape[-1]) * (1 + scheme.has_zeros)
+        return math.prod(shape[:-1]) * per_row
 
 
 class ViewedTensors:
     """Tensors of a checkpoint with each source's view applied."""
 
-    def __init__(self, checkpoint: SafetensorsCheckpoint, axis_sizes: Mapping[str, int]) -> None:
-        self.checkpoint, self._sizes = checkpoint, axis_sizes
+    def __init__(self, files: CheckpointFiles, axis_sizes: Mapping[str, int]) -> None:
+        self.files, self.axis_sizes = files, axis_sizes
 
     def __contains__(self, name: object) -> bool:
-        return name in self.checkpoint
+        return name in self.files
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """A tensor's stored dtype."""
-        return self.checkpoint.entry(name).dtype
+        """A tensor's stored dtype; float32 for a quantized matrix."""
+        return self.files.dtype(name)
 
     def array(self, source: Src) -> np.ndarray:
         """The uncut array after the view."""
-        return apply_view(self.checkpoint.tensor(source.name), source.view, self._sizes)
+        return apply_view(self.files.tensor(source.name), source.view, self.axis_sizes)
+
+    def scheme(self, name: str) -> str:
+        """"plain", or the scheme of a quantized matrix."""
+        return self.files.scheme(name)
+
+    def quantized(self, name: str) -> QuantizedMatrix:
+        """A quantized matrix, uncut, before any view."""
+        return self.files.quantized(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, before any view."""
+        return self.files.shape(name)
 
     def problem(self, source: Src) -> str:
         """What is wrong with the stored dtype or shape, or ""; nothing is read."""
         if self.dtype(source.name) not in WEIGHT_DTYPES:
             return f"{source.name} is stored as {self.dtype(source.name)}, which needs a quantization scheme"
-        stored = self.checkpoint.entry(source.name).shape
-        expected = concrete(source.shape, self._sizes)
+        stored = self.files.shape(source.name)
+        expected = concrete(source.shape, self.axis_sizes)
         try:
-            found = apply_view(np.broadcast_to(np.int8(0), stored), source.view, self._sizes).shape
+            found = apply_view(np.broadcast_to(np.int8(0), stored), source.view, self.axis_sizes).shape
         except (ValueError, IndexError) as error:
             return f"{source.name} is {list(stored)}, which does not fit config.json: {error}"
         if found == expected:
@@ -104,7 +149,7 @@ def _first_missing(source: Source, tensors: ViewedTensors) -> list[str]:
 
 
 def _check(
-    folder: Path, sources: dict[Source, None], tensors: ViewedTensors, ignorable_tensors: Sequence[str]
+    where: str, sources: dict[Source, None], tensors: ViewedTensors, ignorable_tensors: Sequence[str]
 ) -> None:
     used: dict[str, None] = {}
     missing: dict[str, None] = {}
@@ -120,7 +165,7 @@ def _check(
             if problem:
                 misshaped[problem] = None
     unexpected = [
-        name for name in tensors.checkpoint.names
+        name for name in tensors.files.names
         if name not in used and not any(fnmatchcase(name, pattern) for pattern in ignorable_tensors)
     ]
     problems = [
@@ -130,7 +175,7 @@ def _check(
         if names
     ]
     if problems:
-        raise ModelError(f"{folder} does not hold the model that its config.json describes",
+        raise ModelError(f"{where} does not hold the model that its config.json describes",
                          because="\n    ".join(["its tensors:", *problems]),
                          try_="config.json and weights of one revision of the checkpoint")
 
@@ -151,3 +196,8 @@ def _listed(names: list[str], separator: str) -> str:
     shown = separator.join(names[:_MOST_NAMES_SHOWN])
     left = len(names) - _MOST_NAMES_SHOWN
     return f"{shown}{separator}and {left} more" if left > 0 else shown
+
+
+def _first_few(tensors: Iterator[Src]) -> list[str]:
+    names = [tensor.name for tensor in tensors]
+    return names if len(names) <= 3 else [*names[:3], "..."]

@@ -55,6 +55,9 @@ class DummyWeights:
         array.setflags(write=False)
         return array
 
+    def read_quantized(self, weight: Weight) -> None:
+        """None: random numbers are floating-point; a device that wants integers rounds them."""
+
 
 class _RandomTensors:
     """Every tensor that the model's sources name, in the shape they give it after their views."""

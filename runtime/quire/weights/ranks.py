@@ -9,6 +9,7 @@ import numpy as np
 from quire.graph.ir import Weight
 from quire.weights.checkpoint import CheckpointWeights
 from quire.weights.dummy import DummyWeights
+from quire.weights.schemes import QuantizedMatrix
 
 OpenRank = Callable[[int], CheckpointWeights | DummyWeights]
 
@@ -28,6 +29,10 @@ class AllRanks:
     def read(self, weight: Weight) -> np.ndarray:
         """Rank 0's array."""
         return self._first.read(weight)
+
+    def read_quantized(self, weight: Weight) -> QuantizedMatrix | None:
+        """Rank 0's matrix in integers, or None."""
+        return self._first.read_quantized(weight)
 
     def for_rank(self, rank: int) -> CheckpointWeights | DummyWeights:
         """The source of one rank's cuts."""

@@ -17,7 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from quire.errors import ModelError
+from quire.errors import InternalError, ModelError
+from quire.weights.schemes import PLAIN, QuantizedMatrix
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -127,7 +128,7 @@ class SafetensorsFile:
 
 
 class SafetensorsCheckpoint:
-    """All tensors of a checkpoint's folder: one file, or the shards that an index names."""
+    """All tensors of a checkpoint's folder: one file, or the shards that an index names. A `CheckpointFiles`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -152,6 +153,22 @@ class SafetensorsCheckpoint:
     def entry(self, name: str) -> TensorEntry:
         """dtype and shape of a tensor; KeyError when there is none of that name."""
         return self._file_of[name].entries[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape; KeyError when there is none of that name."""
+        return self.entry(name).shape
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """A tensor's stored dtype; KeyError when there is none of that name."""
+        return self.entry(name).dtype
+
+    def scheme(self, name: str) -> str:
+        """"plain": the files say nothing of schemes. Readers of quantized formats stand over this one."""
+        return PLAIN
+
+    def quantized(self, name: str) -> QuantizedMatrix:
+        """None of these tensors is quantized."""
+        raise InternalError(f"{name} is asked for in integers", because="plain safetensors files hold no schemes")
 
     def tensor(self, name: str) -> np.ndarray:
         """A read-only view of a mapped file; KeyError when there is none of that name."""

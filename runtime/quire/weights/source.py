@@ -48,7 +48,7 @@ class RankCut:
     def cut(self, array: np.ndarray, shape: tuple[Dim, ...]) -> np.ndarray:
         """The rank's part of an uncut array: a view, unless there is padding to add."""
         for dimension, dim in enumerate(shape):
-            start, size = self._span(dim)
+            start, size = self.span(dim)
             full = array.shape[dimension]
             if (start, size) == (0, full):
                 continue
@@ -60,7 +60,8 @@ class RankCut:
                 array = np.pad(array, padding)
         return array
 
-    def _span(self, dim: Dim) -> tuple[int, int]:
+    def span(self, dim: Dim) -> tuple[int, int]:
+        """(start, size) of the rank's part of one dimension of a source's shape; the end may lie beyond the array."""
         if dim.is_constant:
             return 0, dim.evaluate({})
         if len(dim.terms) != 1 or len(dim.terms[0][0]) != 1:
@@ -122,7 +123,7 @@ def _fill(out: np.ndarray, source: Source, tensors: Tensors, cut: RankCut) -> No
             _fill(out[(slice(None),) * source.axis + (slice(start, stop),)], part, tensors, cut)
             start = stop
     else:
-        for index, part in enumerate(_own_parts(source, cut)):
+        for index, part in enumerate(own_parts(source, cut)):
             _fill(out[index], part, tensors, cut)
 
 
@@ -132,13 +133,14 @@ def _local_shape(source: Source, tensors: Tensors, cut: RankCut) -> tuple[int, .
     if isinstance(source, Src):
         return concrete(source.shape, cut.local_sizes)
     if isinstance(source, Stack):
-        return (len(_own_parts(source, cut)), *_local_shape(source.parts[0], tensors, cut))
+        return (len(own_parts(source, cut)), *_local_shape(source.parts[0], tensors, cut))
     shapes = [_local_shape(part, tensors, cut) for part in source.parts]
     joined = sum(shape[source.axis] for shape in shapes)
     return (*shapes[0][: source.axis], joined, *shapes[0][source.axis + 1 :])
 
 
-def _own_parts(source: Stack, cut: RankCut) -> tuple[Source, ...]:
+def own_parts(source: Stack, cut: RankCut) -> tuple[Source, ...]:
+    """The parts of a stack that the rank holds."""
     start = cut.starts[source.symbol]
     return source.parts[start : start + cut.local_sizes[source.symbol]]
 

@@ -37,6 +37,9 @@ class RandomWeights:
         array.setflags(write=False)
         return array
 
+    def read_quantized(self, weight: Weight) -> None:
+        """None: random numbers are floating-point; a device that wants integers rounds them."""
+
 
 class _Tensors:
     def __init__(self, model: ModelGraph, seed: int, given: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> None:

@@ -1,0 +1,30 @@
+"""Formats of safetensors checkpoints whose matrices are integers: which reader opens what config.json names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from quire.errors import ModelError
+from quire.weights.checkpoint_files import CheckpointFiles
+from quire.weights.safetensors_file import SafetensorsCheckpoint
+
+QuantizationConfig = Mapping[str, Any]
+"""`quantization_config` of a config.json."""
+
+Opener = Callable[[Path, QuantizationConfig, SafetensorsCheckpoint], CheckpointFiles]
+"""opener(folder, quantization_config, files): the files' tensors with quantized matrices in their neutral form."""
+
+OPENERS: dict[str, Opener] = {}
+"""`quant_method` -> opener."""
+
+
+def opener_of(config: QuantizationConfig) -> Opener:
+    """The opener of a `quantization_config`. Raises ModelError when its method is not one of `OPENERS`."""
+    method = config.get("quant_method")
+    if method not in OPENERS:
+        raise ModelError(f"config.json: quantization_config with quant_method={method!r} not supported",
+                         because=f"the formats that can be read are {', '.join(sorted(OPENERS)) or 'none'}",
+                         try_="the original weights, with --quantization to quantize them as they load")
+    return OPENERS[method]
