@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import ModelError
+from quire.weights.awq import open_awq
 from quire.weights.checkpoint_files import CheckpointFiles
+from quire.weights.compressed_tensors import open_compressed_tensors
+from quire.weights.gptq import open_gptq
 from quire.weights.safetensors_file import SafetensorsCheckpoint
 
 QuantizationConfig = Mapping[str, Any]
@@ -16,7 +19,7 @@ QuantizationConfig = Mapping[str, Any]
 Opener = Callable[[Path, QuantizationConfig, SafetensorsCheckpoint], CheckpointFiles]
 """opener(folder, quantization_config, files): the files' tensors with quantized matrices in their neutral form."""
 
-OPENERS: dict[str, Opener] = {}
+OPENERS: dict[str, Opener] = {"awq": open_awq, "compressed-tensors": open_compressed_tensors, "gptq": open_gptq}
 """`quant_method` -> opener."""
 
 
