@@ -89,7 +89,7 @@ def packed_tensors(
 ) -> dict[str, np.ndarray]:
     """pack-quantized; `zeros`: "" none, "packed" over outputs, "int8" as they are."""
     middle = 2 ** (bits - 1)
-    tensors = {"weight_packed": pack_rows(layer.q, bits), "weight_scale": layer.scales,
+    tensors = {"weight_packed": pack_rows(layer.q, bits), "weight_scale": np.ascontiguousarray(layer.scales),
                "weight_shape": np.array(layer.q.shape, np.int64)}
     if zeros == "packed":
         tensors["weight_zero_point"] = np.ascontiguousarray(pack_rows(layer.zeros.T, bits).T)
@@ -100,7 +100,8 @@ def packed_tensors(
 
 def int8_tensors(layer: Layer, bits: int = 8) -> dict[str, np.ndarray]:
     """int-quantized and naive-quantized."""
-    return {"weight": (layer.q - 2 ** (bits - 1)).astype(np.int8), "weight_scale": layer.scales}
+    return {"weight": (layer.q - 2 ** (bits - 1)).astype(np.int8, order="C"),
+            "weight_scale": np.ascontiguousarray(layer.scales)}
 
 
 def of_module(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

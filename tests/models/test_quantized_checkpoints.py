@@ -1,0 +1,134 @@
+"""Checkpoints that are already quantized, on devices, against transformers with the weights they stand for.
+
+transformers itself reads GPTQ and AWQ through gptqmodel and optimum, which are no wheels that run on a CPU: there it
+runs the dequantized weights in float32. Files of compressed-tensors it reads itself where that package is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file
+
+from quire.graph.passes import optimize
+from quire.graph.shard import shard
+from quire.models import build_model
+from quire.weights import open_checkpoint, open_weights
+from tests.models.checkpoints import full_forward, make_model
+from tests.models.harness import load_model, one_chunk, random_chunks, run_greedy
+from tests.models.quantized_checkpoints import FORMATS, save_quantized
+from tests.models.test_equality import prompt_of, relative_error
+
+EXACT = 1e-4
+CASES = [*(("llama", name) for name in FORMATS), ("qwen3", "gptq_asym"), ("qwen3", "w8a8"), ("phi3", "awq"),
+         ("qwen3_moe", "gptq"), ("qwen3_moe", "awq"), ("mixtral", "w4a16"), ("mixtral", "w8a8")]
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """quantized(model, format) -> a folder with quantized/ and float32/, made when first asked for."""
+    root = tmp_path_factory.mktemp("quantized")
+
+    def folder_of(model: str, form: str) -> Path:
+        folder = root / f"{model}-{form}"
+        if not folder.exists():
+            save_quantized(model, form, folder)
+        return folder
+
+    return folder_of
+
+
+@pytest.mark.parametrize(("model", "form"), CASES)
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_logits_and_tokens_are_those_of_the_weights_it_stands_for(
+    model: str, form: str, device: str, quantized: Callable[[str, str], Path]
+) -> None:
+    folder, prompt = quantized(model, form), prompt_of(model)
+    loaded = load_model(folder / "quantized", device)
+    try:
+        whole = run_greedy(loaded, prompt, 12, one_chunk)
+        chunked = run_greedy(loaded, prompt, 12, random_chunks(np.random.default_rng(1)), seed=1)
+    finally:
+        loaded.executor.close()
+    expected = full_forward(folder / "float32", [*prompt, *whole[1][:-1]])
+    for logits, tokens in (whole, chunked):
+        assert tokens == [int(token) for token in expected[len(prompt) - 1 :].argmax(axis=-1)]
+        assert relative_error(logits, expected) <= EXACT
+
+
+@pytest.mark.parametrize(("model", "form"), [("llama", "gptq_asym"), ("qwen3_moe", "awq"), ("mixtral", "w8a8")])
+def test_ranks_read_their_parts(model: str, form: str, quantized: Callable[[str, str], Path]) -> None:
+    folder = quantized(model, form)
+    for rank in range(2):
+        parts = {}
+        for kind in ("quantized", "float32"):
+            spec = build_model(folder / kind)
+            cut = optimize(shard(spec.graph, 2), frozenset())
+            weights = open_weights(folder / kind, cut, rank=rank, world_size=2,
+                                   ignorable_tensors=spec.ignorable_tensors)
+            parts[kind] = [weights.read(weight) for part in cut.parts() for weight in part.graph.weights.values()]
+        for found, expected in zip(parts["quantized"], parts["float32"], strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def compress(folder: Path, model: Any, **arguments: Any) -> None:
+    """The model as compressed-tensors writes it: weights rounded to nearest, scales in float32."""
+    pytest.importorskip("compressed_tensors", reason="compressed-tensors (the test extra has it) is not installed")
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+        apply_quantization_config,
+    )
+
+    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**arguments))
+    if arguments["strategy"] == "channel":
+        scheme.input_activations = QuantizationArgs(num_bits=8, strategy="token", dynamic=True)
+    apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"]))
+    for module in model.modules():
+        if hasattr(module, "weight_scale"):
+            groups = module.weight.data.reshape(*module.weight_scale.shape, -1)
+            low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+            if arguments["symmetric"]:
+                module.weight_scale.data = torch.maximum(-low, high) / (2 ** (arguments["num_bits"] - 1) - 0.5)
+            else:
+                module.weight_scale.data = (high - low) / 15
+                module.weight_zero_point.data = (torch.round(-low / module.weight_scale) - 8).to(torch.int8)
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    model.save_pretrained(folder)
+    compressor.update_config(str(folder))
+
+
+@pytest.mark.parametrize(("arguments", "scheme", "stored"), [
+    ({"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": True}, "int4_g32", "weight_packed"),
+    ({"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": False}, "int4_g32_zp", "weight_zero_point"),
+    ({"num_bits": 8, "strategy": "group", "group_size": 32, "symmetric": True}, "int8_g32", "weight_packed"),
+    ({"num_bits": 8, "strategy": "channel", "symmetric": True}, "int8", "weight"),
+])
+def test_files_of_compressed_tensors_read_as_transformers_reads_them(
+    arguments: dict[str, Any], scheme: str, stored: str, tmp_path: Path
+) -> None:
+    model = make_model("llama")
+    compress(tmp_path, model, **arguments)
+    assert f"model.layers.1.mlp.down_proj.{stored}" in load_file(tmp_path / "model.safetensors")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, quantization_config=transformers.CompressedTensorsConfig(dequantize=True))
+    files = open_checkpoint(tmp_path)
+    assert files.scheme("model.layers.1.mlp.down_proj.weight") == scheme
+    for name, parameter in theirs.named_parameters():
+        np.testing.assert_array_equal(files.tensor(name), parameter.detach().numpy(), err_msg=name)
+    prompt = prompt_of("llama")
+    loaded = load_model(tmp_path, "reference")
+    logits, tokens = run_greedy(loaded, prompt, 8)
+    with torch.no_grad():
+        expected = theirs.eval()(torch.tensor([[*prompt, *tokens[:-1]]]), use_cache=False).logits[0].numpy()
+    assert relative_error(logits, expected) <= EXACT
+    assert tokens == [int(token) for token in expected[len(prompt) - 1 :].argmax(axis=-1)]
