@@ -26,6 +26,7 @@ inline DType dtype_named(const std::string& name) {
   if (name == "float32") return DType::f32;
   if (name == "bfloat16") return DType::bf16;
   if (name == "float16") return DType::f16;
+  if (name == "int8") return DType::i8;
   throw std::invalid_argument("no native dtype " + name);
 }
 

@@ -79,6 +79,14 @@ nb::tuple to_result(std::unique_ptr<StepOutput> output) {
       output->error);
 }
 
+using Page = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using ConstPage = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+template <class Array>
+void* page_data(const std::optional<Array>& page) {
+  return page ? const_cast<void*>(static_cast<const void*>(page->data())) : nullptr;
+}
+
 void bind_plan(nb::module_& m) {
   nb::class_<Plan>(m, "Plan")
       .def("__init__",
@@ -126,17 +134,20 @@ void bind_plan(nb::module_& m) {
              self.weights().fill_table(index, segments.rows, self.pool());
            })
       .def("allocate_kv", &Plan::allocate_kv)
-      .def("read_blocks", [](Plan& self, int64_t group, const Int32Array& ids, nb::ndarray<nb::c_contig> k, nb::ndarray<nb::c_contig> v) {
+      .def("read_blocks", [](Plan& self, int64_t group, const Int32Array& ids, Page k, Page v, std::optional<Page> k_scale,
+                             std::optional<Page> v_scale) {
              const std::vector<int32_t> blocks = to_vector(ids);
+             const HostPages pages{k.data(), v.data(), page_data(k_scale), page_data(v_scale)};
              nb::gil_scoped_release release;
-             self.kv().read_blocks(group, blocks.data(), static_cast<int64_t>(blocks.size()), k.data(), v.data(), self.pool());
-           })
-      .def("write_blocks", [](Plan& self, int64_t group, const Int32Array& ids, nb::ndarray<nb::ro, nb::c_contig> k,
-                              nb::ndarray<nb::ro, nb::c_contig> v) {
+             self.kv().read_blocks(group, blocks.data(), static_cast<int64_t>(blocks.size()), pages, self.pool());
+           }, "group"_a, "ids"_a, "k"_a, "v"_a, "k_scale"_a.none() = nb::none(), "v_scale"_a.none() = nb::none())
+      .def("write_blocks", [](Plan& self, int64_t group, const Int32Array& ids, ConstPage k, ConstPage v,
+                              std::optional<ConstPage> k_scale, std::optional<ConstPage> v_scale) {
              const std::vector<int32_t> blocks = to_vector(ids);
+             const HostPages pages{const_cast<void*>(k.data()), const_cast<void*>(v.data()), page_data(k_scale), page_data(v_scale)};
              nb::gil_scoped_release release;
-             self.kv().write_blocks(group, blocks.data(), static_cast<int64_t>(blocks.size()), k.data(), v.data(), self.pool());
-           })
+             self.kv().write_blocks(group, blocks.data(), static_cast<int64_t>(blocks.size()), pages, self.pool());
+           }, "group"_a, "ids"_a, "k"_a, "v"_a, "k_scale"_a.none() = nb::none(), "v_scale"_a.none() = nb::none())
       .def("set_profiling", &Plan::set_profiling)
       .def("take_profile", &Plan::take_profile)
       .def_prop_ro("kernels", [](const Plan& self) { return self.kernels().isa; })

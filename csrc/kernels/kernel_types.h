@@ -223,9 +223,11 @@ struct RotaryArgs {
 
 // One layer's cache: [num_blocks][kv_heads]{ K [head_dim][block_size] ; V [block_size][v_head_dim] }.
 // Base 64-byte aligned. block_size is a multiple of 16.
+// i8: each key and value vector is scale * q with q in -127..127 and scale = max|x| / 127, rounded to nearest even;
+// behind V lie the scales: K's f32 [block_size], V's f32 [block_size]. A vector that is not finite has a NaN scale.
 struct KvCache {
   void* data = nullptr;
-  DType dtype = DType::f32;  // f32, bf16, f16
+  DType dtype = DType::f32;  // f32, bf16, f16, i8
   int64_t num_blocks = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
@@ -234,13 +236,15 @@ struct KvCache {
 };
 
 constexpr int64_t kv_block_head_elements(const KvCache& c) { return c.block_size * (c.head_dim + c.v_head_dim); }
-constexpr int64_t kv_block_bytes(const KvCache& c) {
-  return c.kv_heads * kv_block_head_elements(c) * dtype_bytes(c.dtype);
+constexpr int64_t kv_block_head_bytes(const KvCache& c) {
+  const int64_t scales = c.dtype == DType::i8 ? 2 * c.block_size * 4 : 0;
+  return kv_block_head_elements(c) * dtype_bytes(c.dtype) + scales;
 }
+constexpr int64_t kv_block_bytes(const KvCache& c) { return c.kv_heads * kv_block_head_bytes(c); }
 constexpr int64_t kv_layer_bytes(const KvCache& c) { return c.num_blocks * kv_block_bytes(c); }
 
 // Stores k and v of each token at slots[t] = block_id * block_size + offset (-1: not stored), rounded to
-// nearest even. With `rotary` given (its x, y, heads describe q; cos, sin, dims, style, positions serve both),
+// nearest even (i8: quantized, see KvCache). With `rotary` given (its x, y, heads describe q; cos, sin, dims, style, positions serve both),
 // q is rotated into rotary->y and k is rotated on its way into the cache. Items: tokens.
 struct CacheWriteArgs {
   KvCache cache;

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 
 namespace quire {
 
@@ -12,39 +11,49 @@ namespace {
 
 // One block of one layer between the kernels' layout (K transposed inside the block, head-major) and host rows.
 template <class Element, bool kToHost>
-void move_block(const KvCache& cache, int64_t block, std::conditional_t<kToHost, Element*, const Element*> k,
-                std::conditional_t<kToHost, Element*, const Element*> v) {
-  const int64_t size = cache.block_size, dim = cache.head_dim, v_dim = cache.v_head_dim;
-  Element* base = static_cast<Element*>(cache.data) + block * cache.kv_heads * kv_block_head_elements(cache);
-  for (int64_t head = 0; head < cache.kv_heads; ++head) {
-    Element* cache_k = base + head * kv_block_head_elements(cache);
+void move_block(const KvCache& cache, int64_t block, const HostPages& pages, int64_t page) {
+  const int64_t size = cache.block_size, dim = cache.head_dim, v_dim = cache.v_head_dim, heads = cache.kv_heads;
+  auto* base = static_cast<std::byte*>(cache.data) + block * kv_block_bytes(cache);
+  auto* k = static_cast<Element*>(pages.k) + page * size * heads * dim;
+  auto* v = static_cast<Element*>(pages.v) + page * size * heads * v_dim;
+  auto move = [](auto& in_cache, auto& on_host) {
+    if constexpr (kToHost) on_host = in_cache;
+    else in_cache = on_host;
+  };
+  for (int64_t head = 0; head < heads; ++head, base += kv_block_head_bytes(cache)) {
+    auto* cache_k = reinterpret_cast<Element*>(base);
     Element* cache_v = cache_k + size * dim;
+    auto* scales = reinterpret_cast<uint32_t*>(base + kv_block_head_elements(cache) * static_cast<int64_t>(sizeof(Element)));
     for (int64_t token = 0; token < size; ++token) {
-      auto* host_k = k + (token * cache.kv_heads + head) * dim;
-      auto* host_v = v + (token * cache.kv_heads + head) * v_dim;
-      for (int64_t i = 0; i < dim; ++i) {
-        if constexpr (kToHost) host_k[i] = cache_k[i * size + token];
-        else cache_k[i * size + token] = host_k[i];
+      const int64_t row = token * heads + head;
+      for (int64_t i = 0; i < dim; ++i) move(cache_k[i * size + token], k[row * dim + i]);
+      for (int64_t i = 0; i < v_dim; ++i) move(cache_v[token * v_dim + i], v[row * v_dim + i]);
+      if constexpr (sizeof(Element) == 1) {
+        move(scales[token], static_cast<uint32_t*>(pages.k_scale)[page * size * heads + row]);
+        move(scales[size + token], static_cast<uint32_t*>(pages.v_scale)[page * size * heads + row]);
       }
-      const size_t bytes = static_cast<size_t>(v_dim) * sizeof(Element);
-      if constexpr (kToHost) std::memcpy(host_v, cache_v + token * v_dim, bytes);
-      else std::memcpy(cache_v + token * v_dim, host_v, bytes);
     }
   }
 }
 
-template <class Element, bool kToHost, class Pointer>
-void move_blocks(const KvStore& store, int64_t group, const int32_t* ids, int64_t count, Pointer k, Pointer v,
+template <class Element, bool kToHost>
+void move_blocks(const KvStore& store, int64_t group, const int32_t* ids, int64_t count, const HostPages& pages,
                  ThreadPool& pool) {
-  using Row = std::conditional_t<kToHost, Element*, const Element*>;
-  const KvGroup& info = store.group(group);
-  const int64_t k_page = info.shape.block_size * info.shape.kv_heads * info.shape.head_dim;
-  const int64_t v_page = info.shape.block_size * info.shape.kv_heads * info.shape.v_head_dim;
-  pool.parallel_for(count * info.layers, [&](int64_t begin, int64_t end, int) {
+  const int64_t layers = store.group(group).layers;
+  pool.parallel_for(count * layers, [&](int64_t begin, int64_t end, int) {
     for (int64_t item = begin; item < end; ++item)
-      move_block<Element, kToHost>(store.cache(group, item % info.layers), ids[item / info.layers],
-                                   static_cast<Row>(k) + item * k_page, static_cast<Row>(v) + item * v_page);
+      move_block<Element, kToHost>(store.cache(group, item % layers), ids[item / layers], pages, item);
   });
+}
+
+template <bool kToHost>
+void move_typed(const KvStore& store, DType dtype, int64_t group, const int32_t* ids, int64_t count,
+                const HostPages& pages, ThreadPool& pool) {
+  if ((dtype == DType::i8) != (pages.k_scale && pages.v_scale))
+    throw std::invalid_argument("pages have scales exactly when the cache is int8");
+  if (dtype == DType::f32) move_blocks<uint32_t, kToHost>(store, group, ids, count, pages, pool);
+  else if (dtype == DType::i8) move_blocks<int8_t, kToHost>(store, group, ids, count, pages, pool);
+  else move_blocks<uint16_t, kToHost>(store, group, ids, count, pages, pool);
 }
 
 }  // namespace
@@ -135,17 +144,15 @@ void KvStore::copy_blocks(int64_t group, const int32_t* copies, int64_t count, T
   }
 }
 
-void KvStore::read_blocks(int64_t group, const int32_t* ids, int64_t count, void* k, void* v, ThreadPool& pool) const {
+void KvStore::read_blocks(int64_t group, const int32_t* ids, int64_t count, const HostPages& pages,
+                          ThreadPool& pool) const {
   check_blocks(group, ids, count);
-  if (dtype_ == DType::f32) move_blocks<uint32_t, true>(*this, group, ids, count, k, v, pool);
-  else move_blocks<uint16_t, true>(*this, group, ids, count, k, v, pool);
+  move_typed<true>(*this, dtype_, group, ids, count, pages, pool);
 }
 
-void KvStore::write_blocks(int64_t group, const int32_t* ids, int64_t count, const void* k, const void* v,
-                           ThreadPool& pool) {
+void KvStore::write_blocks(int64_t group, const int32_t* ids, int64_t count, const HostPages& pages, ThreadPool& pool) {
   check_blocks(group, ids, count);
-  if (dtype_ == DType::f32) move_blocks<uint32_t, false>(*this, group, ids, count, k, v, pool);
-  else move_blocks<uint16_t, false>(*this, group, ids, count, k, v, pool);
+  move_typed<false>(*this, dtype_, group, ids, count, pages, pool);
 }
 
 }  // namespace quire

@@ -17,6 +17,15 @@ struct KvGroup {
   KvCache shape;  // data is null, num_blocks 0 until allocated
 };
 
+// Blocks in the host page format: k [n, layers, block_size, kv_heads, head_dim] and v likewise in the cache's dtype;
+// of an int8 cache also the scales, float32 [n, layers, block_size, kv_heads], else nullptr. `write_blocks` only reads.
+struct HostPages {
+  void* k = nullptr;
+  void* v = nullptr;
+  void* k_scale = nullptr;
+  void* v_scale = nullptr;
+};
+
 // Blocks of one pool have pool-wide ids, so two groups of a pool never hold the same block at once.
 class KvStore {
  public:
@@ -37,9 +46,8 @@ class KvStore {
   // source held before the call; destinations are distinct.
   void copy_blocks(int64_t group, const int32_t* copies, int64_t count, ThreadPool& pool);
 
-  // Host page format: k [n, layers, block_size, kv_heads, head_dim], v likewise, in the cache's dtype.
-  void read_blocks(int64_t group, const int32_t* ids, int64_t count, void* k, void* v, ThreadPool& pool) const;
-  void write_blocks(int64_t group, const int32_t* ids, int64_t count, const void* k, const void* v, ThreadPool& pool);
+  void read_blocks(int64_t group, const int32_t* ids, int64_t count, const HostPages& pages, ThreadPool& pool) const;
+  void write_blocks(int64_t group, const int32_t* ids, int64_t count, const HostPages& pages, ThreadPool& pool);
 
  private:
   void check_blocks(int64_t group, const int32_t* ids, int64_t count) const;

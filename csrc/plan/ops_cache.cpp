@@ -121,12 +121,15 @@ class PagedAttention final : public Op {
  public:
   PagedAttention(Fields& f, const OpResources& r)
       : at_(f, r), q_(f.operand("q")), y_(f.operand("y")), heads_(f.integer("heads")), window_(f.integer("window")),
-        scale_(f.real("scale")), softcap_(f.real("softcap")), causal_(f.boolean("causal")) {
+        scale_(f.real("scale")), softcap_(f.real("softcap")), causal_(f.boolean("causal")),
+        sinks_(f.optional_integer("sinks")), alibi_slopes_(f.optional_integer("alibi_slopes")) {
     const KvCache& cache = r.kv.group(at_.group).shape;
     if (heads_ < 1 || heads_ % cache.kv_heads) throw f.error("heads", "is not a multiple of the KV heads");
     if (q_.width != heads_ * cache.head_dim) throw f.error("q", "does not fit the cache");
     if (y_.width != heads_ * cache.v_head_dim) throw f.error("y", "does not fit the cache");
     if (!causal_ && window_ != 0) throw f.error("window", "needs causal attention");
+    for (const int64_t per_head : {sinks_, alibi_slopes_})
+      if (per_head >= 0 && r.weights.vector_size(per_head) != heads_) throw f.error("heads", "are not those of sinks or slopes");
     const AttentionShape shape{at_.group, heads_, window_, causal_};
     const auto known = std::find_if(r.attention.begin(), r.attention.end(),
                                     [&](const AttentionWork& work) { return work.shape == shape; });
@@ -186,6 +189,8 @@ class PagedAttention final : public Op {
     args.softcap = softcap_;
     args.window = window_;
     args.causal = causal_ ? 1 : 0;
+    args.sinks = step.weights.vector(sinks_);
+    args.alibi_slopes = step.weights.vector(alibi_slopes_);
     args.items = work.items.data();
     args.item_capacity = static_cast<int64_t>(work.items.size());
     args.partials = step.partials;
@@ -198,6 +203,7 @@ class PagedAttention final : public Op {
   int64_t heads_, window_;
   float scale_, softcap_;
   bool causal_;
+  int64_t sinks_, alibi_slopes_;  // vectors [heads], -1 = none
   size_t work_ = 0;
   KvCache shape_;
   const KernelTable* kernels_;

@@ -38,8 +38,10 @@ class World {
       const int64_t length = lengths_[s];
       for (int64_t b = 0; b * c.block_size < length; ++b) tables_[s * blocks_per_seq_ + b] = ids[next++];
       q_.push_back(random_.floats(length * heads() * c.head_dim, -2, 2));
-      k_.push_back(typed(random_.floats(length * c.kv_heads * c.head_dim, -2, 2), c.dtype).values);
-      v_.push_back(typed(random_.floats(length * c.kv_heads * c.v_head_dim, -2, 2), c.dtype).values);
+      // int8 rounds once more where it is written, and its values do not change by being rounded again.
+      const std::vector<float> k = random_.floats(length * c.kv_heads * c.head_dim, -2, 2), v = random_.floats(length * c.kv_heads * c.v_head_dim, -2, 2);
+      k_.push_back(c.dtype == DType::i8 ? quantized(k, c.head_dim).values : typed(k, c.dtype).values);
+      v_.push_back(c.dtype == DType::i8 ? quantized(v, c.v_head_dim).values : typed(v, c.dtype).values);
       std::vector<int32_t> slots;
       for (int64_t i = 0; i < length; ++i)
         slots.push_back(static_cast<int32_t>(tables_[s * blocks_per_seq_ + i / c.block_size] * c.block_size + i % c.block_size));
@@ -186,7 +188,7 @@ void test_case(const KernelTable& table, Checker& check, const Case& c, const st
 
 void test_attention(const KernelTable& table, Checker& check) {
   const std::vector<int64_t> lengths = {1, 37, 90, 16};
-  for (DType dtype : {DType::f32, DType::bf16, DType::f16})
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16, DType::i8})
     for (int64_t block_size : {16, 64})
       for (auto [k_dim, v_dim, kv_heads, group] : {std::tuple<int64_t, int64_t, int64_t, int64_t>{16, 16, 2, 2}, {20, 12, 1, 3}, {64, 64, 2, 1}, {24, 40, 1, 5}, {6, 3, 1, 8}}) {
         Case c{.dtype = dtype, .block_size = block_size, .head_dim = k_dim, .v_head_dim = v_dim, .kv_heads = kv_heads, .group = group};
@@ -194,18 +196,19 @@ void test_attention(const KernelTable& table, Checker& check) {
         c.window = 19;
         test_case(table, check, c, lengths, 5);
       }
-  for (int option = 0; option < 5; ++option) {
-    Case c{.dtype = DType::bf16, .block_size = 32, .group = 3};
-    c.softcap = option == 0 || option == 4 ? 5.0f : 0.0f;
-    c.sinks = option == 1 || option == 4;
-    c.alibi = option == 2 || option == 4;
-    c.causal = option != 3;
-    c.window = option == 4 ? 33 : 0;
+  for (int option = 0; option < 10; ++option) {
+    Case c{.dtype = option < 5 ? DType::bf16 : DType::i8, .block_size = 32, .group = 3};
+    const int kind = option % 5;
+    c.softcap = kind == 0 || kind == 4 ? 5.0f : 0.0f;
+    c.sinks = kind == 1 || kind == 4;
+    c.alibi = kind == 2 || kind == 4;
+    c.causal = kind != 3;
+    c.window = kind == 4 ? 33 : 0;
     test_case(table, check, c, lengths, 3);
   }
   // Contexts over several spans, with splits.
-  for (int64_t window : {0, 1500}) {
-    Case c{.dtype = DType::f16, .block_size = 48, .head_dim = 8, .v_head_dim = 8, .kv_heads = 1, .group = 2, .window = window};
+  for (auto [dtype, window] : {std::pair<DType, int64_t>{DType::f16, 0}, {DType::f16, 1500}, {DType::i8, 0}, {DType::i8, 1500}}) {
+    Case c{.dtype = dtype, .block_size = 48, .head_dim = 8, .v_head_dim = 8, .kv_heads = 1, .group = 2, .window = window};
     test_case(table, check, c, {2600, 1100}, 311);
     World world(table, c, {2600, 1100}, 9);
     const auto whole = world.run({2599, 1099}, {2600, 1100}, 1, true);

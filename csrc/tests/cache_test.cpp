@@ -66,7 +66,7 @@ void test_write(const KernelTable& table, Checker& check, Random& random) {
         for (int64_t t = 0; t < tokens; ++t) {
           if (slots[t] < 0) continue;
           for (int64_t h = 0; h < 2; ++h) {
-            const uint8_t* base = static_cast<const uint8_t*>(c.data) + (slots[t] / 16 * 2 + h) * kv_block_head_elements(c) * dtype_bytes(dtype);
+            const uint8_t* base = static_cast<const uint8_t*>(c.data) + (slots[t] / 16 * 2 + h) * kv_block_head_bytes(c);
             auto stored = [&](int64_t i) {
               uint16_t half;
               float full;
@@ -88,6 +88,45 @@ void test_write(const KernelTable& table, Checker& check, Random& random) {
         for (int64_t i = 0; i < memory.size(); ++i) untouched += memory.as<uint8_t>()[i] == 0xff;
         check.expect(untouched >= memory.size() - 4 * 2 * (k_dim + v_dim) * dtype_bytes(dtype), "nothing else was written");
       }
+}
+
+void test_int8_write(const KernelTable& table, Checker& check, Random& random) {
+  for (auto [k_dim, v_dim] : {std::pair<int64_t, int64_t>{64, 64}, {20, 12}, {13, 24}}) {
+    KvCache c{.data = nullptr, .dtype = DType::i8, .num_blocks = 4, .kv_heads = 2, .head_dim = k_dim, .v_head_dim = v_dim, .block_size = 16};
+    AlignedBytes memory(kv_layer_bytes(c));
+    c.data = memory.as();
+    const int64_t tokens = 6;
+    std::vector<float> k = random.floats(tokens * 2 * k_dim, -3, 3), v = random.floats(tokens * 2 * v_dim, -3, 3);
+    const std::vector<int32_t> slots = {17, 0, -1, 63, 40, 5};
+    for (int64_t d = 0; d < k_dim; ++d) k[d] = 0.0f;                                        // token 0, head 0: zeros
+    k[2 * k_dim + 3] = kNaN;                                                                // token 1, head 0
+    v[2 * v_dim + v_dim + v_dim - 1] = -std::numeric_limits<float>::infinity();             // token 1, head 1
+    for (int64_t d = 0; d < v_dim; ++d) v[3 * 2 * v_dim + d] *= 1e-44f;                     // token 3, head 0: denormal
+    for (int64_t d = 0; d < v_dim; ++d) v[5 * 2 * v_dim + d] = (d % 2 ? 0.5f : -1.5f) + static_cast<float>(d);  // ties
+    v[5 * 2 * v_dim] = 127.0f;
+    const CacheWriteArgs w{.cache = c, .k = k.data(), .k_stride = 2 * k_dim, .v = v.data(), .v_stride = 2 * v_dim, .slots = slots.data(), .rotary = nullptr};
+    run_in_pieces(table.cache_write, w, tokens);
+    const QuantizedVectors keys = quantized(k, k_dim), values = quantized(v, v_dim);
+    int64_t written = 0;
+    for (int64_t t = 0; t < tokens; ++t) {
+      if (slots[t] < 0) continue;
+      for (int64_t h = 0; h < 2; ++h, ++written) {
+        const auto* base = static_cast<const int8_t*>(c.data) + (slots[t] / 16 * 2 + h) * kv_block_head_bytes(c);
+        const int64_t offset = slots[t] % 16, vector = t * 2 + h;
+        for (int64_t d = 0; d < k_dim; ++d) check.expect(base[d * 16 + offset] == keys.q[vector * k_dim + d], "int8 key in the cache");
+        for (int64_t d = 0; d < v_dim; ++d)
+          check.expect(base[k_dim * 16 + offset * v_dim + d] == values.q[vector * v_dim + d], "int8 value in the cache");
+        float scales[2];
+        std::memcpy(&scales[0], base + kv_block_head_elements(c) + offset * 4, 4);
+        std::memcpy(&scales[1], base + kv_block_head_elements(c) + (16 + offset) * 4, 4);
+        check.close(scales[0], keys.scales[vector], 0, 0, "scale of a key");
+        check.close(scales[1], values.scales[vector], 0, 0, "scale of a value");
+      }
+    }
+    int64_t untouched = 0;
+    for (int64_t i = 0; i < memory.size(); ++i) untouched += memory.as<uint8_t>()[i] == 0xff;
+    check.expect(untouched >= memory.size() - written * (k_dim + v_dim + 8), "nothing else was written");
+  }
 }
 
 void test_half_rounding(const KernelTable& table, Checker& check) {
@@ -116,6 +155,7 @@ void test_cache(const KernelTable& table, Checker& check) {
   Random random(11);
   test_rotary(table, check, random);
   test_write(table, check, random);
+  test_int8_write(table, check, random);
   test_half_rounding(table, check);
 }
 

@@ -142,7 +142,33 @@ inline Typed typed(const std::vector<float>& source, DType dtype) {
   return t;
 }
 
-inline const char* dtype_name(DType t) { return t == DType::f32 ? "f32" : t == DType::bf16 ? "bf16" : "f16"; }
+inline const char* dtype_name(DType t) { return t == DType::f32 ? "f32" : t == DType::bf16 ? "bf16" : t == DType::f16 ? "f16" : "i8"; }
+
+// Vectors of `dim` as an int8 cache keeps them: values are scale * q.
+struct QuantizedVectors {
+  std::vector<int8_t> q;
+  std::vector<float> scales, values;
+};
+inline QuantizedVectors quantized(const std::vector<float>& source, int64_t dim) {
+  QuantizedVectors result;
+  for (size_t begin = 0; begin < source.size(); begin += static_cast<size_t>(dim)) {
+    float most = 0;
+    bool finite = true;
+    for (int64_t i = 0; i < dim; ++i) {
+      most = std::fmax(most, std::fabs(source[begin + i]));
+      finite = finite && std::isfinite(source[begin + i]);
+    }
+    const float scale = finite ? most / 127.0f : kNaN;
+    result.scales.push_back(scale);
+    for (int64_t i = 0; i < dim; ++i) {
+      const float units = finite && scale > 0 ? std::nearbyint(source[begin + i] / scale) : 0.0f;
+      const float bounded = std::fmin(127.0f, std::fmax(-127.0f, units));
+      result.q.push_back(static_cast<int8_t>(bounded));
+      result.values.push_back(scale * bounded);
+    }
+  }
+  return result;
+}
 
 // Runs items [0, count) in uneven pieces, backwards: kernels must not care.
 template <class Args>

@@ -4,6 +4,7 @@ import pytest
 
 from quire.errors import ConfigError
 from quire.graph.ir import CacheArray, KVGroupSpec
+from quire.graph.kv_arrays import held_arrays
 from quire.graph.kv_budget import (
     blocks_needed,
     bytes_per_block,
@@ -35,6 +36,15 @@ def test_bytes_per_block(tiny) -> None:
     assert kv_bytes_per_token(model, "bfloat16") == 3 * 2 * 2 * 8 * 2
     state = KVGroupSpec("state", 0, (CacheArray("s", shape_of(10), "f32"),), 4, "state")
     assert bytes_per_block(state, {}, 16, "bfloat16") == 4 * 10 * 4
+
+
+def test_an_int8_cache_counts_its_scales(tiny) -> None:
+    model = tiny("qwen3")  # 3 layers, 2 KV heads of 8, k and v
+    group, sizes = model.kv_groups["full"], model.axis_sizes()
+    assert bytes_per_block(group, sizes, 16, "int8") == 3 * 2 * 2 * (8 + 4) * 16
+    assert kv_bytes_per_token(model, "int8") == 3 * 2 * 2 * (8 + 4)
+    held = {array.name: array.dtype for array in held_arrays(group, "int8")}
+    assert held == {"k": "int8", "k_scale": "float32", "v": "int8", "v_scale": "float32"}
 
 
 def test_unknown_dtype_is_refused(tiny) -> None:

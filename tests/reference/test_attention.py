@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.reference import cache_write, paged_attention
+from quire.reference.kv_quantization import dequantize_vectors, quantize_vectors
 
 H, KV, D = 4, 2, 8
 
@@ -66,6 +67,37 @@ def _dense(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: in
     if window:
         seen &= columns > rows - window
     return (torch.softmax(scores.masked_fill(~seen, -torch.inf), -1) @ v_).transpose(0, 1).numpy()
+
+
+@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=40))
+def test_quantized_vectors_are_within_half_a_step(elements: list[float]) -> None:
+    x = np.array([elements, [-e for e in elements]], np.float32)
+    q, scales = quantize_vectors(x)
+    assert q.dtype == np.int8 and scales.dtype == np.float32 and np.abs(q.astype(int)).max() <= 127
+    np.testing.assert_array_equal(q[0], -q[1])
+    error = np.abs(dequantize_vectors(q, scales) - x)
+    assert (error <= 0.5001 * scales[:, None] + 1e-44).all()
+
+
+def test_a_vector_that_is_not_finite_has_a_nan_scale_and_zeros() -> None:
+    q, scales = quantize_vectors(np.array([[1, np.nan], [np.inf, 2], [-np.inf, np.nan], [0, 0]], np.float32))
+    assert np.isnan(scales[:3]).all() and scales[3] == 0 and not q.any()
+
+
+def test_an_int8_cache_is_attended_as_it_is_held() -> None:
+    rng = np.random.default_rng(4)
+    k, v = rng.standard_normal((2, 20, KV, D)).astype(np.float32)
+    cache = {name: np.full((5, 8, KV, D), -128, np.int8) for name in "kv"}
+    cache |= {f"{name}_scale": np.full((5, 8, KV), np.nan, np.float32) for name in "kv"}
+    table = np.array([[3, 0, 4]], np.int32)
+    index = np.arange(20)
+    cache_write(cache, k, v, slots=(table[0, index // 8] * 8 + index % 8).astype(np.int32))
+    q = rng.standard_normal((20, H, D)).astype(np.float32)
+    found = paged_attention(q, cache, block_tables=table, query_start_loc=np.array([0, 20], np.int32),
+                            num_computed=np.zeros(1, np.int32), scale=0.4)
+    held_k, held_v = (dequantize_vectors(*quantize_vectors(x)) for x in (k, v))
+    np.testing.assert_allclose(found, _dense(q, held_k, held_v, 0.4, 0, 0.0, True), rtol=1e-4, atol=1e-5)
+    assert np.abs(found - _dense(q, k, v, 0.4, 0, 0.0, True)).max() < 0.05
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,6 +17,7 @@ from quire.device.contract import ExecutorPlan, KVPlan, LoadProgress, MemoryRepo
 from quire.device.host_memory import host_memory
 from quire.device.plan_check import check_plan
 from quire.errors import BackendError, InternalError, QuireError
+from quire.graph.kv_arrays import held_arrays
 from quire.graph.shapes import concrete
 from quire.sampling.batch import I32
 from quire_cpu import _native
@@ -25,8 +26,8 @@ from quire_cpu.options import CpuOptions
 from quire_cpu.row_split import RowSplit
 
 _ELEMENTS = {"float32": (np.float32, np.float32), "bfloat16": (np.uint16, ml_dtypes.bfloat16),
-             "float16": (np.uint16, np.float16)}
-"""KV dtype -> (as the native module moves it, as the host page format has it)."""
+             "float16": (np.uint16, np.float16), "int8": (np.int8, np.int8)}
+"""Dtype of a cache array -> (as the native module moves it, as the host page format has it)."""
 
 _open_executors: weakref.WeakSet[CpuExecutor] = weakref.WeakSet()
 
@@ -114,21 +115,27 @@ class CpuExecutor:
     def read_blocks(self, group: str, block_ids: I32) -> Mapping[str, np.ndarray]:
         """Pages in the host format: array name -> [n, layers, block_size, *shape_per_token]."""
         flat = self._kv_ready()
-        moved, seen = _ELEMENTS[self._plan.kv_dtype]
-        pages = {name: np.empty(shape, moved) for name, shape in self._page_shapes(group, len(block_ids)).items()}
-        self._kv_call(flat.native.read_blocks, group, block_ids, pages["k"], pages["v"])
-        return {name: page.view(seen) for name, page in pages.items()}
+        pages, views = {}, {}
+        for name, (shape, dtype) in self._page_forms(group, len(block_ids)).items():
+            moved, seen = _ELEMENTS[dtype]
+            pages[name] = np.empty(shape, moved)
+            views[name] = pages[name].view(seen)
+        self._kv_call(flat.native.read_blocks, group, block_ids, pages)
+        return views
 
     def write_blocks(self, group: str, block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
         """The inverse of `read_blocks`."""
         flat = self._kv_ready()
-        moved, seen = _ELEMENTS[self._plan.kv_dtype]
-        for name, shape in self._page_shapes(group, len(block_ids)).items():
-            if pages[name].shape != shape or pages[name].dtype != seen:
-                raise BackendError(f"pages {name} of group {group} are {pages[name].dtype} {pages[name].shape}",
+        given = {}
+        for name, (shape, dtype) in self._page_forms(group, len(block_ids)).items():
+            moved, seen = _ELEMENTS[dtype]
+            page = pages.get(name)
+            if page is None or page.shape != shape or page.dtype != seen:
+                found = "are missing" if page is None else f"are {page.dtype} {page.shape}"
+                raise BackendError(f"pages {name} of group {group} {found}",
                                    because=f"the cache holds {np.dtype(seen)} {shape}")
-        k, v = (np.ascontiguousarray(pages[name]).view(moved) for name in ("k", "v"))
-        self._kv_call(flat.native.write_blocks, group, block_ids, k, v)
+            given[name] = np.ascontiguousarray(page).view(moved)
+        self._kv_call(flat.native.write_blocks, group, block_ids, given)
 
     def close(self) -> None:
         """Stops the threads and frees everything; safe to call twice. Steps that have not begun are dropped."""
@@ -174,17 +181,19 @@ class CpuExecutor:
             self.finish_through(self._unfinished[-1])
         return flat
 
-    def _kv_call(self, call: object, group: str, block_ids: I32, k: np.ndarray, v: np.ndarray) -> None:
+    def _kv_call(self, call: object, group: str, block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
         assert callable(call)
         try:
-            call(self._open().group_index[group], _i32(block_ids), k, v)
+            call(self._open().group_index[group], _i32(block_ids), **pages)
         except ValueError as error:
             raise BackendError(f"pages of KV group {group} cannot be moved", because=str(error)) from error
 
-    def _page_shapes(self, group: str, num_blocks: int) -> dict[str, tuple[int, ...]]:
+    def _page_forms(self, group: str, num_blocks: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Array name -> (shape, dtype) of `num_blocks` pages."""
         spec, sizes = self._plan.model.kv_groups[group], self._plan.model.axis_sizes()
         page = (num_blocks, spec.layers, self._plan.block_size)
-        return {array.name: (*page, *concrete(array.shape, sizes)) for array in spec.arrays}
+        return {array.name: ((*page, *concrete(array.shape, sizes)), array.dtype)
+                for array in held_arrays(spec, self._plan.kv_dtype)}
 
 
 class CpuPending:

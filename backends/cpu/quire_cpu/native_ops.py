@@ -166,7 +166,7 @@ def _paged_attention(site: OpSite) -> None:
     node = site.node
     site.emit("paged_attention", q=site.input(0), y=site.output(), heads=site.input_shape(0)[1], **site.cache(1),
               window=int(node.attr("window")), scale=float(node.attr("scale")), softcap=float(node.attr("softcap")),
-              causal=bool(node.attr("causal")))
+              causal=bool(node.attr("causal")), sinks=None, alibi_slopes=None)
 
 
 def _route_experts(site: OpSite) -> None:

@@ -241,6 +241,10 @@ void attend_block(const AttentionArgs& a, const AttentionItem& item, const Atten
     rule.softcap = a.softcap;
     rule.slope = a.alibi_slopes ? a.alibi_slopes[head] : 0.0f;
     rule.first_offset = static_cast<float>(key0 - (index0 + r / group));
+    if constexpr (T == DType::i8) {
+      rule.k_scales = reinterpret_cast<const float*>(k + kv_block_head_elements(c));
+      rule.v_scales = rule.k_scales + c.block_size;
+    }
     const float factor = softmax_block(s.scores + r * c.block_size, in_block[r], rule, s.max[r], s.sum[r]);
     float* values = s.values + r * stride;
     for (int64_t d = 0; d < stride; d += 8) store(values + d, load(values + d) * broadcast(factor));
@@ -261,7 +265,7 @@ void attend_span(const AttentionArgs& a, const AttentionItem& item, const Attent
   const int64_t first_block = max_of(span * blocks, s.seen[0].first / c.block_size);
   const int64_t last_block = min_of((span + 1) * blocks, ceil_div(s.seen[rows - 1].last, c.block_size));
   const int32_t* table = a.block_tables + item.seq * a.block_table_stride;
-  const int64_t head_bytes = kv_block_head_elements(c) * dtype_bytes(T);
+  const int64_t head_bytes = kv_block_head_bytes(c);
   auto block_data = [&](int64_t b) {
     return static_cast<const uint8_t*>(c.data) + (table[b] * c.kv_heads + item.kv_head) * head_bytes;
   };
@@ -309,6 +313,7 @@ inline void attention(const AttentionArgs& a, int64_t begin, int64_t end, void* 
   for (int64_t i = begin; i < end; ++i) {
     if (a.cache.dtype == DType::f32) attention_item<DType::f32>(a, a.items[i], scratch);
     else if (a.cache.dtype == DType::bf16) attention_item<DType::bf16>(a, a.items[i], scratch);
+    else if (a.cache.dtype == DType::i8) attention_item<DType::i8>(a, a.items[i], scratch);
     else attention_item<DType::f16>(a, a.items[i], scratch);
   }
 }

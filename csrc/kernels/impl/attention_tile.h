@@ -104,11 +104,14 @@ struct ScoreRule {
   float softcap;
   float slope;        // ALiBi, 0 = none
   float first_offset; // (index of the block's first key) - (index of the row)
+  const float* k_scales = nullptr;  // of a quantized block's keys and values
+  const float* v_scales = nullptr;
 };
 
 QUIRE_INLINE F32x8 final_scores(const float* s, int64_t j, const KeyRange& seen, const ScoreRule& rule) {
   const F32x8 iota = {0, 1, 2, 3, 4, 5, 6, 7};
   F32x8 v = load(s + j);
+  if (rule.k_scales) v = v * load(rule.k_scales + j);
   if (rule.softcap > 0.0f) v = broadcast(rule.softcap) * tanh_v(v / broadcast(rule.softcap));
   const F32x8 index = broadcast(static_cast<float>(j)) + iota;
   if (rule.slope != 0.0f) v = fma(broadcast(rule.slope), broadcast(rule.first_offset) + index, v);
@@ -117,7 +120,7 @@ QUIRE_INLINE F32x8 final_scores(const float* s, int64_t j, const KeyRange& seen,
 }
 
 // One step of the online softmax: turns scores into weights (0 where masked), updates max and sum, and
-// returns the factor for what was summed before.
+// returns the factor for what was summed before. Weights of quantized values carry the values' scales, the sum does not.
 inline float softmax_block(float* s, const KeyRange& seen, const ScoreRule& rule, float& max, float& sum) {
   const int64_t from = seen.first / 8 * 8;
   F32x8 best = broadcast(max);
@@ -131,7 +134,7 @@ inline float softmax_block(float* s, const KeyRange& seen, const ScoreRule& rule
   F32x8 total = zero();
   for (int64_t j = from; j < seen.last; j += 8) {
     const F32x8 p = exp_v(load(s + j) - shift);
-    store(s + j, p);
+    store(s + j, rule.v_scales ? p * load(rule.v_scales + j) : p);
     total = total + p;
   }
   const float factor = exp_v(broadcast(max) - shift)[0];

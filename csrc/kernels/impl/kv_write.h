@@ -26,8 +26,7 @@ QUIRE_INLINE void store_vector(void* base, int64_t i, F32x8 v) {
 template <DType T>
 QUIRE_INLINE void write_key_value(const KvCache& c, int64_t slot, int64_t kv_head, const float* k, const float* v) {
   const int64_t block = slot / c.block_size, offset = slot % c.block_size;
-  uint8_t* base = static_cast<uint8_t*>(c.data) +
-                  (block * c.kv_heads + kv_head) * kv_block_head_elements(c) * dtype_bytes(T);
+  uint8_t* base = static_cast<uint8_t*>(c.data) + (block * c.kv_heads + kv_head) * kv_block_head_bytes(c);
   using Element = typename CacheElement<T>::type;
   Element* column = reinterpret_cast<Element*>(base) + offset;
   alignas(32) Element lanes[8];
@@ -41,6 +40,40 @@ QUIRE_INLINE void write_key_value(const KvCache& c, int64_t slot, int64_t kv_hea
   d = 0;
   for (; d + 8 <= c.v_head_dim; d += 8) store_vector<T>(base, line + d, load(v + d));
   for (; d < c.v_head_dim; ++d) store_element<T>(base, line + d, v[d]);
+}
+
+// The scale of a vector: max|x| / 127; NaN when an element is not finite.
+QUIRE_INLINE float int8_scale(const float* x, int64_t dim) {
+  I32x8 top = {};  // bits of magnitudes are ordered as integers, infinity and NaN above all others
+  for_lanes(dim, [&](int64_t d, int64_t count) {
+    const I32x8 magnitude = as_i32(absolute(load_some(x + d, count)));
+    top = magnitude > top ? magnitude : top;
+  });
+  int32_t most = 0;
+  for (int i = 0; i < 8; ++i) most = top[i] > most ? top[i] : most;
+  return most < 0x7f800000 ? bits_to_f32(static_cast<uint32_t>(most)) / 127.0f : __builtin_nanf("");
+}
+
+// x / scale, rounded to nearest even; 0 where the scale is 0 or NaN. A denormal scale may be too small: hence the bounds.
+QUIRE_INLINE void quantize_vector(const float* x, int64_t dim, float scale, int8_t* q, int64_t q_stride) {
+  const F32x8 most = broadcast(127.0f), magic = broadcast(12582912.0f), divisor = broadcast(scale);
+  for_lanes(dim, [&](int64_t d, int64_t count) {
+    const F32x8 v = scale > 0.0f ? minimum(maximum(load_some(x + d, count) / divisor, -most), most) : zero();
+    const I32x8 whole = to_i32((v + magic) - magic);
+    for (int64_t i = 0; i < count; ++i) q[(d + i) * q_stride] = static_cast<int8_t>(whole[i]);
+  });
+}
+
+template <>
+QUIRE_INLINE void write_key_value<DType::i8>(const KvCache& c, int64_t slot, int64_t kv_head, const float* k, const float* v) {
+  const int64_t block = slot / c.block_size, offset = slot % c.block_size;
+  uint8_t* base = static_cast<uint8_t*>(c.data) + (block * c.kv_heads + kv_head) * kv_block_head_bytes(c);
+  int8_t* keys = reinterpret_cast<int8_t*>(base);
+  float* scales = reinterpret_cast<float*>(base + kv_block_head_elements(c)) + offset;
+  scales[0] = int8_scale(k, c.head_dim);
+  scales[c.block_size] = int8_scale(v, c.v_head_dim);
+  quantize_vector(k, c.head_dim, scales[0], keys + offset, c.block_size);
+  quantize_vector(v, c.v_head_dim, scales[c.block_size], keys + c.head_dim * c.block_size + offset * c.v_head_dim, 1);
 }
 
 constexpr int64_t kRotatedKeyFloats = 1024;  // head_dim limit of the fused form
@@ -70,5 +103,6 @@ inline void cache_write(const CacheWriteArgs& a, int64_t begin, int64_t end, voi
   if (a.rotary && a.cache.head_dim > kRotatedKeyFloats) __builtin_trap();
   if (a.cache.dtype == DType::f32) cache_write_rows<DType::f32>(a, begin, end);
   else if (a.cache.dtype == DType::bf16) cache_write_rows<DType::bf16>(a, begin, end);
+  else if (a.cache.dtype == DType::i8) cache_write_rows<DType::i8>(a, begin, end);
   else cache_write_rows<DType::f16>(a, begin, end);
 }

@@ -22,6 +22,9 @@ QUIRE_INLINE F32x8 load_bf16(const uint16_t* p) {
 QUIRE_INLINE F32x8 load_f16(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+QUIRE_INLINE F32x8 load_i8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 QUIRE_INLINE void store_bf16(uint16_t* p, F32x8 v) {
   const __m256i u = _mm256_castps_si256(v);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));

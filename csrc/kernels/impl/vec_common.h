@@ -1,7 +1,7 @@
 // What every ISA's vector header shares: eight float lanes in the compiler's vector extension, on which
 // + - * / and comparisons work lane by lane. Included inside namespace quire::QUIRE_ISA.
 // The ISA's header adds: fma, maximum, minimum, square_root, load_part, store_part, load_bf16,
-// load_f16, store_bf16, store_f16, any_lane, prefetch, and the integer products
+// load_f16, load_i8, store_bf16, store_f16, any_lane, prefetch, and the integer products
 // widen_i8, multiply_add_i16, multiply_add_u8, add_pairs.
 
 #define QUIRE_INLINE inline __attribute__((always_inline))

@@ -32,6 +32,11 @@ QUIRE_INLINE F32x8 load_f16(const uint16_t* p) {
   for (int i = 0; i < 8; ++i) v[i] = f16_to_f32(p[i]);
   return v;
 }
+QUIRE_INLINE F32x8 load_i8(const int8_t* p) {
+  F32x8 v;
+  for (int i = 0; i < 8; ++i) v[i] = static_cast<float>(p[i]);
+  return v;
+}
 QUIRE_INLINE void store_bf16(uint16_t* p, F32x8 v) {
   for (int i = 0; i < 8; ++i) p[i] = f32_to_bf16(v[i]);
 }

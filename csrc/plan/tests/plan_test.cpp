@@ -147,11 +147,34 @@ void pages_survive_a_round_trip() {
   const size_t page = kBlockSize * kKvHeads * kHeadDim;
   std::vector<uint16_t> k(3 * page), v(3 * page), k2(k.size()), v2(v.size());
   const int32_t from[] = {3, 0, 7}, to[] = {8, 9, 10}, outside[] = {12};
-  plan->kv().read_blocks(0, from, 3, k.data(), v.data(), plan->pool());
-  plan->kv().write_blocks(0, to, 3, k.data(), v.data(), plan->pool());
-  plan->kv().read_blocks(0, to, 3, k2.data(), v2.data(), plan->pool());
+  const HostPages first{k.data(), v.data()}, second{k2.data(), v2.data()};
+  plan->kv().read_blocks(0, from, 3, first, plan->pool());
+  plan->kv().write_blocks(0, to, 3, first, plan->pool());
+  plan->kv().read_blocks(0, to, 3, second, plan->pool());
   expect(k == k2 && v == v2, "pages written are the pages read");
-  expect_error([&] { plan->kv().read_blocks(0, outside, 1, k.data(), v.data(), plan->pool()); }, "block id 12");
+  expect_error([&] { plan->kv().read_blocks(0, outside, 1, first, plan->pool()); }, "block id 12");
+  const HostPages scaled{k.data(), v.data(), k2.data(), v2.data()};
+  expect_error([&] { plan->kv().read_blocks(0, from, 3, scaled, plan->pool()); }, "scales exactly when");
+}
+
+void int8_pages_survive_a_round_trip() {
+  const auto plan = small_model("", 2, DType::i8);
+  logits_in_chunks(*plan, {41});
+  const size_t rows = kBlockSize * kKvHeads * 3;
+  std::vector<int8_t> k(rows * kHeadDim), v(k.size()), k2(k.size()), v2(k.size());
+  std::vector<uint32_t> k_scale(rows), v_scale(rows), k_scale2(rows), v_scale2(rows);
+  const int32_t from[] = {3, 0, 7}, to[] = {8, 9, 10};
+  const HostPages first{k.data(), v.data(), k_scale.data(), v_scale.data()}, second{k2.data(), v2.data(), k_scale2.data(), v_scale2.data()};
+  plan->kv().read_blocks(0, from, 3, first, plan->pool());
+  plan->kv().write_blocks(0, to, 3, first, plan->pool());
+  plan->kv().read_blocks(0, to, 3, second, plan->pool());
+  expect(k == k2 && v == v2 && k_scale == k_scale2 && v_scale == v_scale2, "int8 pages written are the pages read");
+  for (size_t row = 0; row < kBlockSize * kKvHeads; ++row) {  // the first block is full
+    int top = 0;
+    for (size_t i = 0; i < kHeadDim; ++i) top = std::max(top, std::abs(static_cast<int>(k[row * kHeadDim + i])));
+    expect(top == 127, "the largest element of a key is 127 times its scale");
+  }
+  expect_error([&] { plan->kv().read_blocks(0, from, 3, {k.data(), v.data()}, plan->pool()); }, "scales exactly when");
 }
 
 void weights_of_wrong_size_are_refused() {
@@ -185,12 +208,14 @@ void test_plan() {
   for (const std::string_view kernels : available_kernels()) {
     bits_do_not_depend_on_the_cut(std::string(kernels), DType::f32);
     bits_do_not_depend_on_the_cut(std::string(kernels), DType::bf16);
+    bits_do_not_depend_on_the_cut(std::string(kernels), DType::i8);
   }
   greedy_takes_the_first_of_the_largest();
   draws_are_those_of_the_definition();
   wrong_steps_are_refused();
   rows_of_absent_blocks_are_not_stored();
   pages_survive_a_round_trip();
+  int8_pages_survive_a_round_trip();
   weights_of_wrong_size_are_refused();
   halves_are_converted_exactly();
 }

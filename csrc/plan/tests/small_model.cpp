@@ -75,7 +75,7 @@ void add_attention(Builder& b, Plan& plan, const Operand& x, const Operand& resi
                               {"style", std::string("neox")}, {"group", int64_t{0}}, {"slot", int64_t{0}},
                               {"k", Builder::columns(qkv, q, kv)}, {"v", Builder::columns(qkv, q + kv, kv)}});
   b.op("paged_attention", {{"q", queries}, {"y", attended}, {"group", int64_t{0}}, {"slot", int64_t{0}}, {"heads", kHeads},
-                           {"window", int64_t{0}}, {"scale", 0.35}, {"softcap", 0.0}, {"causal", true}});
+                           {"window", int64_t{0}}, {"scale", 0.35}, {"softcap", 0.0}, {"causal", true}, {"sinks", std::monostate{}}, {"alibi_slopes", std::monostate{}}});
   b.op("linear", {{"x", attended}, {"y", out}, {"weight", b.linear(kHidden, q)}, {"bias", std::monostate{}}});
   b.op("add_rms_norm", {{"a", x}, {"b", out}, {"sum", residual}, {"y", normed}, {"weight", b.vector(kHidden)}, {"weight_offset", 1.0}, {"eps", 1e-6}});
 }

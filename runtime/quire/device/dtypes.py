@@ -11,6 +11,7 @@ _DTYPES = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
+    "int8": np.dtype(np.int8),
     "int32": np.dtype(np.int32),
     "bool": np.dtype(np.bool_),
 }

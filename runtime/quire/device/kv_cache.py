@@ -50,8 +50,7 @@ class KVCache:
     def read_blocks(self, group: str, block_ids: I32) -> dict[str, np.ndarray]:
         """Pages in the host format: array name -> [n, layers, block_size, *shape_per_token]."""
         layers = [self._library.read_blocks(storage, block_ids) for storage in self._slots[group]]
-        return {array.name: np.stack([pages[array.name] for pages in layers], axis=1)
-                for array in self._groups[group].arrays}
+        return {name: np.stack([pages[name] for pages in layers], axis=1) for name in layers[0]}
 
     def write_blocks(self, group: str, block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
         """The inverse of `read_blocks`."""

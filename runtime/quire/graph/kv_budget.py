@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from quire.errors import ConfigError, InternalError
 from quire.graph.ir import CacheArray, KVGroupSpec, ModelGraph
+from quire.graph.kv_arrays import held_arrays
 from quire.graph.shapes import num_elements
 
 DTYPE_BYTES: Mapping[str, float] = {
@@ -150,8 +151,8 @@ class _Need:
 
 def _slot_bytes(group: KVGroupSpec, axis_sizes: Mapping[str, int], block_size: int, kv_dtype: str) -> int:
     tokens = 1 if group.kind == "state" else block_size
-    per_element = {"kv": dtype_bytes(kv_dtype), "f32": 4.0}
-    return int(sum(num_elements(a.shape).evaluate(axis_sizes) * per_element[a.dtype] for a in group.arrays) * tokens)
+    held = held_arrays(group, kv_dtype)
+    return int(sum(num_elements(a.shape).evaluate(axis_sizes) * dtype_bytes(a.dtype) for a in held) * tokens)
 
 
 def _too_small(need: _Need, available_bytes: int, usable: int, max_model_len: int, kv_dtype: str) -> ConfigError:

@@ -1,6 +1,7 @@
 """Attention over a paged KV cache. T tokens, S sequences, H heads, KV kv_heads, d head_dim, B blocks a sequence.
 
-A cache is `{"k": [blocks, block_size, KV, d], "v": [blocks, block_size, KV, dv]}` in the KV dtype.
+A cache is `{"k": [blocks, block_size, KV, d], "v": [blocks, block_size, KV, dv]}` in the KV dtype; an int8 one has
+float32 "k_scale" and "v_scale" [blocks, block_size, KV] as well.
 """
 
 from __future__ import annotations
@@ -10,22 +11,31 @@ from collections.abc import Mapping
 import numpy as np
 
 from quire.reference.elementwise import capped
+from quire.reference.kv_quantization import dequantize_vectors, quantize_vectors
 from quire.reference.rounding import as_f32, round_to
 
 PagedCache = Mapping[str, np.ndarray]
 
 
 def cache_write(cache: PagedCache, k: np.ndarray, v: np.ndarray, *, slots: np.ndarray) -> PagedCache:
-    """Stores k and v [T, KV, d] at `slots` int32 [T] (block_id * block_size + offset), rounded to the KV dtype.
+    """Stores k and v [T, KV, d] at `slots` int32 [T] (block_id * block_size + offset), rounded to the KV dtype (int8: quantized).
 
     A slot of -1 is not written. The cache is changed in place and returned.
     """
     resident = slots >= 0
     for name, rows in (("k", k), ("v", v)):
-        array = cache[name]
-        flat = array.reshape(-1, *array.shape[2:])  # a view: caches are contiguous
-        flat[slots[resident]] = round_to(rows[resident], array.dtype)
+        if f"{name}_scale" in cache:
+            quantized, scales = quantize_vectors(rows[resident])
+            _slots(cache[name])[slots[resident]] = quantized
+            _slots(cache[f"{name}_scale"])[slots[resident]] = scales
+        else:
+            _slots(cache[name])[slots[resident]] = round_to(rows[resident], cache[name].dtype)
     return cache
+
+
+def _slots(array: np.ndarray) -> np.ndarray:
+    """[blocks, block_size, ...] as [slots, ...]; a view, since caches are contiguous."""
+    return array.reshape(-1, *array.shape[2:])
 
 
 def paged_attention(q: np.ndarray, cache: PagedCache, *, block_tables: np.ndarray, query_start_loc: np.ndarray,
@@ -64,7 +74,11 @@ def _gather(cache: PagedCache, table: np.ndarray, keys: np.ndarray) -> tuple[np.
     blocks = table[keys // block_size]
     resident = blocks >= 0
     where = blocks[resident], keys[resident] % block_size
-    return as_f32(cache["k"][where].swapaxes(0, 1)), as_f32(cache["v"][where].swapaxes(0, 1))
+    k, v = (
+        dequantize_vectors(cache[name][where], cache[f"{name}_scale"][where]) if f"{name}_scale" in cache
+        else cache[name][where] for name in ("k", "v")
+    )
+    return as_f32(k.swapaxes(0, 1)), as_f32(v.swapaxes(0, 1))
 
 
 def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, softcap: float) -> np.ndarray:

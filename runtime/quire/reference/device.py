@@ -18,6 +18,7 @@ from quire.device.hookspecs import hookimpl
 from quire.device.host_memory import host_memory
 from quire.errors import ConfigError
 from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
+from quire.graph.kv_arrays import QUANTIZED_KV_DTYPES, held_arrays
 from quire.graph.ops import PLAIN_OPS
 from quire.graph.shapes import concrete
 from quire.reference.lowering import lower_reference
@@ -32,7 +33,7 @@ CAPABILITIES = Capabilities(
     contract=CONTRACT_VERSION,
     act_dtypes=_FLOATS,
     weight_dtypes=_FLOATS,
-    kv_dtypes=_FLOATS,
+    kv_dtypes=(*_FLOATS, "int8"),
     block_sizes=(16, 32, 8, 4, 2, 1, 64, 128, 256),
     ops=PLAIN_OPS,
     row_determinism="batch_invariant",
@@ -69,11 +70,11 @@ class ReferenceLibrary:
 
     def create_cache(self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int,
                      dtype: str) -> dict[str, np.ndarray]:
-        """[num_blocks, block_size, *shape_per_token] each, filled with NaN."""
+        """[num_blocks, block_size, *shape_per_token] each, filled with NaN; int8 with -128, and its scales with NaN."""
         cache = {
-            array.name: np.full((num_blocks, block_size, *concrete(array.shape, axis_sizes)), np.nan,
-                                numpy_dtype("float32" if array.dtype == "f32" else dtype))
-            for array in group.arrays
+            array.name: np.full((num_blocks, block_size, *concrete(array.shape, axis_sizes)),
+                                -128 if array.dtype in QUANTIZED_KV_DTYPES else np.nan, numpy_dtype(array.dtype))
+            for array in held_arrays(group, dtype)
         }
         self._held_bytes += sum(array.nbytes for array in cache.values())
         return cache

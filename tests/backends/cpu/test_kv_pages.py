@@ -16,7 +16,7 @@ from tests.device.conftest import Driver, Line, make_plan
 
 PROMPT = [int(token) for token in np.random.default_rng(7).integers(0, 50, 40)]
 TABLES = {"full": [3, 1, 4], "sliding": [9, 2, 6]}
-HOST_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+HOST_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "int8": np.int8}
 
 
 def i32(*values: int) -> np.ndarray:
@@ -35,7 +35,7 @@ def prefilled(device: str = "cpu", **changes: Any) -> Driver:
     return driver
 
 
-@pytest.mark.parametrize("dtype", HOST_DTYPES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_pages_are_those_of_the_reference(dtype: str) -> None:
     found = prefilled(kv_dtype=dtype).executor.read_blocks("full", i32(4, 3, 1))
     expected = prefilled("reference", kv_dtype=dtype).executor.read_blocks("full", i32(4, 3, 1))
@@ -47,6 +47,28 @@ def test_pages_are_those_of_the_reference(dtype: str) -> None:
         assert written.sum() == 40 * 16
         np.testing.assert_allclose(found[name].astype(np.float32)[written], expected[name].astype(np.float32)[written],
                                    rtol=1e-2, atol=1e-3)
+
+
+def test_int8_pages_are_those_of_the_reference() -> None:
+    found = prefilled(kv_dtype="int8").executor.read_blocks("full", i32(4, 3, 1))
+    expected = prefilled("reference", kv_dtype="int8").executor.read_blocks("full", i32(4, 3, 1))
+    assert set(found) == set(expected) == {"k", "v", "k_scale", "v_scale"}
+    for name in ("k", "v"):
+        assert found[name].shape == (3, 1, BLOCK_SIZE, 2, 8) and found[name].dtype == np.int8
+        scales, expected_scales = found[f"{name}_scale"], expected[f"{name}_scale"]
+        written = np.isfinite(expected_scales)
+        assert written.sum() == 40 * 2 and np.array_equal(np.isfinite(scales), written)  # the rest is poisoned
+        np.testing.assert_allclose(scales[written], expected_scales[written], rtol=1e-5)
+        steps = found[name][written].astype(int) - expected[name][written]
+        assert np.abs(steps).max() <= 1 and (steps != 0).mean() < 0.02  # computed values may lie between two steps
+
+
+def test_int8_pages_without_scales_are_refused() -> None:
+    executor = prefilled(kv_dtype="int8").executor
+    pages = dict(executor.read_blocks("full", i32(3)))
+    del pages["k_scale"]
+    with pytest.raises(BackendError, match="pages k_scale of group full are missing"):
+        executor.write_blocks("full", i32(3), pages)
 
 
 @pytest.mark.parametrize("dtype", HOST_DTYPES)

@@ -181,9 +181,9 @@ def test_16_bit_weights_equal_the_reference_with_rounded_weights(case: str, dtyp
     assert _error(found, expected) <= _tolerance(OPS[op])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
 @pytest.mark.parametrize("case", ["paged_attention", "paged_attention window", "rotary_cache_write neox"])
-def test_16_bit_caches_equal_the_reference_with_a_rounded_cache(case: str, dtype: str) -> None:
+def test_narrow_caches_equal_the_reference_with_a_rounded_cache(case: str, dtype: str) -> None:
     op, width, body = CASES[case]
     model = one_node_model(body, width)
     found = one_node_logits("cpu", model, STEPS, kv_dtype=dtype)

@@ -43,13 +43,14 @@ def test_logits_are_those_of_the_reference(model: Any) -> None:
 
 
 @pytest.mark.parametrize("kernels", ["avx2", "portable"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
 def test_chunks_and_decode_give_the_bits_of_one_prefill(dtype: str, kernels: str) -> None:
     from quire_cpu import _native
 
     if kernels not in _native.available_kernels():
         pytest.skip(f"this machine has no {kernels} kernels")
-    changes: dict[str, Any] = {"weight_dtype": dtype, "kv_dtype": dtype, "model": FUSED,
+    weight = "float32" if dtype == "int8" else dtype
+    changes: dict[str, Any] = {"weight_dtype": weight, "kv_dtype": dtype, "model": FUSED,
                                "options": {"kernels": kernels, "poison": "true", "threads": "2"}}
     whole = logits_alone([45], **changes)
     assert np.isfinite(whole).all()
@@ -57,12 +58,14 @@ def test_chunks_and_decode_give_the_bits_of_one_prefill(dtype: str, kernels: str
     np.testing.assert_array_equal(logits_alone([7, 16, 1, 2, 19], **changes), whole)
 
 
-def test_a_batch_gives_each_sequence_the_bits_it_gets_alone() -> None:
-    driver, first, second = cpu_driver(), Line(list(PROMPT), dict(TABLES)), Line(list(OTHER), dict(OTHER_TABLES))
+@pytest.mark.parametrize("kv_dtype", ["float32", "int8"])
+def test_a_batch_gives_each_sequence_the_bits_it_gets_alone(kv_dtype: str) -> None:
+    driver = cpu_driver(kv_dtype=kv_dtype)
+    first, second = Line(list(PROMPT), dict(TABLES)), Line(list(OTHER), dict(OTHER_TABLES))
     for chunks in ([(first, 9)], [(second, 20), (first, 1)], [(first, 30), (second, 2)], [(second, 23), (first, 5)]):
         driver.step(chunks)
-    np.testing.assert_array_equal(driver.logits_of(first), logits_alone([45]))
-    np.testing.assert_array_equal(driver.logits_of(second), logits_alone([45], OTHER))
+    np.testing.assert_array_equal(driver.logits_of(first), logits_alone([45], kv_dtype=kv_dtype))
+    np.testing.assert_array_equal(driver.logits_of(second), logits_alone([45], OTHER, kv_dtype=kv_dtype))
 
 
 @pytest.mark.parametrize("threads", ["1", "2", "5"])

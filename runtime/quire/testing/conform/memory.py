@@ -219,7 +219,7 @@ def _poison_tail(driver: StepDriver, line: Line) -> None:
         last = np.array([table[(line.num_computed - 1) // size]], np.int32)
         pages = {name: np.array(page) for name, page in driver.executor.read_blocks(group, last).items()}
         for page in pages.values():
-            if filled:
+            if filled and page.dtype != np.int8:  # quantized elements are poisoned by their scales
                 page[:, :, filled:] = np.nan
         driver.executor.write_blocks(group, last, pages)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quire.device.capabilities import Capabilities
+from quire.graph.kv_arrays import QUANTIZED_KV_DTYPES
 from quire.graph.ops import ACTIVATIONS, OPS
 from quire.graph.rope import RopeSpec
 from quire.testing.conform.op_case import OpCase
@@ -126,6 +127,12 @@ FIXED: dict[str, tuple[_Row, ...]] = {
 }
 """Op -> its fixed cases."""
 
+QUANTIZED_CACHE_TOLERANCE = 3e-2
+"""For values computed before they are quantized into a cache: one that lies between two steps may go to either."""
+
+QUANTIZED_READ_TOLERANCE = 3e-5
+"""For attention over equal quantized pages: scales may be applied to elements or to sums."""
+
 _MATRIX_OPS = frozenset({"embedding", "linear", "experts"})
 _CACHE_OPS = frozenset({"cache_write", "paged_attention", "rotary_cache_write"})
 
@@ -144,7 +151,9 @@ def tolerance(case: OpCase) -> float:
     """The op's bound for the activation dtype; where computed values are rounded into a cache, for the coarser one."""
     bounds = OPS[case.op].tolerance
     if case.op == "rotary_cache_write":
-        return max(bounds[case.dtypes.act], bounds[case.dtypes.kv])
+        return max(bounds[case.dtypes.act], bounds.get(case.dtypes.kv, QUANTIZED_CACHE_TOLERANCE))
+    if case.op in _CACHE_OPS and case.dtypes.kv in QUANTIZED_KV_DTYPES:
+        return max(bounds[case.dtypes.act], QUANTIZED_READ_TOLERANCE)
     return bounds[case.dtypes.act]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from quire.device.batch import GroupBatch, StepBatch, StepResult
 from quire.device.contract import Executor, ExecutorPlan, MemoryReport, Pending
 from quire.device.dtypes import numpy_dtype
+from quire.graph.kv_arrays import QUANTIZED_KV_DTYPES, held_arrays
 from quire.graph.shapes import concrete
 from quire.sampling.batch import I32, SamplingBatch
 
@@ -139,12 +140,13 @@ class StepDriver:
                 self.executor.write_blocks(name, np.array(blocks, np.int32), self.pages(name, len(blocks), np.nan))
 
     def pages(self, group: str, num_blocks: int, value: float) -> dict[str, np.ndarray]:
-        """Pages of one value in the host format."""
+        """Pages of one value in the host format; for NaN, quantized elements are 0: their scales are NaN."""
         spec, sizes = self._groups[group], self.plan.model.axis_sizes()
         shape = (num_blocks, spec.layers, self.plan.block_size)
-        return {array.name: np.full((*shape, *concrete(array.shape, sizes)), value,
-                                    numpy_dtype("float32" if array.dtype == "f32" else self.plan.kv_dtype))
-                for array in spec.arrays}
+        return {array.name: np.full((*shape, *concrete(array.shape, sizes)),
+                                    np.nan_to_num(value) if array.dtype in QUANTIZED_KV_DTYPES else value,
+                                    numpy_dtype(array.dtype))
+                for array in held_arrays(spec, self.plan.kv_dtype)}
 
     def _extend(self, line: Line, num_tokens: int) -> None:
         size = self.plan.block_size

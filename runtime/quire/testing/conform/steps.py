@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from quire.device.contract import ExecutorPlan
+from quire.graph.kv_arrays import QUANTIZED_KV_DTYPES
 from quire.sampling.sampler import sample
 from quire.testing.conform.case import Case, CheckFailedError, Finding, NotApplicableError, require_close, worst_of
 from quire.testing.conform.load import usable_family
@@ -20,6 +22,9 @@ from quire.testing.conform.tiny_models import CONFIGS, VOCAB, tiny_model
 
 LOGIT_BOUND = {"float32": 5e-5, "float16": 2e-2, "bfloat16": 1.2e-1}
 """Activation dtype -> allowed |a-b| / (|b| + rms(b)) of logits after two to four layers."""
+
+KV_FLIP_BOUND = {"float32": 1.5e-5, "float16": 6e-3, "bfloat16": 3.6e-2, "int8": 5e-2}
+"""KV dtype -> what is allowed on top where the cache is not held in the activation dtype: roundings that flip."""
 
 LENGTHS = (23, 9, 1, 14)
 """Prompt lengths of the lines; with blocks of 16 they end in, at and behind a block."""
@@ -47,13 +52,15 @@ def step_level(subject: Subject) -> Iterator[Case]:
 
 
 def step_dtypes(subject: Subject) -> list[Dtypes]:
-    """Each activation dtype with the weight and KV dtypes nearest to it, then the device's own first choice."""
+    """Each activation dtype with the weight and KV dtypes nearest to it, the device's own first choice, and the first
+    activation dtype with each quantized cache."""
     declared, found = subject.capabilities, []
     for act in declared.act_dtypes:
         near = Dtypes(act, act if act in declared.weight_dtypes else declared.weight_dtypes[0],
                       act if act in declared.kv_dtypes else declared.kv_dtypes[0])
         found.append(near)
     found.append(Dtypes(declared.act_dtypes[0], declared.weight_dtypes[0], declared.kv_dtypes[0]))
+    found += [replace(found[0], kv=kv) for kv in declared.kv_dtypes if kv in QUANTIZED_KV_DTYPES]
     return list(dict.fromkeys(found))
 
 
@@ -76,8 +83,7 @@ def expected_logits(family: str, dtypes: Dtypes, line: tuple[int, ...]) -> np.nd
 
 def bound_of(dtypes: Dtypes) -> float:
     """A KV dtype coarser than the activations brings its own rounding flips."""
-    flips = 0.0 if dtypes.kv == dtypes.act else 0.3 * LOGIT_BOUND[dtypes.kv]
-    return LOGIT_BOUND[dtypes.act] + flips
+    return LOGIT_BOUND[dtypes.act] + (0.0 if dtypes.kv == dtypes.act else KV_FLIP_BOUND[dtypes.kv])
 
 
 def check_lines(lines: Sequence[Line], family: str, dtypes: Dtypes) -> Finding:
