@@ -73,7 +73,9 @@ def _dense(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: in
 def test_quantized_vectors_are_within_half_a_step(elements: list[float]) -> None:
     x = np.array([elements, [-e for e in elements]], np.float32)
     q, scales = quantize_vectors(x)
-    assert q.dtype == np.int8 and scales.dtype == np.float32 and np.abs(q.astype(int)).max() <= 127
+    assert q.dtype == np.int8
+    assert scales.dtype == np.float32
+    assert np.abs(q.astype(int)).max() <= 127
     np.testing.assert_array_equal(q[0], -q[1])
     error = np.abs(dequantize_vectors(q, scales) - x)
     assert (error <= 0.5001 * scales[:, None] + 1e-44).all()
@@ -81,7 +83,9 @@ def test_quantized_vectors_are_within_half_a_step(elements: list[float]) -> None
 
 def test_a_vector_that_is_not_finite_has_a_nan_scale_and_zeros() -> None:
     q, scales = quantize_vectors(np.array([[1, np.nan], [np.inf, 2], [-np.inf, np.nan], [0, 0]], np.float32))
-    assert np.isnan(scales[:3]).all() and scales[3] == 0 and not q.any()
+    assert np.isnan(scales[:3]).all()
+    assert scales[3] == 0
+    assert not q.any()
 
 
 def test_an_int8_cache_is_attended_as_it_is_held() -> None:

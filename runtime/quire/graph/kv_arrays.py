@@ -1,4 +1,4 @@
-"""What a KV cache of a dtype holds: the arrays of a group's spec, and the scales that a quantized one keeps beside them.
+"""What a KV cache of a dtype holds: the arrays of a group's spec, and the scales of a quantized one beside them.
 
 An int8 cache holds each key and each value of a head as `scale * q`: q int8 in -127..127, scale float32 = max|x| / 127,
 x / scale rounded to nearest even. A vector with an element that is not finite has a NaN scale and q = 0. What is

@@ -18,7 +18,9 @@ PagedCache = Mapping[str, np.ndarray]
 
 
 def cache_write(cache: PagedCache, k: np.ndarray, v: np.ndarray, *, slots: np.ndarray) -> PagedCache:
-    """Stores k and v [T, KV, d] at `slots` int32 [T] (block_id * block_size + offset), rounded to the KV dtype (int8: quantized).
+    """Stores k and v [T, KV, d] at `slots` int32 [T] (block_id * block_size + offset), rounded to the KV dtype.
+
+    int8: quantized, with its scales.
 
     A slot of -1 is not written. The cache is changed in place and returned.
     """

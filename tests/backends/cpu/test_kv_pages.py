@@ -54,13 +54,16 @@ def test_int8_pages_are_those_of_the_reference() -> None:
     expected = prefilled("reference", kv_dtype="int8").executor.read_blocks("full", i32(4, 3, 1))
     assert set(found) == set(expected) == {"k", "v", "k_scale", "v_scale"}
     for name in ("k", "v"):
-        assert found[name].shape == (3, 1, BLOCK_SIZE, 2, 8) and found[name].dtype == np.int8
+        assert found[name].shape == (3, 1, BLOCK_SIZE, 2, 8)
+        assert found[name].dtype == np.int8
         scales, expected_scales = found[f"{name}_scale"], expected[f"{name}_scale"]
         written = np.isfinite(expected_scales)
-        assert written.sum() == 40 * 2 and np.array_equal(np.isfinite(scales), written)  # the rest is poisoned
+        assert written.sum() == 40 * 2
+        assert np.array_equal(np.isfinite(scales), written)
         np.testing.assert_allclose(scales[written], expected_scales[written], rtol=1e-5)
         steps = found[name][written].astype(int) - expected[name][written]
-        assert np.abs(steps).max() <= 1 and (steps != 0).mean() < 0.02  # computed values may lie between two steps
+        assert np.abs(steps).max() <= 1
+        assert (steps != 0).mean() < 0.02
 
 
 def test_int8_pages_without_scales_are_refused() -> None:
