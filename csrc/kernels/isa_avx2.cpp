@@ -9,6 +9,7 @@ namespace quire::avx2 {
 #include "impl/vec_avx2.h"
 #include "impl/vector_math.h"
 #include "impl/rowwise.h"
+#include "impl/draw.h"
 #include "impl/norms.h"
 #include "impl/rotary.h"
 #include "impl/kv_write.h"

@@ -7,6 +7,7 @@ namespace quire::portable {
 #include "impl/vec_portable.h"
 #include "impl/vector_math.h"
 #include "impl/rowwise.h"
+#include "impl/draw.h"
 #include "impl/norms.h"
 #include "impl/rotary.h"
 #include "impl/kv_write.h"

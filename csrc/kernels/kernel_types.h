@@ -298,6 +298,19 @@ struct AttentionArgs {
 };
 
 // ---------------------------------------------------------------------------------------------
+// Drawing a token from a row of logits
+
+constexpr int64_t kDrawBlock = 64;  // tokens that are looked at or left out together
+constexpr int kMassLimits = 6;      // thresholds of one masses_above
+
+// The key of a row's random numbers; with the token id it makes the Philox counter.
+struct DrawNoise {
+  uint64_t seed = 0;
+  uint32_t sequence_index = 0;
+  uint32_t position = 0;
+};
+
+// ---------------------------------------------------------------------------------------------
 
 struct KernelTable {
   const char* isa;  // "portable", "avx2", ...
@@ -343,6 +356,15 @@ struct KernelTable {
                                      int64_t block_size);
   RangeKernel<AttentionArgs> attention;
   RangeKernel<AttentionArgs> attention_merge;  // no scratch
+
+  // maxima[b] = the largest of block b of x[n]; the last block may be short.
+  void (*block_maxima)(const float* x, int64_t n, float* maxima);
+  // Random bits of the kDrawBlock tokens from `first`, a multiple of 4; returns the largest.
+  uint32_t (*noise_bits)(const DrawNoise& noise, uint32_t first, uint32_t* bits);
+  // scores[i] = (x[i] - largest) / temperature; masses[i] = exp(scores[i]). Returns the masses' sum.
+  double (*score_masses)(const float* x, int64_t n, float largest, float temperature, float* scores, float* masses);
+  // sums[l] = the masses of scores that are not below limits[l], for kMassLimits limits.
+  void (*masses_above)(const float* scores, const float* masses, int64_t n, const float* limits, double* sums);
 };
 
 }  // namespace quire

@@ -23,8 +23,7 @@ struct DrawParams {
 
 // Scratch of one thread.
 struct DrawWork {
-  std::vector<float> maxima, chosen;
-  std::vector<double> mass;
+  std::vector<float> maxima, scores, masses, chosen;
 };
 
 // The drawn token. `largest` is the row's largest logit, `likeliest` its lowest index; it is finite, and no entry is
@@ -33,6 +32,6 @@ int32_t draw_token(const float* logits, int64_t vocab, float largest, int32_t li
                    const KernelTable& kernels, DrawWork& work);
 
 // Standard Gumbel noise of a token, as quire.sampling.philox.gumbel gives it.
-float gumbel_noise(const DrawParams& params, int32_t token);
+float gumbel_noise(const DrawParams& params, int32_t token, const KernelTable& kernels);
 
 }  // namespace quire

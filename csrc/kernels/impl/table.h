@@ -34,6 +34,10 @@ const KernelTable& table() {
       .attention_scratch_bytes = attention_scratch_bytes,
       .attention = attention,
       .attention_merge = attention_merge,
+      .block_maxima = block_maxima,
+      .noise_bits = noise_bits,
+      .score_masses = score_masses,
+      .masses_above = masses_above,
   };
   return kernels;
 }

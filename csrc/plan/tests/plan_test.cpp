@@ -98,7 +98,7 @@ void draws_are_those_of_the_definition() {
     int32_t expected = -1;
     float best = -INFINITY;
     for (int32_t v = 0; v < vocab; ++v) {
-      const float total = scores[static_cast<size_t>(v)] + gumbel_noise(params, v);
+      const float total = scores[static_cast<size_t>(v)] + gumbel_noise(params, v, select_kernels());
       if (scores[static_cast<size_t>(v)] >= limit && total > best) best = total, expected = v;
     }
     const auto likeliest = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
