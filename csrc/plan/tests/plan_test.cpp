@@ -67,6 +67,7 @@ void greedy_takes_the_first_of_the_largest() {
 
 // Against the plain definition: every token's noise, the filters by sorting.
 void draws_are_those_of_the_definition() {
+  const KernelTable& kernels = select_kernels();
   DrawWork work;
   uint64_t state = 9;
   const auto next = [&] { return static_cast<float>((state = state * 6364136223846793005ull + 1442695040888963407ull) >> 40) / 16777216.0f; };
@@ -98,11 +99,11 @@ void draws_are_those_of_the_definition() {
     int32_t expected = -1;
     float best = -INFINITY;
     for (int32_t v = 0; v < vocab; ++v) {
-      const float total = scores[static_cast<size_t>(v)] + gumbel_noise(params, v, select_kernels());
+      const float total = scores[static_cast<size_t>(v)] + gumbel_noise(params, v, kernels);
       if (scores[static_cast<size_t>(v)] >= limit && total > best) best = total, expected = v;
     }
     const auto likeliest = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-    expect(draw_token(logits.data(), vocab, largest, likeliest, params, select_kernels(), work) == expected,
+    expect(draw_token(logits.data(), vocab, largest, likeliest, params, kernels, work) == expected,
            "draw of round " + std::to_string(round));
   }
 }
