@@ -12,7 +12,7 @@ from quire.weights.schemes import QuantizedMatrix, WeightScheme
 
 INT4_GROUPS = (128, 64, 32)
 
-_ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +49,8 @@ class GroupedIntegers:
         for start in range(0, rows, _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
             floats = self.values[some].astype(np.float32)
-            floats -= self.zeros[some][:, groups]
-            floats *= self.scales[some][:, groups]
+            floats -= np.take(self.zeros[some], groups, axis=1)
+            floats *= np.take(self.scales[some], groups, axis=1)
             out[some] = floats
         return out
 
