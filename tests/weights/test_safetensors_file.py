@@ -133,3 +133,27 @@ def test_several_files_need_an_index_and_one_does_not(tmp_path: Path) -> None:
     save_file({"b": np.float32([1.0])}, tmp_path / "two.safetensors")
     with pytest.raises(ModelError, match="2 safetensors files and no"):
         SafetensorsCheckpoint(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages of a mapping are told by Linux only")
+def test_released_pages_leave_the_process_and_arrays_stay_valid(tmp_path: Path) -> None:
+    values = np.arange(4 << 20, dtype=np.float32)
+    save_file({"w": values}, tmp_path / "model.safetensors")
+    checkpoint = SafetensorsCheckpoint(tmp_path)
+    array = checkpoint.tensor("w")
+    np.testing.assert_array_equal(array, values)
+    assert _resident_bytes(tmp_path / "model.safetensors") >= values.nbytes
+    checkpoint.release()
+    assert _resident_bytes(tmp_path / "model.safetensors") < values.nbytes // 16
+    np.testing.assert_array_equal(array, values)
+
+
+def _resident_bytes(path: Path) -> int:
+    """Of the file's mappings in this process."""
+    total, of_file = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0] and ":" not in line.split(" ", 1)[0]:
+            of_file = line.endswith(str(path))
+        elif of_file and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total

@@ -24,6 +24,9 @@ WEIGHT_DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np
 
 _MOST_NAMES_SHOWN = 40
 
+RELEASE_EVERY_BYTES = 2**26
+"""Read so much, and the pages of what was read before are given back: a device has its own copy by then."""
+
 
 class CheckpointWeights:
     """The contract's WeightSource over a checkpoint's files.
@@ -48,6 +51,7 @@ class CheckpointWeights:
         where = str(checkpoint) if isinstance(checkpoint, Path) else "the checkpoint"
         _check(where, dict.fromkeys(weights), self._tensors, ignorable_tensors)
         self.total_bytes = sum(map(self._num_bytes, weights.values()))
+        self._unreleased_bytes = 0
 
     def read(self, weight: Weight) -> np.ndarray:
         """The rank's array, dequantized where the files hold integers, else in its stored dtype.
@@ -55,6 +59,7 @@ class CheckpointWeights:
         A read-only view of the mapped file where one tensor gives it.
         """
         self._require(weight)
+        self._release_what_was_read(weight)
         array = resolve(weight.source, self._tensors, self._cut)
         array.setflags(write=False)
         return array
@@ -72,11 +77,18 @@ class CheckpointWeights:
             names = ", ".join(_first_few(used_tensors(weight.source, self._tensors)))
             raise ModelError(f"weight {weight.name} cannot be read as {weight.scheme}",
                              because=f"{names}: stored as {stored if stored != PLAIN else 'integers that do not join'}")
+        self._release_what_was_read(weight)
         return resolve_quantized(weight.source, self._tensors, self._cut)
 
     def stored_scheme(self, weight: Weight) -> str:
         """The scheme in which `read_quantized` can give the weight, or "plain"."""
         return stored_scheme(weight.source, self._tensors)
+
+    def _release_what_was_read(self, next_weight: Weight) -> None:
+        if self._unreleased_bytes >= RELEASE_EVERY_BYTES:
+            self._tensors.files.release()
+            self._unreleased_bytes = 0
+        self._unreleased_bytes += self._num_bytes(next_weight)
 
     def _require(self, weight: Weight) -> None:
         if not is_complete(weight.source, self._tensors):

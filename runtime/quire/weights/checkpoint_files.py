@@ -37,3 +37,6 @@ class CheckpointFiles(Protocol):
 
     def quantized(self, name: str) -> QuantizedMatrix:
         """A matrix whose `scheme` is not plain, in integers."""
+
+    def release(self) -> None:
+        """Gives back the memory that reading took so far. Arrays stay valid: touched again, they are read again."""

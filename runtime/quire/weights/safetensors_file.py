@@ -77,6 +77,11 @@ class SafetensorsFile:
         count = math.prod(entry.shape)
         return np.frombuffer(self._map, entry.dtype, count, entry.start).reshape(entry.shape)
 
+    def release(self) -> None:
+        """Drops the file's pages from this process; the system still caches the file."""
+        if isinstance(self._map, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def _read_header(self, size: int) -> dict[str, TensorEntry]:
         if size < 8:
             raise self._corrupt(f"it has {size} bytes")
@@ -134,6 +139,7 @@ class SafetensorsCheckpoint:
         self.folder = folder
         index = folder / INDEX_NAME
         files = self._open_shards(index) if index.exists() else (SafetensorsFile(_single_file(folder)),)
+        self._files = files
         self._file_of: dict[str, SafetensorsFile] = {}
         for file in files:
             for name in file.entries:
@@ -173,6 +179,11 @@ class SafetensorsCheckpoint:
     def tensor(self, name: str) -> np.ndarray:
         """A read-only view of a mapped file; KeyError when there is none of that name."""
         return self._file_of[name].tensor(name)
+
+    def release(self) -> None:
+        """Gives back the memory that reading took; see `CheckpointFiles`."""
+        for file in self._files:
+            file.release()
 
     def _open_shards(self, index: Path) -> tuple[SafetensorsFile, ...]:
         try:
