@@ -9,50 +9,15 @@
 #include <vector>
 
 #include "buffer.h"
-#include "kernel_table.h"
+#include "limit_loops.h"
 
 namespace quire {
 
 namespace {
 
 constexpr int64_t kReadBytes = int64_t{256} << 20;
-constexpr int64_t kRounds = 6;
-constexpr int64_t kMultiplyAdds = 4'000'000;  // of every chain, a round
-constexpr int kChains = 12;                   // independent accumulators: latency times throughput of two FMA ports
-
-typedef float F32x8 __attribute__((vector_size(32)));
-typedef uint64_t U64x4 __attribute__((vector_size(32)));
-
-// The same loops compiled for AVX2 where the processor has it, and for the build's baseline.
-#define QUIRE_LIMIT_LOOPS(NAME, TARGET)                                                       \
-  TARGET uint64_t read_##NAME(const std::byte* data, int64_t bytes) {                         \
-    const int64_t part = bytes / 4 / 64 * 64;                                                 \
-    U64x4 sums[8] = {};                                                                       \
-    for (int64_t i = 0; i < part; i += 64)                                                    \
-      for (int stream = 0; stream < 4; ++stream) {                                            \
-        const auto* line = reinterpret_cast<const U64x4*>(data + stream * part + i);          \
-        sums[2 * stream] ^= line[0];                                                          \
-        sums[2 * stream + 1] ^= line[1];                                                      \
-      }                                                                                       \
-    uint64_t sum = 0;                                                                         \
-    for (const U64x4& s : sums) sum ^= s[0] ^ s[1] ^ s[2] ^ s[3];                             \
-    return sum;                                                                               \
-  }                                                                                           \
-  TARGET float multiply_add_##NAME(int64_t iterations, float seed) {                          \
-    F32x8 c[kChains];                                                                         \
-    const F32x8 a = F32x8{} + seed, b = F32x8{} + 0.5f;                                       \
-    for (F32x8& chain : c) chain = a;                                                         \
-    for (int64_t i = 0; i < iterations; ++i)                                                  \
-      for (int j = 0; j < kChains; ++j) c[j] = c[j] * b + a;                                  \
-    F32x8 all = {};                                                                           \
-    for (const F32x8& chain : c) all += chain;                                                \
-    return all[0] + all[7];                                                                   \
-  }
-
-QUIRE_LIMIT_LOOPS(baseline, )
-#if defined(__x86_64__)
-QUIRE_LIMIT_LOOPS(avx2, __attribute__((target("avx2,fma"))))
-#endif
+constexpr int64_t kRounds = 8;
+constexpr int64_t kIterations = 3'000'000;  // of an arithmetic loop, a round
 
 std::atomic<uint64_t> sink{0};  // results go here, or the loops would be dropped
 
@@ -78,23 +43,30 @@ double best_seconds(int num_threads, const std::function<void(int)>& work) {
   return best;
 }
 
+double operations_per_s(const ArithmeticLoop& loop, int num_threads) {
+  if (loop.run == nullptr) return 0.0;
+  const double seconds = best_seconds(num_threads, [&](int thread) { sink += loop.run(kIterations, 1 + thread); });
+  return loop.operations * static_cast<double>(kIterations) * num_threads / seconds;
+}
+
 }  // namespace
 
 MachineLimits measure_limits(int num_threads) {
   const Buffer data(kReadBytes);
   std::fill_n(data.as<uint64_t>(), kReadBytes / 8, uint64_t{1});  // or every page would be the one zero page
-  auto* read = read_baseline;
-  auto* multiply_add = multiply_add_baseline;
-#if defined(__x86_64__)
-  if (detect_cpu().avx2) read = read_avx2, multiply_add = multiply_add_avx2;
-#endif
-  const int64_t share = kReadBytes / num_threads / 256 * 256;
-  const double read_s = best_seconds(num_threads, [&](int thread) { sink += read(data.data() + thread * share, share); });
-  const double flop_s = best_seconds(num_threads, [&](int thread) {
-    sink += static_cast<uint64_t>(multiply_add(kMultiplyAdds, 1e-3f * static_cast<float>(1 + thread)));
-  });
-  const double flops = 2.0 * 8 * kChains * static_cast<double>(kMultiplyAdds) * num_threads;
-  return {static_cast<double>(share * num_threads) / read_s, flops / flop_s};
+  const LimitLoops loops = limit_loops();
+  const int64_t share = kReadBytes / num_threads / 4096 * 4096;
+  const auto read_bytes_per_s = [&](auto* read) {
+    const double seconds = best_seconds(num_threads, [&](int thread) { sink += read(data.data() + thread * share, share); });
+    return static_cast<double>(share * num_threads) / seconds;
+  };
+  MachineLimits limits;
+  limits.read_bytes_per_s = read_bytes_per_s(loops.read_four_streams);
+  limits.single_stream_bytes_per_s = read_bytes_per_s(loops.read_one_stream);
+  limits.flops_per_s = operations_per_s(loops.f32, num_threads);
+  limits.bf16_flops_per_s = operations_per_s(loops.bf16, num_threads);
+  limits.int8_ops_per_s = operations_per_s(loops.int8, num_threads);
+  return limits;
 }
 
 }  // namespace quire

@@ -4,8 +4,11 @@
 namespace quire {
 
 struct MachineLimits {
-  double read_bytes_per_s = 0.0;  // every thread reads four sequential streams from memory
-  double flops_per_s = 0.0;       // float32 multiply-adds in registers, two operations each
+  double read_bytes_per_s = 0.0;           // every thread reads four sequential streams from memory
+  double single_stream_bytes_per_s = 0.0;  // every thread reads one
+  double flops_per_s = 0.0;                // float32 multiply-adds in registers, two operations each
+  double bf16_flops_per_s = 0.0;           // the same of bfloat16 pairs added to float32; 0 = no such instruction
+  double int8_ops_per_s = 0.0;             // of 8-bit integers added to 32-bit ones; 0 = no such instruction
 };
 
 // Takes about a second and 256 MiB. The best of several rounds: neighbours only ever take away.

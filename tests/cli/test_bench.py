@@ -27,6 +27,23 @@ def test_runs_of_a_model(quire: Callable, on_fake: tuple[str, ...], kind: str) -
     assert ended.code == 0
     report = json.loads(ended.out)
     assert report["settings"]["output_len"] == 4
-    assert all(set(figure) == {"name", "value", "unit", "limit", "share"} for figure in report["figures"])
+    assert all(set(figure) == {"name", "value", "unit", "limit", "limit_name", "share"} for figure in report["figures"])
     assert all(figure["value"] > 0 for figure in report["figures"])
     assert kind in quire("bench", kind, *on_fake, *size).out
+
+
+def test_startup_is_of_fresh_processes(quire: Callable, on_fake: tuple[str, ...]) -> None:
+    ended = quire("bench", "startup", *on_fake, "--max-model-len", "64", "--repeats", "2", "--json", "-")
+    assert ended.code == 0
+    figures = {figure["name"]: figure for figure in json.loads(ended.out)["figures"]}
+    stages = [figures[f"start to {name}"]["value"] for name in ("interpreter and imports", "model loaded",
+                                                                "first token")]
+    assert 0 < stages[0] < stages[1] < stages[2]
+    assert figures["peak memory"]["limit"] > 0
+    assert figures["private memory at the end"]["value"] < figures["peak memory"]["value"]
+
+
+def test_startup_that_fails_is_an_error(quire: Callable) -> None:
+    ended = quire("bench", "startup", "--model", "demo", "--device", "nowhere", "--repeats", "1")
+    assert ended.code == 2
+    assert "a process that was to make one token failed" in ended.err

@@ -62,14 +62,16 @@ def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
 
 @hookimpl
 def quire_measure_limits(device: str, options: Mapping[str, str]) -> MachineLimits:
-    """Read bandwidth and float32 arithmetic of the threads that would compute; takes about a second."""
+    """Read bandwidth and arithmetic of the threads that would compute; takes about a second."""
     from quire_cpu import _native
     from quire_cpu.options import CpuOptions
 
     threads = CpuOptions.parse(options).threads
-    read_bytes_per_s, flops_per_s = _native.measure_limits(threads)
-    return MachineLimits(read_bytes_per_s=read_bytes_per_s, flops_per_s=flops_per_s,
-                         description=f"{threads} threads; four read streams each; multiply-adds in registers")
+    four_streams, one_stream, flops, bf16_flops, int8_ops = _native.measure_limits(threads)
+    return MachineLimits(
+        read_bytes_per_s=four_streams, single_stream_bytes_per_s=one_stream, flops_per_s=flops,
+        bf16_flops_per_s=bf16_flops or None, int8_ops_per_s=int8_ops or None,
+        description=f"{threads} threads; four read streams each; float32 multiply-adds in registers")
 
 
 @hookimpl

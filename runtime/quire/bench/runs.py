@@ -4,108 +4,42 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import replace
 
+from quire.bench.bounds import arithmetic_peak, batch_operations, decode_bytes, median_limits, prefill_operations
+from quire.bench.memory import memory_use
+from quire.bench.report import Figure, Report
 from quire.bench.workload import Workload, random_workload
 from quire.device.capabilities import MachineLimits
-from quire.device.registry import resolve_device
 from quire.engine.config import EngineConfig
 from quire.engine.llm_engine import LLMEngine
-from quire.graph.cost import Dtypes, decode_cost, prefill_cost
 from quire.sampling_params import SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured number, the limit it stands beside, and their ratio; limit None = not measured here."""
-
-    name: str
-    value: float
-    unit: str
-    limit: float | None = None
-
-    @property
-    def share(self) -> float | None:
-        return self.value / self.limit if self.limit else None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a benchmark prints and writes."""
-
-    title: str
-    settings: dict[str, Any]
-    figures: list[Figure]
-    limits: MachineLimits | None
-
-    def lines(self) -> list[str]:
-        """For people."""
-        rows = [self.title, ", ".join(f"{key}={value}" for key, value in self.settings.items())]
-        if self.limits is not None:
-            rows.append(
-                f"limits: read {self.limits.read_bytes_per_s / 1e9:.1f} GB/s, "
-                f"arithmetic {self.limits.flops_per_s / 1e9:.0f} GFLOP/s ({self.limits.description})"
-            )
-        for figure in self.figures:
-            limit = f"  {figure.share:6.1%} of the limit {figure.limit:,.1f}" if figure.share is not None else ""
-            rows.append(f"  {figure.name:<28} {figure.value:>12,.2f} {figure.unit:<9}{limit}")
-        return rows
-
-    def as_json(self) -> dict[str, Any]:
-        """For machines."""
-        return {
-            "title": self.title,
-            "settings": self.settings,
-            "limits": None if self.limits is None else asdict(self.limits),
-            "figures": [{**asdict(figure), "share": figure.share} for figure in self.figures],
-        }
 
 
 def run_latency(config: EngineConfig, *, input_len: int, output_len: int, repeats: int, warmups: int = 1) -> Report:
     """One request at a time: time to first token, decode and prefill rates; medians over `repeats`."""
     engine, start_s = _start(config, 1)
     try:
-        vocab_size = engine.loaded.limits.vocab_size
-        prefill_s, decode_s, limits = [], [], []
+        prefill_s, decode_s, measured = [], [], []
         for repeat in range(warmups + repeats):
-            load = random_workload(
-                num_prompts=1, input_len=input_len, output_len=output_len, vocab_size=vocab_size, seed=repeat
-            )
-            measured = _measure_limits(config)
+            load = random_workload(num_prompts=1, input_len=input_len, output_len=output_len, seed=repeat,
+                                   vocab_size=engine.loaded.limits.vocab_size)
+            limits = engine.loaded.backend.measure_limits()
             first_s, total_s = run_once(engine, load)
             if repeat >= warmups:
                 prefill_s.append(first_s)
                 decode_s.append((total_s - first_s) / max(output_len - 1, 1))
-                limits += [measured] if measured is not None else []
-        limit = _median_limits(limits)
+                measured += [limits] if limits is not None else []
+        limit = median_limits(measured)
         figures = [
             Figure("load", start_s, "s"),
             Figure("time to first token", statistics.median(prefill_s) * 1e3, "ms"),
-            Figure(
-                "prefill",
-                input_len / statistics.median(prefill_s),
-                "tokens/s",
-                prefill_bound(engine, input_len, limit) if limit is not None else None,
-            ),
-            Figure(
-                "decode, one stream",
-                1 / statistics.median(decode_s),
-                "tokens/s",
-                decode_bound(engine, input_len + output_len // 2, limit) if limit is not None else None,
-            ),
-            Figure("peak memory", peak_memory_mib(), "MiB"),
+            _prefill_figure(engine, input_len, input_len / statistics.median(prefill_s), limit),
+            *_decode_figures(engine, input_len + output_len // 2, 1 / statistics.median(decode_s), limit),
+            *_memory_figures(),
         ]
-        settings = {
-            "model": config.model,
-            "device": config.device,
-            "input_len": input_len,
-            "output_len": output_len,
-            "repeats": repeats,
-            "dtype": engine.loaded.resolved.weight_dtype,
-            "kv": engine.loaded.resolved.kv_dtype,
-        }
-        return Report("latency, one request at a time", settings, figures, limit)
+        settings = {"input_len": input_len, "output_len": output_len, "repeats": repeats}
+        return Report("latency, one request at a time", {**_settings(config, engine), **settings}, figures, limit)
     finally:
         engine.close()
 
@@ -116,62 +50,31 @@ def run_throughput(
     """All requests at once: output and total tokens per second of wall time; medians over `repeats`."""
     engine, start_s = _start(config, num_prompts)
     try:
-        vocab_size = engine.loaded.limits.vocab_size
-        loads = [
-            random_workload(
-                num_prompts=num_prompts,
-                input_len=input_len,
-                output_len=output_len,
-                seed=repeat,
-                min_input_len=min_input_len,
-                vocab_size=vocab_size,
-            )
-            for repeat in range(repeats)
-        ]
-        wall_s = [run_once(engine, load)[1] for load in loads]
-        load = loads[0]
-        median_s, limit = statistics.median(wall_s), _measure_limits(config)
+        wall_s, measured = [], []
+        for repeat in range(repeats):
+            load = random_workload(num_prompts=num_prompts, min_input_len=min_input_len, input_len=input_len,
+                                   output_len=output_len, seed=repeat, vocab_size=engine.loaded.limits.vocab_size)
+            limits = engine.loaded.backend.measure_limits()
+            measured += [limits] if limits is not None else []
+            wall_s.append(run_once(engine, load)[1])
+        median_s, limit = statistics.median(wall_s), median_limits(measured)
         num_output = num_prompts * output_len
-        bound = batch_bound(engine, load, limit) if limit is not None else None
+        bound, name = None, ""
+        if limit is not None:
+            peak, name = arithmetic_peak(engine.loaded, limit)
+            bound = num_output * peak / batch_operations(engine.loaded, load)
         figures = [
             Figure("load", start_s, "s"),
             Figure("wall time", median_s, "s"),
-            Figure("output tokens", num_output / median_s, "tokens/s", bound),
+            Figure("output tokens", num_output / median_s, "tokens/s", bound, name),
             Figure("prompt and output tokens", (load.num_prompt_tokens + num_output) / median_s, "tokens/s"),
-            Figure("peak memory", peak_memory_mib(), "MiB"),
+            *_memory_figures(),
         ]
-        settings = {
-            "model": config.model,
-            "device": config.device,
-            "num_prompts": num_prompts,
-            "input_len": f"{min_input_len}-{input_len}",
-            "output_len": output_len,
-            "repeats": repeats,
-            "dtype": engine.loaded.resolved.weight_dtype,
-            "kv": engine.loaded.resolved.kv_dtype,
-        }
-        return Report("throughput, all requests at once (limit: arithmetic)", settings, figures, limit)
+        settings = {"num_prompts": num_prompts, "input_len": f"{min_input_len}-{input_len}", "output_len": output_len,
+                    "repeats": repeats}
+        return Report("throughput, all requests at once", {**_settings(config, engine), **settings}, figures, limit)
     finally:
         engine.close()
-
-
-def peak_memory_mib() -> float:
-    """Peak resident memory of this process."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _start(config: EngineConfig, num_seqs: int) -> tuple[LLMEngine, float]:
-    from dataclasses import replace
-
-    start_s = time.perf_counter()
-    engine = LLMEngine(
-        replace(
-            config, skip_tokenizer_init=True, enable_prefix_caching=False, max_num_seqs=config.max_num_seqs or num_seqs
-        )
-    )
-    return engine, time.perf_counter() - start_s
 
 
 def run_once(engine: LLMEngine, load: Workload) -> tuple[float, float]:
@@ -189,40 +92,45 @@ def run_once(engine: LLMEngine, load: Workload) -> tuple[float, float]:
     return first_s or total_s, total_s
 
 
-def _measure_limits(config: EngineConfig) -> MachineLimits | None:
-    return resolve_device(config.device, config.device_options).measure_limits()
-
-
-def _median_limits(limits: list[MachineLimits]) -> MachineLimits | None:
-    if not limits:
-        return None
-    return MachineLimits(
-        read_bytes_per_s=statistics.median(limit.read_bytes_per_s for limit in limits),
-        flops_per_s=statistics.median(limit.flops_per_s for limit in limits),
-        description=f"{limits[0].description}; median of {len(limits)}, one before each run",
+def _start(config: EngineConfig, num_seqs: int) -> tuple[LLMEngine, float]:
+    start_s = time.perf_counter()
+    engine = LLMEngine(
+        replace(
+            config, skip_tokenizer_init=True, enable_prefix_caching=False, max_num_seqs=config.max_num_seqs or num_seqs
+        )
     )
+    return engine, time.perf_counter() - start_s
 
 
-def decode_bound(engine: LLMEngine, context: int, limit: MachineLimits) -> float:
-    """Tokens/s of one stream if weights and KV were read once per token at the measured bandwidth."""
-    cost = decode_cost(engine.loaded.model, context, _dtypes(engine))
-    return limit.read_bytes_per_s / (cost.weight_bytes + cost.kv_bytes)
-
-
-def prefill_bound(engine: LLMEngine, input_len: int, limit: MachineLimits) -> float:
-    """Tokens/s of one prompt at the measured arithmetic peak."""
-    return limit.flops_per_s * input_len / prefill_cost(engine.loaded.model, input_len, _dtypes(engine)).flops
-
-
-def batch_bound(engine: LLMEngine, load: Workload, limit: MachineLimits) -> float:
-    """Output tokens/s of many requests at the measured arithmetic peak, prompts included."""
-    model, dtypes = engine.loaded.model, _dtypes(engine)
-    context = max(map(len, load.prompts)) + load.output_len // 2
-    flops = sum(prefill_cost(model, len(prompt), dtypes).flops for prompt in load.prompts)
-    flops += load.output_len * decode_cost(model, context, dtypes, num_seqs=len(load.prompts)).flops
-    return len(load.prompts) * load.output_len * limit.flops_per_s / flops
-
-
-def _dtypes(engine: LLMEngine) -> Dtypes:
+def _settings(config: EngineConfig, engine: LLMEngine) -> dict[str, object]:
     resolved = engine.loaded.resolved
-    return Dtypes(weight=resolved.weight_dtype, act=resolved.act_dtype, kv=resolved.kv_dtype)
+    return {"model": config.model, "device": engine.loaded.backend.name, "dtype": resolved.weight_dtype,
+            "kv": resolved.kv_dtype}
+
+
+def _prefill_figure(engine: LLMEngine, input_len: int, rate: float, limit: MachineLimits | None) -> Figure:
+    if limit is None:
+        return Figure("prefill", rate, "tokens/s")
+    peak, name = arithmetic_peak(engine.loaded, limit)
+    return Figure("prefill", rate, "tokens/s", peak * input_len / prefill_operations(engine.loaded, input_len), name)
+
+
+def _decode_figures(engine: LLMEngine, context: int, rate: float, limit: MachineLimits | None) -> list[Figure]:
+    """The rate, and what it reads of weights and KV beside the bandwidth of one stream a thread."""
+    name = "decode, one stream"
+    if limit is None:
+        return [Figure(name, rate, "tokens/s")]
+    num_bytes = decode_bytes(engine.loaded, context)
+    figures = [Figure(name, rate, "tokens/s", limit.read_bytes_per_s / num_bytes, "read")]
+    if limit.single_stream_bytes_per_s is not None:
+        figures.append(Figure("decode, weights and KV read", rate * num_bytes / 1e9, "GB/s",
+                              limit.single_stream_bytes_per_s / 1e9, "read, one stream a thread"))
+    return figures
+
+
+def _memory_figures() -> list[Figure]:
+    use = memory_use()
+    figures = [Figure("peak memory", use.peak_bytes / 2**20, "MiB")]
+    if use.private_bytes is not None:
+        figures.append(Figure("private memory now", use.private_bytes / 2**20, "MiB"))
+    return figures

@@ -1,4 +1,4 @@
-"""`quire bench`: latency, throughput, and the core's own overhead."""
+"""`quire bench`: latency, throughput, the start of a process, and the core's own overhead."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from quire.cli.help_format import HelpFormatter
 from quire.errors import ConfigError
 
 if TYPE_CHECKING:
-    from quire.bench.runs import Report
+    from quire.bench.report import Report
 
 CORE_BUDGET_MS = 1.0
 """What the core may cost per step with up to 256 running sequences; more with more of them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `quire bench latency|throughput|core`."""
+    """Flags of `quire bench latency|throughput|startup|core`."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
 
     def add_kind(name: str, text: str) -> argparse.ArgumentParser:
@@ -34,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     throughput.add_argument("--min-input-len", type=_count(1), default=32, help="tokens of the shortest prompt")
     throughput.add_argument("--input-len", type=_count(1), default=256, help="tokens of the longest prompt")
     throughput.add_argument("--output-len", type=_count(1), default=64, help="generated tokens")
-    for sub in (latency, throughput):
+    startup = add_kind("startup", "from the start of a process to its first token, and its memory")
+    startup.add_argument("--input-len", type=_count(1), default=32, help="prompt tokens")
+    for sub in (latency, throughput, startup):
         sub.add_argument("--repeats", type=_count(1), default=3, help="runs; the median counts")
         add_engine_arguments(sub, model_positional=True)
     core = add_kind("core", "the core's cost per step, on the fake device")
     core.add_argument("--num-seqs", type=_count(1), default=256, help="running sequences")
     core.add_argument("--steps", type=_count(2), default=400, help="steps that are timed")
-    for sub in (latency, throughput, core):
+    for sub in (latency, throughput, startup, core):
         sub.add_argument(
             "--json", type=Path, metavar="FILE", help="also write the result as JSON; '-' = only that, to stdout"
         )
@@ -65,9 +67,13 @@ def run(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> Report:
     if args.kind == "core":
         return _core_report(args.num_seqs, args.steps)
+    config = config_from_args(args)
+    if args.kind == "startup":
+        from quire.bench.startup import run_startup
+
+        return run_startup(config, input_len=args.input_len, repeats=args.repeats)
     from quire.bench import runs
 
-    config = config_from_args(args)
     if args.kind == "latency":
         return runs.run_latency(config, input_len=args.input_len, output_len=args.output_len, repeats=args.repeats)
     return runs.run_throughput(
@@ -82,7 +88,7 @@ def _report(args: argparse.Namespace) -> Report:
 
 def _core_report(num_seqs: int, num_steps: int) -> Report:
     from quire.bench.core import run_core_bench
-    from quire.bench.runs import Figure, Report
+    from quire.bench.report import Figure, Report
 
     result = run_core_bench(num_seqs, num_steps=num_steps)
     budget_ms = CORE_BUDGET_MS * max(1.0, num_seqs / 256)

@@ -90,10 +90,18 @@ class MachineLimits:
     """What the machine can do at best, measured now; benchmarks print their figures beside it.
 
     Attributes:
-        read_bytes_per_s: memory reads with as many streams as it takes. flops_per_s: multiply-adds count two.
+        read_bytes_per_s: memory reads with as many streams as it takes.
+        flops_per_s: in the dtype of the description, multiply-adds count two.
         description: how it was measured.
+        single_stream_bytes_per_s: memory reads with one sequential stream a thread.
+        bf16_flops_per_s: bfloat16 products added to float32, where flops_per_s is not of them.
+        int8_ops_per_s: products of 8-bit integers added to 32-bit ones; multiply-adds count two.
+            The last three are None where the device does not measure them, or has no instruction for them.
     """
 
     read_bytes_per_s: float
     flops_per_s: float
+    single_stream_bytes_per_s: float | None = None
+    bf16_flops_per_s: float | None = None
+    int8_ops_per_s: float | None = None
     description: str = ""

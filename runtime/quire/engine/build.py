@@ -37,12 +37,14 @@ PROGRESS_FROM_BYTES = 2**28
 class LoadedEngine:
     """A core and what a front end must know of it."""
 
+    backend: LoadedBackend
     core: EngineCore
     limits: ModelLimits
     spec: ModelSpec
     model: ModelGraph
     resolved: ResolvedConfig
     memory: MemoryReport
+    kv_plan: KVPlan
 
     def close(self) -> None:
         """Frees the device."""
@@ -77,7 +79,7 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     limits = ModelLimits(model_path=str(folder), vocab_size=spec.vocab_size, max_model_len=resolved.max_model_len,
                          max_num_seqs=resolved.max_num_seqs, eos_token_ids=spec.eos_token_ids,
                          max_logprobs=config.max_logprobs, scheduling_policy=config.scheduling_policy)
-    return LoadedEngine(core, limits, spec, model, resolved, memory)
+    return LoadedEngine(backend, core, limits, spec, model, resolved, memory, kv_plan)
 
 
 def _executor_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph) -> ExecutorPlan:

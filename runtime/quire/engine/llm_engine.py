@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from quire.engine.build import LoadedEngine, load_engine
@@ -15,6 +16,7 @@ from quire.engine.text_side import load_text_side
 from quire.errors import RequestError
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
+from quire.weights.hub import resolve_model
 
 
 class LLMEngine:
@@ -22,8 +24,10 @@ class LLMEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.tokenizer, self.sampling_defaults = load_text_side(config)
-        self.loaded: LoadedEngine = load_engine(config)
+        folder = resolve_model(config.model, revision=config.revision)
+        found = replace(config, model=str(folder), revision=None)  # looked for once: it may ask the hub
+        self.tokenizer, self.sampling_defaults = load_text_side(found)
+        self.loaded: LoadedEngine = load_engine(found)
         self._core = self.loaded.core
         self._inputs = InputProcessor(self.loaded.limits, self.tokenizer)
         self._outputs = OutputProcessor(self.tokenizer)

@@ -8,7 +8,7 @@ machine's limits this gives a floor for a step's time; what fits in caches can o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quire.graph.ir import Graph, ModelGraph, Node, Part, ValueDtype, Weight
 from quire.graph.kv_budget import bytes_per_block, dtype_bytes
@@ -45,11 +45,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dtypes:
-    """In which dtypes weights, activations and the KV cache are held."""
+    """In which dtypes weights, activations and the KV cache are held.
+
+    Attributes:
+        scheme_bits: bits per element of the quantization schemes that weights are held in, scales included.
+    """
 
     weight: str = "bfloat16"
     act: str = "bfloat16"
     kv: str = "bfloat16"
+    scheme_bits: Mapping[str, float] = field(default_factory=dict)
 
     def value_bytes(self, dtype: ValueDtype) -> float:
         return {"act": dtype_bytes(self.act), "f32": 4.0, "i32": 4.0, "bool": 1.0, "cache": 0.0}[dtype]
@@ -138,7 +143,7 @@ def prefill_cost(model: ModelGraph, num_tokens: int, dtypes: Dtypes) -> Cost:
 
 def _weight_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], dtypes: Dtypes) -> int:
     weights = [graph.weights[name] for name in node.weights if name]
-    total = sum(weight_num_bytes(weight, sizes, dtypes.weight) for weight in weights)
+    total = sum(weight_num_bytes(weight, sizes, dtypes.weight, dtypes.scheme_bits) for weight in weights)
     if node.op == "embedding":
         num_rows = num_elements(graph.values[node.inputs[0]].shape).evaluate(sizes)
         return total * min(num_rows, stored := weights[0].shape[0].evaluate(sizes)) // stored

@@ -1,0 +1,26 @@
+// The loops whose speed is a limit of the machine, each with the widest instructions the processor has.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace quire {
+
+// Multiply-adds over accumulators in registers: `iterations` times `operations` (a multiply and an add are two).
+struct ArithmeticLoop {
+  uint64_t (*run)(int64_t iterations, int seed) = nullptr;  // null = the processor has no such instruction
+  double operations = 0.0;                                  // of one iteration
+};
+
+struct LimitLoops {
+  uint64_t (*read_four_streams)(const std::byte* data, int64_t bytes) = nullptr;
+  uint64_t (*read_one_stream)(const std::byte* data, int64_t bytes) = nullptr;
+  ArithmeticLoop f32;
+  ArithmeticLoop bf16;  // products of bfloat16 added to float32
+  ArithmeticLoop int8;  // products of 8-bit integers added to 32-bit ones, exactly
+};
+
+// The loops for the processor this runs on.
+LimitLoops limit_loops();
+
+}  // namespace quire
