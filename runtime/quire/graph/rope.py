@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-RopeScaling = Literal["default", "linear", "llama3", "yarn"]
+RopeScaling = Literal["default", "linear", "llama3", "yarn", "factors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class RopeSpec:
         low_freq_factor, high_freq_factor: llama3.
         beta_fast, beta_slow, truncate: yarn.
         attention_factor: yarn: multiplies cos and sin.
+        factors: factors: what each frequency is divided by, dims/2 of them (GGUF files store llama3's rule so).
     Source: RoFormer arXiv:2104.09864; YaRN arXiv:2309.00071; llama3: Llama 3.1 model card.
     """
 
@@ -43,6 +44,7 @@ class RopeSpec:
     beta_slow: float = 1.0
     truncate: bool = True
     attention_factor: float = 1.0
+    factors: tuple[float, ...] = ()
 
     def inv_freq(self) -> np.ndarray:
         """Angular frequency of each rotated pair, float32 [dims/2]."""
@@ -54,6 +56,8 @@ class RopeSpec:
             return (base / np.float32(self.factor)).astype(np.float32)
         if self.scaling == "llama3":
             return _llama3(self, base)
+        if self.scaling == "factors":
+            return (base / np.asarray(self.factors, np.float32)).astype(np.float32)
         return _yarn(self, base)
 
 

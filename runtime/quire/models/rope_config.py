@@ -16,6 +16,7 @@ _KEYS: Mapping[str, frozenset[str]] = {
     "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}),
     "yarn": frozenset({"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
                        "mscale", "mscale_all_dim", "truncate"}),
+    "factors": frozenset({"factors"}),
 }
 _SHARED_KEYS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 
@@ -78,6 +79,12 @@ def rope_spec(
             low_freq_factor=_number(config, parameters, "low_freq_factor"),
             high_freq_factor=_number(config, parameters, "high_freq_factor"),
         )
+    if kind == "factors":
+        factors = tuple(float(factor) for factor in parameters.get("factors") or ())
+        if len(factors) != dims // 2 or not all(factor > 0 for factor in factors):
+            raise ModelError(f"{config.where}: {len(factors)} rotary factors for {dims} rotated dimensions",
+                             because="there is one above 0 for each pair")
+        return RopeSpec(theta, dims, "factors", factors=factors)
     return _yarn(config, parameters, theta, dims)
 
 

@@ -59,6 +59,12 @@ class ChatTemplate:
         templates = _override(override) if override is not None else _templates_of(folder, config)
         return cls(templates, special_tokens)
 
+    @classmethod
+    def from_texts(cls, templates: Mapping[str, str], special_tokens: Mapping[str, str], *,
+                   override: str | Path | None = None) -> ChatTemplate:
+        """Templates by name, or instead of them `override`: a Jinja text, or a file that holds one."""
+        return cls(templates if override is None else _override(override), special_tokens)
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.templates)

@@ -1,0 +1,181 @@
+"""Reading GGUF: one mapped file or all parts of a split one; nothing copied.
+
+Format, little endian: "GGUF", version u32, tensors u64, metadata u64; the metadata (key, type, value); per tensor
+its name, dimensions (innermost first), type and offset; padding to `general.alignment`; the data.
+Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quire.errors import ModelError
+from quire.weights.gguf.block_types import BLOCK_TYPES, BlockType
+from quire.weights.gguf.metadata import Cursor, Malformed
+
+SUFFIX = ".gguf"
+
+_VERSIONS = (2, 3)
+_MOST_DIMENSIONS = 4
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor of a file: `shape` outermost first, `start` the byte its data begins at."""
+
+    kind: BlockType
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return math.prod(self.shape) // self.kind.size * self.kind.nbytes
+
+
+class GgufFile:
+    """One mapped file. Arrays made of it keep the mapping alive; there is nothing to close.
+
+    Attributes:
+        metadata: key -> value; numbers of arrays as numpy arrays, strings of arrays as a `StringArray`.
+        tensors: name -> tensor, in the order of the file.
+    Raises ModelError when the bytes are not what the format allows, or the file is cut short.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                self._map: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read", because=str(error), try_="downloading it again") from error
+        try:
+            self.metadata, self.tensors = self._read()
+        except Malformed as error:
+            raise ModelError(f"{path} is not a valid GGUF file", because=str(error),
+                             try_="download the file again; an interrupted download is the usual cause") from error
+
+    def blocks(self, name: str) -> np.ndarray:
+        """A tensor's data as a read-only view, uint8 [its bytes]."""
+        tensor = self.tensors[name]
+        return np.frombuffer(self._map, np.uint8, tensor.nbytes, tensor.start)
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+        cursor = Cursor(self._map)
+        if self._map[:4] != b"GGUF":
+            raise Malformed(f"it begins with {bytes(self._map[:4])!r}, not with b'GGUF'")
+        cursor.position = 4
+        version = cursor.scalar(4)
+        if version not in _VERSIONS:
+            swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+            raise Malformed("it is big endian; little-endian files are read" if swapped in _VERSIONS
+                            else f"it has version {version}; versions 2 and 3 are read")
+        num_tensors, num_values = cursor.count(), cursor.count()
+        metadata: dict[str, Any] = {}
+        for _ in range(num_values):
+            key = cursor.string()
+            if key in metadata:
+                raise Malformed(f"the key {key} is there twice")
+            metadata[key] = cursor.value(int(cursor.scalar(4)))
+        heads = [_tensor_head(cursor) for _ in range(num_tensors)]
+        return metadata, self._place(heads, cursor.position, metadata.get("general.alignment", 32))
+
+    def _place(self, heads: list[tuple[str, BlockType, tuple[int, ...], int]], end: int,
+               alignment: Any) -> dict[str, StoredTensor]:
+        if not isinstance(alignment, int) or alignment < 1:
+            raise Malformed(f"general.alignment is {alignment!r}")
+        data_start = -(-end // alignment) * alignment
+        tensors: dict[str, StoredTensor] = {}
+        for name, kind, shape, offset in heads:
+            tensor = StoredTensor(kind, shape, data_start + offset)
+            if name in tensors:
+                raise Malformed(f"the tensor {name} is there twice")
+            if offset % alignment:
+                raise Malformed(f"{name} begins at {offset}, which is no multiple of the alignment {alignment}")
+            if tensor.start + tensor.nbytes > len(self._map):
+                raise Malformed(f"{name} ends at byte {tensor.start + tensor.nbytes}, the file has {len(self._map)}; "
+                                "it is truncated")
+            tensors[name] = tensor
+        return tensors
+
+
+class GgufFiles:
+    """A model: one file, or all parts of a split one, whose names end in `-00001-of-00003.gguf`.
+
+    Args:
+        path: the file; of a split model any of its parts.
+    Attributes:
+        metadata: that of the first part, which holds what describes the model.
+        tensors: of all parts.
+    Raises ModelError for missing or damaged parts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        parts = [GgufFile(part) for part in part_paths(path)]
+        self.metadata: Mapping[str, Any] = parts[0].metadata
+        self._file_of: dict[str, GgufFile] = {}
+        for part in parts:
+            for name in part.tensors:
+                if name in self._file_of:
+                    raise ModelError(f"{path}: tensor {name} is in {self._file_of[name].path.name} and in "
+                                     f"{part.path.name}", because="a tensor may be stored once")
+                self._file_of[name] = part
+        expected = self.metadata.get("split.tensors.count")
+        if len(parts) > 1 and expected is not None and expected != len(self._file_of):
+            raise ModelError(f"{path}: its {len(parts)} parts hold {len(self._file_of)} tensors",
+                             because=f"the first says that there are {expected}",
+                             try_="parts of one and the same model")
+        self.tensors: Mapping[str, StoredTensor] = {
+            name: file.tensors[name] for name, file in self._file_of.items()
+        }
+
+    def blocks(self, name: str) -> np.ndarray:
+        """A tensor's data as a read-only view, uint8 [its bytes]."""
+        return self._file_of[name].blocks(name)
+
+
+def part_paths(path: Path) -> list[Path]:
+    """The files of a model, in order. Raises ModelError that lists missing parts."""
+    match = _PART.fullmatch(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    parts = [path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
+    absent = [part.name for part in parts if not part.is_file()]
+    if absent or not parts:
+        raise ModelError(f"{path.parent} lacks {len(absent)} of {count} parts: {', '.join(absent)}",
+                         because=f"{path.name} is one part of a split model", try_="downloading the missing parts")
+    return parts
+
+
+def is_first_part(path: Path) -> bool:
+    """Whether a file is a model by itself, or the first part of one."""
+    match = _PART.fullmatch(path.name)
+    return match is None or int(match["number"]) == 1
+
+
+def _tensor_head(cursor: Cursor) -> tuple[str, BlockType, tuple[int, ...], int]:
+    """Name, type, shape and offset of the next tensor."""
+    name = cursor.string()
+    num_dimensions = int(cursor.scalar(4))
+    if num_dimensions > _MOST_DIMENSIONS:
+        raise Malformed(f"the tensor {name!r} has {num_dimensions} dimensions")
+    shape = tuple(reversed([cursor.count() for _ in range(num_dimensions)]))
+    number, offset = int(cursor.scalar(4)), cursor.count()
+    kind = BLOCK_TYPES.get(number)
+    if kind is None:
+        raise Malformed(f"the tensor {name} has type {number}, which the format did not have when this was written")
+    if shape and shape[-1] % kind.size:
+        raise Malformed(f"rows of {name} hold {shape[-1]} values, {kind.name} stores {kind.size} together")
+    return name, kind, shape, offset
