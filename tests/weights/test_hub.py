@@ -30,6 +30,12 @@ FILES = {
     "consolidated.safetensors": b"second copy",
     "original/params.json": b"{}",
     "README.md": b"words",
+    "tiny-Q4_K_M.gguf": b"four bits",
+    "tiny-Q4_K_S.gguf": b"fewer",
+    "tiny-Q8_0.gguf": b"eight bits",
+    "mmproj-tiny-Q8_0.gguf": b"images",
+    "F16/tiny-F16-00001-of-00002.gguf": b"first",
+    "F16/tiny-F16-00002-of-00002.gguf": b"second",
 }
 WANTED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "merges.txt"}
 
@@ -211,6 +217,65 @@ def test_the_environment_is_honoured(running_hub: RunningHub, tmp_path: Path) ->
     assert running_hub.requests == []
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "downloaded"),
+    [
+        (f"{MODEL}:Q4_K_M", "tiny-Q4_K_M.gguf", {"tiny-Q4_K_M.gguf"}),
+        (f"{MODEL}:q4_k_s", "tiny-Q4_K_S.gguf", {"tiny-Q4_K_S.gguf"}),
+        (f"{MODEL}:Q8_0", "tiny-Q8_0.gguf", {"tiny-Q8_0.gguf"}),
+        (f"{MODEL}:F16", "F16/tiny-F16-00001-of-00002.gguf",
+         {"F16/tiny-F16-00001-of-00002.gguf", "F16/tiny-F16-00002-of-00002.gguf"}),
+        (f"{MODEL}/tiny-Q8_0.gguf", "tiny-Q8_0.gguf", {"tiny-Q8_0.gguf"}),
+        (f"{MODEL}/F16/tiny-F16-00001-of-00002.gguf", "F16/tiny-F16-00001-of-00002.gguf",
+         {"F16/tiny-F16-00001-of-00002.gguf", "F16/tiny-F16-00002-of-00002.gguf"}),
+    ],
+)
+def test_one_gguf_file_of_a_repository(
+    hub: RunningHub, tmp_path: Path, name: str, file: str, downloaded: set[str]
+) -> None:
+    path = resolve_model(name, cache_dir=tmp_path)
+    assert path.read_bytes() == FILES[file]
+    assert hub.downloaded() == downloaded
+
+
+@pytest.mark.parametrize("name", [f"{MODEL}:Q2_K", f"{MODEL}/other.gguf"])
+def test_a_gguf_file_that_a_repository_does_not_have(hub: RunningHub, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=f"{MODEL} has no GGUF file"):
+        resolve_model(name, cache_dir=tmp_path)
+
+
+def test_a_repository_of_gguf_files_asks_for_a_choice(
+    hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        monkeypatch.delitem(FILES, name)
+    with pytest.raises(ModelError, match=r"neither config\.json nor") as caught:
+        resolve_model(MODEL, cache_dir=tmp_path)
+    assert f"{MODEL}:Q4_K_M" in caught.value.try_
+
+
+def test_a_gguf_file_and_a_folder_with_one(tmp_path: Path) -> None:
+    first = tmp_path / "tiny-Q8_0-00001-of-00002.gguf"
+    for path in (first, tmp_path / "tiny-Q8_0-00002-of-00002.gguf", tmp_path / "mmproj-tiny.gguf"):
+        path.write_bytes(b"")
+    assert resolve_model(str(first)) == first
+    assert resolve_model(str(tmp_path)) == first
+    with pytest.raises(ModelError, match="revision"):
+        resolve_model(str(first), revision="main")
+    (tmp_path / "tiny-Q4_0.gguf").write_bytes(b"")
+    with pytest.raises(ModelError, match="has 2 GGUF models") as caught:
+        resolve_model(str(tmp_path))
+    assert "tiny-Q4_0.gguf, tiny-Q8_0-00001-of-00002.gguf" in caught.value.try_
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert resolve_model(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("model", ["missing.gguf", "some/missing.gguf", "/some/missing.gguf", "./a/b/missing.gguf"])
+def test_a_gguf_file_that_is_not_there(model: str) -> None:
+    with pytest.raises(ModelError, match="no file"):
+        resolve_model(model)
+
+
 def test_folders_are_used_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_model(str(tmp_path)) == tmp_path
     (tmp_path / "someone").mkdir()
@@ -235,7 +300,7 @@ def test_neither_folder_nor_id(model: str) -> None:
 
 
 def test_a_file_is_not_a_model(tmp_path: Path) -> None:
-    file = tmp_path / "model.gguf"
+    file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
     with pytest.raises(ModelError, match="is a file") as caught:
         resolve_model(str(file))

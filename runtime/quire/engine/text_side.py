@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quire.engine.config import EngineConfig
@@ -11,18 +12,36 @@ if TYPE_CHECKING:
 
 
 def load_text_side(config: EngineConfig) -> tuple[Tokenizer | None, dict[str, Any]]:
-    """The tokenizer, None with skip_tokenizer_init, and the sampling defaults of generation_config.json.
+    """The tokenizer, None with skip_tokenizer_init, and the sampling defaults that the checkpoint suggests.
 
     Raises: ModelError when the model cannot be found or its files are damaged.
     """
-    from quire.tokenizer.generation_config import generation_defaults
     from quire.weights.hub import resolve_model
 
-    folder = resolve_model(config.model, revision=config.revision)
-    defaults = generation_defaults(folder)
+    path = resolve_model(config.model, revision=config.revision)
+    defaults = _defaults_of(path)
     if config.skip_tokenizer_init:
         return None, defaults
-    from quire.tokenizer import Tokenizer
+    return _tokenizer_of(resolve_model(config.tokenizer) if config.tokenizer else path, config.chat_template), defaults
 
-    tokenizer_folder = resolve_model(config.tokenizer) if config.tokenizer else folder
-    return Tokenizer.from_folder(tokenizer_folder, chat_template=config.chat_template), defaults
+
+def _defaults_of(path: Path) -> dict[str, Any]:
+    from quire.tokenizer.generation_config import generation_defaults, sampling_defaults
+    from quire.weights.gguf import generation_config, is_gguf, open_gguf
+
+    if is_gguf(path):
+        return sampling_defaults(generation_config(open_gguf(path).metadata), str(path))
+    return generation_defaults(path)
+
+
+def _tokenizer_of(path: Path, chat_template: str | None) -> Tokenizer:
+    from quire.tokenizer import Tokenizer
+    from quire.weights.gguf import end_token_ids, is_gguf, named_token_ids, open_gguf
+
+    if not is_gguf(path):
+        return Tokenizer.from_folder(path, chat_template=chat_template)
+    from quire.tokenizer.gguf import gguf_tokenizer
+
+    metadata = open_gguf(path).metadata
+    return gguf_tokenizer(metadata, special_ids=named_token_ids(metadata), eos_token_ids=end_token_ids(metadata),
+                          chat_template=chat_template, where=str(path))

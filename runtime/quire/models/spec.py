@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from quire.graph.ir import ModelGraph
 from quire.models.architectures import ARCHITECTURES
 from quire.models.config_reader import ConfigReader
 from quire.models.family import BuiltModel, Family
+from quire.weights.gguf import gguf_config, is_gguf, open_gguf
 from quire.weights.quantized_formats import opener_of
 
 CHECKPOINT_DTYPES = ("float32", "bfloat16", "float16")
@@ -52,16 +53,24 @@ class ModelSpec:
 def build_model(folder: Path) -> ModelSpec:
     """The model in a checkpoint's folder, from its config.json and, where present, generation_config.json.
 
+    Of a GGUF file from its metadata.
+
     Raises ModelError when the config is missing or asks for anything that is not implemented.
     """
+    if is_gguf(Path(folder)):
+        found = gguf_config(open_gguf(Path(folder)))
+        spec = build_model_from_config(found.config, found.generation, where=str(folder))
+        return replace(spec, notes=(*spec.notes, *found.notes))
     config = _read_json(Path(folder) / "config.json")
     generation_file = Path(folder) / "generation_config.json"
     return build_model_from_config(config, _read_json(generation_file) if generation_file.exists() else {})
 
 
-def build_model_from_config(config: Mapping[str, Any], generation_config: Mapping[str, Any] | None = None) -> ModelSpec:
-    """The model that a parsed config.json describes. Raises ModelError as `build_model` does."""
-    reader = ConfigReader(config)
+def build_model_from_config(
+    config: Mapping[str, Any], generation_config: Mapping[str, Any] | None = None, *, where: str = "config.json"
+) -> ModelSpec:
+    """The model that a parsed config.json, called `where` in errors, describes. Raises ModelError as `build_model`."""
+    reader = ConfigReader(config, where)
     architecture, family = _family_of(reader)
     built = family.build(reader)
     quantization_config = _quantization_config(reader)

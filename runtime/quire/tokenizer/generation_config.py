@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,16 @@ def generation_defaults(folder: str | Path) -> dict[str, Any]:
     Raises: ModelError when a value is outside its range.
     """
     file = Path(folder) / "generation_config.json"
-    content = read_json_object(file)
+    return sampling_defaults(read_json_object(file), str(file))
+
+
+def sampling_defaults(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The same of the content of a generation_config.json; errors call it `where`."""
     defaults = {ours: content[theirs] for theirs, ours in _FIELDS.items() if content.get(theirs) is not None}
     try:
         SamplingParams(**defaults)
     except RequestError as error:
-        raise ModelError(f"{file}: {error.what}", because=error.because, try_="mending the file") from error
+        raise ModelError(f"{where}: {error.what}", because=error.because, try_="mending the file") from error
     return defaults
 
 

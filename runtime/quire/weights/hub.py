@@ -1,4 +1,4 @@
-"""From the name of a model to the folder of its checkpoint: a path, the built-in model, or an id on the hub."""
+"""From the name of a model to where its checkpoint lies: a path, the built-in model, or an id on the hub."""
 
 from __future__ import annotations
 
@@ -6,33 +6,37 @@ import re
 from pathlib import Path
 
 from quire.errors import ModelError
+from quire.weights.gguf.location import HubFile, gguf_in, is_gguf
 
 ALLOWED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """Files that are downloaded: configurations, weights, tokenizers, chat templates."""
 
-IGNORED = ("*.bin", "original/*", "consolidated*")
-"""Never downloaded: pickled weights, and second copies of the weights in their maker's own layout."""
+IGNORED = ("*.bin", "original/*", "consolidated*", "*mmproj*")
+"""Never downloaded: pickled weights, second copies of them in their maker's own layout, GGUF's image encoders."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def resolve_model(model: str, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
-    """The folder that holds a model's checkpoint.
+    """The folder that holds a model's checkpoint, or the GGUF file that is one.
 
     Args:
-        model: an existing folder, used as it is; "demo", the built-in model; or an id on the hub such as
-            "Qwen/Qwen3-0.6B", downloaded into the hub's cache unless it is there. The hub client's own environment
-            variables hold: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HOME.
+        model: an existing folder, used as it is (one with a GGUF file and no safetensors: that file); a .gguf file;
+            "demo", the built-in model; or an id on the hub such as "Qwen/Qwen3-0.6B", for GGUF files with the
+            quantization or the file behind it ("Qwen/Qwen3-0.6B-GGUF:Q8_0", ".../Qwen3-0.6B-Q8_0.gguf"), downloaded
+            into the hub's cache unless it is there. The hub client's own environment variables hold: HF_ENDPOINT,
+            HF_TOKEN, HF_HUB_OFFLINE, HF_HOME.
         revision: branch, tag or commit on the hub; None = its main branch.
         cache_dir: where downloads are kept; None = the hub client's cache.
     Raises: ModelError that says which of these failed and what to try.
     """
     path = Path(model).expanduser() if model else Path("-")
-    if model and path.is_dir():
+    if model and (path.is_dir() or (path.is_file() and is_gguf(path))):
         if revision is not None:
-            raise ModelError(f"revision {revision!r} of the folder {model}", because="only the hub has revisions",
+            raise ModelError(f"revision {revision!r} of the {'folder' if path.is_dir() else 'file'} {model}",
+                             because="only the hub has revisions",
                              try_="no --revision, or the model's id on the hub")  # fmt: skip
-        return path
+        return _checkpoint_in(path) if path.is_dir() else path
     if model == "demo":
         if revision is not None:
             raise ModelError(f"revision {revision!r} of the demo model", because="it comes with Quire, in one revision",
@@ -41,15 +45,33 @@ def resolve_model(model: str, revision: str | None = None, cache_dir: str | Path
 
         return demo_model_path()
     if path.is_file():
-        raise ModelError(f"{model} is a file", because="a model is a folder with config.json and weights",
+        raise ModelError(f"{model} is a file", because="a model is a folder with config.json and weights, or .gguf",
                          try_=f"its folder, {path.parent}")  # fmt: skip
+    hub_file = HubFile.parse(model)
+    if hub_file is not None:
+        return hub_file.inside(_download(hub_file.repo, revision, cache_dir, hub_file.patterns))
+    if is_gguf(path):
+        raise ModelError(f"no file {model}", because="it does not exist, and files on the hub are org/repo/FILE.gguf",
+                         try_="the spelling, or a file that exists")
     if not _HUB_ID.fullmatch(model):
         raise ModelError(f"no model {model!r}", because="there is no such folder, and it is no id on the hub",
                          try_="an existing folder, an id such as Qwen/Qwen3-0.6B, or demo")  # fmt: skip
-    return _download(model, revision, cache_dir)
+    folder = _download(model, revision, cache_dir, ALLOWED)
+    if not (folder / "config.json").exists() and not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{model} has neither config.json nor safetensors weights",
+                         because="of a repository of GGUF files one must be chosen",
+                         try_=f"{model}:Q4_K_M, or another quantization that it has, or {model}/FILE.gguf")
+    return folder
 
 
-def _download(model: str, revision: str | None, cache_dir: str | Path | None) -> Path:
+def _checkpoint_in(folder: Path) -> Path:
+    """The folder itself, or its GGUF file when that is all it has."""
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return gguf_in(folder) or folder
+
+
+def _download(model: str, revision: str | None, cache_dir: str | Path | None, patterns: tuple[str, ...]) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -59,7 +81,7 @@ def _download(model: str, revision: str | None, cache_dir: str | Path | None) ->
                          try_="`pip install huggingface-hub`, or a folder") from None  # fmt: skip
     try:
         folder = snapshot_download(
-            model, revision=revision, cache_dir=cache_dir, allow_patterns=list(ALLOWED), ignore_patterns=list(IGNORED)
+            model, revision=revision, cache_dir=cache_dir, allow_patterns=list(patterns), ignore_patterns=list(IGNORED)
         )
     except LocalEntryNotFoundError as error:
         if isinstance(error.__cause__, HfHubHTTPError):

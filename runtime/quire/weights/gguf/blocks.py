@@ -159,7 +159,7 @@ def _q5_k(records: np.ndarray) -> Levels:
 
 
 def _q6_k(records: np.ndarray) -> Levels:
-    quarters = (records["qh"].reshape(-1, 2, 1, 32) >> np.uint8([[0], [2], [4], [6]])) & 3
+    quarters = (records["qh"].reshape(-1, 2, 1, 32) >> np.array([[0], [2], [4], [6]], np.uint8)) & 3
     values = _nibbles(records["ql"], 64) | (quarters.reshape(len(records), 256) << 4)
     return Levels(values.view(np.int8) - np.int8(32), _half(records, "d") * records["scales"].astype(np.float32))
 

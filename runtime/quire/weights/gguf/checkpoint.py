@@ -15,7 +15,7 @@ from quire.errors import InternalError, ModelError
 from quire.weights.gguf.block_types import READABLE
 from quire.weights.gguf.blocks import PLAIN_DTYPES, dequantize_rows, to_matrix
 from quire.weights.gguf.config import gguf_config
-from quire.weights.gguf.gguf_file import GgufFiles, StoredTensor
+from quire.weights.gguf.gguf_file import StoredTensor, open_gguf
 from quire.weights.gguf.names import IGNORED, NAME_TABLES, NameTable, TensorName, transformers_name
 from quire.weights.schemes import PLAIN, QuantizedMatrix
 
@@ -47,7 +47,7 @@ class GgufCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._files = GgufFiles(path)
+        self._files = open_gguf(path)
         config = gguf_config(self._files).config
         self._config: Mapping[str, Any] = config
         self._table: NameTable = NAME_TABLES[config["architectures"][0]]
@@ -166,7 +166,7 @@ class GgufCheckpoint:
     def _announce(self) -> None:
         again = Counter(tensor.kind for tensor in self._files.tensors.values() if tensor.kind.is_rounded_again)
         for kind, count in again.items():
-            logger.warning("%s: %d matrices of type %s are rounded again, to %s, which is next to it and above",
+            logger.warning("%s: %d matrices of type %s are rounded again, to %s: no scheme has five bits and minima",
                            self.path.name, count, kind.name, kind.scheme)
         floats = sorted({self._stored(entry).kind.name for name, entry in self._entries.items()
                          if self._stored(entry).kind.scheme != PLAIN and self.scheme(name) == PLAIN})

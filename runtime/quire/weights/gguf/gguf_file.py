@@ -12,6 +12,7 @@ import mmap
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,17 @@ class GgufFiles:
     def blocks(self, name: str) -> np.ndarray:
         """A tensor's data as a read-only view, uint8 [its bytes]."""
         return self._file_of[name].blocks(name)
+
+
+def open_gguf(path: Path) -> GgufFiles:
+    """The model of a file; the one opened last is kept, since front end, graph and weights each ask for it."""
+    status = path.stat() if path.is_file() else None
+    return _opened(path, status and (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, state: tuple[int, int] | None) -> GgufFiles:
+    return GgufFiles(path)
 
 
 def part_paths(path: Path) -> list[Path]:
