@@ -1,157 +1,159 @@
-"""Quire beside a peer on one checkpoint: in turns, same prompts, same threads, with the machine's limits each round."""
+"""Quire beside peers on one checkpoint: in turns, same prompts, same threads, with the machine's limits each round."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
-import statistics
-import subprocess
-from dataclasses import asdict, dataclass
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from typing import Any
 
-import quire
-from quire.bench.runs import decode_bound, prefill_bound, run_once
-from quire.bench.workload import Workload, random_workload
-from quire.device.registry import resolve_device
-from quire.engine.config import EngineConfig
-from quire.engine.llm_engine import LLMEngine
+from comparison.bar_chart import bar_chart
+from comparison.contender import OURS, PEERS, Contender, Running
+from comparison.markdown import markdown
+from comparison.result import Result
+from comparison.rows import Row, process_rows, speed_rows
 
-PEERS = {"transformers": "transformers_peer.py"}
+from quire.device.capabilities import MachineLimits
+from quire.device.registry import LoadedBackend, resolve_device
 
-
-@dataclass(frozen=True)
-class Task:
-    """One row of the table: what is asked for, and how its figure follows from the two times."""
-
-    name: str
-    unit: str
-    workload: Workload
-
-    def figure(self, first_s: float, total_s: float) -> float:
-        if self.name.startswith("prefill"):
-            return self.workload.num_prompt_tokens / first_s
-        if self.name.startswith("decode"):
-            return (self.workload.output_len - 1) / (total_s - first_s)
-        return len(self.workload.prompts) * self.workload.output_len / total_s
+REST_S = 0.3
+"""Between two runs: threads that wait by spinning go to sleep by then."""
 
 
-class Peer:
-    """The peer's process."""
-
-    def __init__(self, python: str, script: Path, arguments: list[str]) -> None:
-        self._process = subprocess.Popen(
-            [python, str(script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.version = self._answer()["ready"]
-
-    def run(self, workload: Workload) -> tuple[float, float]:
-        """(first token, total) in seconds."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompts": workload.prompts, "output_len": workload.output_len}) + "\n")
-        self._process.stdin.flush()
-        answer = self._answer()
-        return answer["first_s"], answer["total_s"]
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, object] | dict[str, float]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("the peer ended; its own messages are above")
-        return json.loads(line)
+def parse_args() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="folder with config.json and safetensors")
+    parser.add_argument("--peer", choices=sorted(PEERS), action="append", required=True, help="may be repeated")
+    parser.add_argument("--python", action="append", required=True, help="interpreter that has the peer, one a --peer")
+    parser.add_argument("--peer-formats", action="append", default=[], metavar="A,B", help="one a --peer")
+    parser.add_argument("--peer-options", action="append", default=[], metavar="JSON", help="one a --peer")
+    parser.add_argument("--formats", default="bfloat16", help="ours: dtypes, and schemes of --quantization")
+    parser.add_argument("--options", default="{}", help="JSON, fields of our EngineConfig")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--decode-len", type=int, default=128)
+    parser.add_argument("--prefill-len", type=int, default=512)
+    parser.add_argument("--num-prompts", type=int, default=32, help="0 leaves the batched row out")
+    parser.add_argument("--starts", type=int, default=0, help="fresh processes for the rows of start and memory")
+    parser.add_argument("--scratch", type=Path, default=Path("/tmp/quire-compare"), help="converted checkpoints")
+    parser.add_argument("--out", type=Path, help="writes OUT.md, OUT.json and OUT.svg")
+    args = parser.parse_args()
+    for name in ("python", "peer_formats", "peer_options"):
+        given = getattr(args, name)
+        if given and len(given) != len(args.peer):
+            parser.error(f"--{name.replace('_', '-')} is given {len(given)} times for {len(args.peer)} peers")
+    return args
 
 
-def tasks_of(vocab_size: int, args: argparse.Namespace) -> list[Task]:
-    """The rows."""
+def contenders_of(args: argparse.Namespace) -> list[Contender]:
+    """Ours, then each peer's formats."""
+    found = [Contender(OURS, name, options=json.loads(args.options)) for name in args.formats.split(",")]
+    for i, peer in enumerate(args.peer):
+        formats = args.peer_formats[i].split(",") if args.peer_formats else PEERS[peer][1]
+        options = json.loads(args.peer_options[i]) if args.peer_options else {}
+        found += [Contender(peer, name, args.python[i], options) for name in formats]
+    return found
 
-    def load(num: int, low: int, high: int, out: int) -> Workload:
-        return random_workload(
-            num_prompts=num, min_input_len=low, input_len=high, output_len=out, vocab_size=vocab_size, seed=7
-        )
 
-    rows = [
-        Task(f"decode, 1 stream, {args.decode_len} tokens after 32", "tokens/s", load(1, 32, 32, args.decode_len)),
-        Task(f"prefill, {args.prefill_len} tokens", "tokens/s", load(1, args.prefill_len, args.prefill_len, 2)),
-    ]
-    if args.num_prompts:
-        rows.append(
-            Task(f"{args.num_prompts} requests of 32-256, 64 out", "tokens/s", load(args.num_prompts, 32, 256, 64))
-        )
-    return rows
+class Comparison:
+    """The contenders, and how a round of each kind is run."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.contenders = args, contenders_of(args)
+        self.versions: dict[str, str] = {}
+        self.limits: list[MachineLimits] = []
+        self._backend: LoadedBackend = resolve_device("cpu", {"threads": str(args.threads)})
+
+    def start(self, contender: Contender) -> Running:
+        args = self.args
+        return Running(contender, contender.words(args.checkpoint, args.threads, args.scratch))
+
+    def process_results(self, rows: list[Row]) -> list[Result]:
+        """Fresh processes in turns; the first of each only fills the page cache and converts the checkpoint."""
+        results = [Result(row, self.contenders) for row in rows]
+        for number in range(self.args.starts + 1):
+            values: list[dict[str, float]] = [{} for _ in rows]
+            for contender in self.contenders:
+                running = self.start(contender)
+                values[0][contender.label] = running.first_token_s(rows[0].workload.prompts[0])
+                values[1][contender.label] = running.peak_mib()
+                self.versions[contender.label] = running.version
+                running.close()
+            for result, figures in zip(results, values, strict=True):
+                result.values += [figures] if number else []
+                result.limits += [{}] if number else []
+        return results
+
+    def speed_results(self, rows: list[Row]) -> list[Result]:
+        """One process a contender; every round runs each row with all of them in turns, limits measured before it."""
+        results = [Result(row, self.contenders) for row in rows]
+        with ExitStack() as stack:
+            running = [self.start(contender) for contender in self.contenders]
+            for one in running:
+                stack.callback(one.close)
+                one.run(rows[0].workload.prompts, 8)
+                self.versions[one.contender.label] = one.version
+            for number in range(self.args.rounds):
+                order = running if number % 2 == 0 else running[::-1]
+                for result in results:
+                    self._run_row(result, order)
+        return results
+
+    def _run_row(self, result: Result, order: list[Running]) -> None:
+        limits = self._backend.measure_limits()
+        assert limits is not None
+        self.limits.append(limits)
+        row = result.row
+        figures: dict[str, float] = {}
+        bounds: dict[str, float] = {}
+        for running in order:
+            time.sleep(REST_S)
+            answer, contender = running.run(row.workload.prompts, row.workload.output_len), running.contender
+            figures[contender.label] = row.figure(answer)
+            if contender.name == OURS and (bound := row.limit(answer, limits, contender.bits)) is not None:
+                bounds[contender.label] = bound
+        result.values.append(figures)
+        result.limits.append(bounds)
+
+
+def write(out: Path, title: str, text: str, comparison: Comparison, results: list[Result]) -> None:
+    """OUT.md, OUT.json, OUT.svg."""
+    written: dict[str, Any] = {
+        "title": title,
+        "args": {name: str(value) for name, value in vars(comparison.args).items()},
+        "versions": comparison.versions,
+        "machine_limits": [asdict(limits) for limits in comparison.limits],
+        "results": [result.as_json() for result in results],
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    out.with_suffix(".svg").write_text(bar_chart(title, results), encoding="utf-8")
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint")
-    parser.add_argument("--peer", choices=sorted(PEERS), required=True)
-    parser.add_argument("--python", required=True, help="interpreter of the environment that has the peer")
-    parser.add_argument("--peer-dtype", default="float32")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--decode-len", type=int, default=64)
-    parser.add_argument("--prefill-len", type=int, default=512)
-    parser.add_argument("--num-prompts", type=int, default=32, help="0 leaves the batched row out")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-
-    options = {"threads": str(args.threads)}
-    engine = LLMEngine(
-        EngineConfig(
-            model=args.checkpoint,
-            device="cpu",
-            device_options=options,
-            dtype=args.dtype,
-            max_model_len=2048,
-            skip_tokenizer_init=True,
-            enable_prefix_caching=False,
-        )
-    )
-    peer = Peer(
-        args.python,
-        Path(__file__).parent / "peers" / PEERS[args.peer],
-        [args.checkpoint, args.peer_dtype, str(args.threads)],
-    )
-    backend = resolve_device("cpu", options)
-    tasks = tasks_of(engine.loaded.limits.vocab_size, args)
-    rows: dict[str, list[dict[str, float]]] = {task.name: [] for task in tasks}
-    try:
-        run_once(engine, tasks[0].workload)
-        peer.run(tasks[0].workload)
-        for _ in range(args.rounds):
-            for task in tasks:
-                limit = backend.measure_limits()
-                assert limit is not None
-                ours, theirs = task.figure(*run_once(engine, task.workload)), task.figure(*peer.run(task.workload))
-                row = {"quire": ours, "peer": theirs, "ratio": ours / theirs}
-                if task.name.startswith("decode"):
-                    row["limit"] = decode_bound(engine, 32 + args.decode_len // 2, limit)
-                elif task.name.startswith("prefill"):
-                    row["limit"] = prefill_bound(engine, args.prefill_len, limit)
-                rows[task.name].append(row)
-    finally:
-        peer.close()
-        engine.close()
-    medians = {
-        name: {key: statistics.median(row[key] for row in values) for key in values[0]} for name, values in rows.items()
-    }
-    title = f"quire {quire.__version__} ({args.dtype}) beside {peer.version}"
-    print(f"{title}; {args.threads} threads, medians of {args.rounds} rounds, {date.today()}, {platform.machine()}\n")
-    print("| | quire | limit | share of limit | peer | quire / peer |\n|---|---:|---:|---:|---:|---:|")
-    for name, row in medians.items():
-        limit_text = f"{row['limit']:.1f} | {row['quire'] / row['limit']:.0%}" if "limit" in row else "- | -"
-        print(f"| {name} | {row['quire']:.1f} | {limit_text} | {row['peer']:.1f} | {row['ratio']:.2f} |")
-    if args.json is not None:
-        result = {"title": title, "args": {**vars(args), "json": str(args.json)}, "medians": medians, "rounds": rows}
-        result["tasks"] = [asdict(task)["name"] for task in tasks]
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    """Runs all rows, prints the tables, writes them where asked."""
+    args = parse_args()
+    comparison = Comparison(args)
+    config = json.loads((args.checkpoint / "config.json").read_text(encoding="utf-8"))
+    results = []
+    if args.starts:
+        results += comparison.process_results(process_rows(config["vocab_size"]))
+    results = comparison.speed_results(speed_rows(
+        config["vocab_size"], decode_len=args.decode_len, prefill_len=args.prefill_len, num_prompts=args.num_prompts
+    )) + results
+    title = f"{args.checkpoint.resolve().name}, {args.threads} threads, {platform.machine()}, {date.today()}"
+    versions = "".join(f"- {label}: {version}\n" for label, version in comparison.versions.items())
+    text = f"{title}; medians of {args.rounds} rounds\n\n{versions}\n{markdown(results)}"
+    print(text)
+    if args.out is not None:
+        write(args.out, title, text, comparison, results)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
 """The transformers side of a comparison; run by compare.py in the peer's own environment.
 
-Reads one JSON object a line on standard input, writes one a line on standard output:
-{"prompts": [[ids]], "output_len": n} -> {"first_s": seconds to the first token, "total_s": seconds}.
+Formats: torch dtypes. Options: attn_implementation ("sdpa"). Many requests are one left-padded batch: transformers has
+no continuous batching on a CPU.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 
 import torch
 import transformers
+from protocol import Arguments, serve
 from transformers import AutoModelForCausalLM
 
 
@@ -58,22 +57,23 @@ def padded_batch(model: torch.nn.Module, prompts: list[list[int]], output_len: i
 
 
 def main() -> None:
-    """Argument 1: checkpoint; 2: dtype; 3: threads."""
-    folder, dtype, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
-    print(
-        json.dumps({"ready": f"transformers {transformers.__version__}, torch {torch.__version__}, {dtype}"}),
-        flush=True,
-    )
-    for line in sys.stdin:
-        request = json.loads(line)
+    """Loads, serves."""
+    args = Arguments.parse()
+    torch.set_num_threads(args.threads)
+    attention = args.options.get("attn_implementation", "sdpa")
+    model = AutoModelForCausalLM.from_pretrained(
+        args.checkpoint, dtype=getattr(torch, args.format), attn_implementation=attention
+    ).eval()
+
+    def run(prompts: list[list[int]], output_len: int) -> dict[str, float]:
         with torch.inference_mode():
-            if len(request["prompts"]) == 1:
-                first_s, total_s = one_stream(model, request["prompts"][0], request["output_len"])
+            if len(prompts) == 1:
+                first_s, total_s = one_stream(model, prompts[0], output_len)
             else:
-                first_s, total_s = padded_batch(model, request["prompts"], request["output_len"])
-        print(json.dumps({"first_s": first_s, "total_s": total_s}), flush=True)
+                first_s, total_s = padded_batch(model, prompts, output_len)
+        return {"first_s": first_s, "total_s": total_s}
+
+    serve(f"transformers {transformers.__version__}, torch {torch.__version__}, {args.format}", run)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The parts of compare.py: contenders, rows, results, and how they are shown."""

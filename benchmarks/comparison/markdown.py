@@ -1,0 +1,38 @@
+"""Results as Markdown: ours beside limits and the best peer, and then every contender's figure."""
+
+from __future__ import annotations
+
+from comparison.result import Result, Standing
+
+
+def markdown(results: list[Result]) -> str:
+    """Two tables."""
+    lines = ["| row | quire | figure | limit | share | best peer | its figure | times better |",
+             "|---|---|---:|---:|---:|---|---:|---:|"]  # fmt: skip
+    for result in results:
+        lines += [_line(result, standing) for standing in result.standings()]
+    labels = [contender.label for contender in results[0].contenders]
+    lines += ["", f"| median | {' | '.join(labels)} |", "|---" + "|---:" * len(labels) + "|"]
+    for result in results:
+        figures = " | ".join(number(result.median(label)) for label in labels)
+        lines.append(f"| {result.row.name}, {result.row.unit} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def number(value: float) -> str:
+    """Three digits or more, for people."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _line(result: Result, standing: Standing) -> str:
+    cells = [
+        f"{result.row.name}, {result.row.unit}",
+        standing.label.split(" ", 1)[1],
+        number(standing.value),
+        number(standing.limit) if standing.limit is not None else "-",
+        f"{standing.share:.0%}" if standing.share is not None else "-",
+        standing.best_peer or "-",
+        number(standing.best_value) if standing.best_value is not None else "-",
+        f"{standing.ratio:.2f}" if standing.ratio is not None else "-",
+    ]
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,51 @@
+"""The vLLM side of a comparison, its offline LLMEngine in this process; run by compare.py in the peer's environment.
+
+Formats: dtypes (float32 is the one that runs well on a CPU without AMX). Options: any of EngineArgs, for example
+{"enforce_eager": true}.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from protocol import Arguments, serve
+
+
+def make_engine(args: Arguments) -> Any:
+    """An engine with its core in this process, bound to as many cores as there are threads."""
+    cores = sorted(os.sched_getaffinity(0))[: args.threads]
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    from vllm import EngineArgs, LLMEngine
+
+    settings = {"dtype": args.format, "max_model_len": 2048, "max_num_seqs": 32, "skip_tokenizer_init": True,
+                "enable_prefix_caching": False, "disable_log_stats": True, **args.options}  # fmt: skip
+    return LLMEngine.from_engine_args(EngineArgs(model=str(args.checkpoint), **settings))
+
+
+def main() -> None:
+    """Loads, serves."""
+    args = Arguments.parse()
+    engine = make_engine(args)
+    import vllm
+    from vllm import SamplingParams
+
+    def run(prompts: list[list[int]], output_len: int) -> dict[str, float]:
+        params = SamplingParams(temperature=0.0, max_tokens=output_len, ignore_eos=True, detokenize=False)
+        start_s = time.perf_counter()
+        for number, prompt in enumerate(prompts):
+            engine.add_request(f"{start_s}-{number}", {"prompt_token_ids": prompt}, params)
+        first_s = 0.0
+        while engine.has_unfinished_requests():
+            if engine.step() and not first_s:
+                first_s = time.perf_counter() - start_s
+        return {"first_s": first_s, "total_s": time.perf_counter() - start_s}
+
+    serve(f"vllm {vllm.__version__}, {args.format}", run)
+
+
+if __name__ == "__main__":
+    main()
