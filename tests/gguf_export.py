@@ -14,7 +14,8 @@ from typing import Any
 
 import gguf
 import numpy as np
-from safetensors.numpy import load_file
+
+from quire.weights.safetensors_file import SafetensorsCheckpoint
 
 ARCHITECTURE = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
                 "qwen3_moe": "qwen3moe", "gemma2": "gemma2", "gemma3_text": "gemma3", "phi3": "phi3", "gpt2": "gpt2",
@@ -114,7 +115,8 @@ def stored_tensors(folder: Path, architecture: str, config: Mapping[str, Any]) -
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     num_layers = config.get("num_hidden_layers") or config["n_layer"]
     names, usual = (gguf.get_tensor_name_map(kind, num_layers) for kind in (arch, gguf.MODEL_ARCH.LLAMA))
-    published = {name: array.astype(np.float32) for name, array in load_file(folder / "model.safetensors").items()}
+    files = SafetensorsCheckpoint(folder)
+    published = {name: files.tensor(name).astype(np.float32) for name in files.names}
     if config.get("tie_word_embeddings"):
         published = {name: array for name, array in published.items() if name != "lm_head.weight"}
     stored: dict[str, np.ndarray] = {}

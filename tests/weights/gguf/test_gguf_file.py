@@ -61,6 +61,13 @@ def test_everything_that_was_written_is_read(tmp_path: Path, options: dict[str, 
     assert not file.blocks("a.q8").flags.writeable
 
 
+def test_what_was_given_back_is_read_again(tmp_path: Path) -> None:
+    files = GgufFiles(simple_file(tmp_path / "x.gguf"))
+    array = files.blocks("a.matrix").view(np.float32)
+    files.release()
+    np.testing.assert_array_equal(array, ARRAYS["a.matrix"].reshape(-1))
+
+
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
     whole = simple_file(tmp_path / "x.gguf").read_bytes()
     cut = tmp_path / "cut.gguf"

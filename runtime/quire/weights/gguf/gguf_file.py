@@ -71,6 +71,11 @@ class GgufFile:
         tensor = self.tensors[name]
         return np.frombuffer(self._map, np.uint8, tensor.nbytes, tensor.start)
 
+    def release(self) -> None:
+        """Gives the mapped pages back to the system; what is touched again is read again."""
+        if hasattr(mmap, "MADV_DONTNEED") and isinstance(self._map, mmap.mmap):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def _read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
         cursor = Cursor(self._map)
         if self._map[:4] != b"GGUF":
@@ -144,6 +149,11 @@ class GgufFiles:
     def blocks(self, name: str) -> np.ndarray:
         """A tensor's data as a read-only view, uint8 [its bytes]."""
         return self._file_of[name].blocks(name)
+
+    def release(self) -> None:
+        """Gives the mapped pages of all parts back to the system; what is touched again is read again."""
+        for file in set(self._file_of.values()):
+            file.release()
 
 
 def open_gguf(path: Path) -> GgufFiles:
