@@ -34,6 +34,8 @@ inline WeightFormat format_named(const std::string& name) {
   if (name == "float32") return WeightFormat::f32;
   if (name == "bfloat16") return WeightFormat::bf16;
   if (name == "float16") return WeightFormat::f16;
+  if (name == "int8") return WeightFormat::int8;
+  if (name == "int4") return WeightFormat::int4;
   throw std::invalid_argument("no native weight format " + name);
 }
 
@@ -50,6 +52,29 @@ inline RowSegment to_segment(const AnyArray& array, const std::string& dtype) {
   segment.num_rows = static_cast<int64_t>(array.shape(0));
   return segment;
 }
+
+using Int8Matrix = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// values [N, K], scales and zeros [N, num_groups] of a checkpoint that holds integers, checked against their matrix.
+struct QuantizedRows {
+  RowSegment segment;
+  QuantSource quant;
+
+  QuantizedRows(const PackedLinear& weight, const Int8Matrix& values, const FloatMatrix& scales,
+                const std::optional<FloatMatrix>& zeros) {
+    const int64_t groups = weight.group_size ? (weight.k + weight.group_size - 1) / weight.group_size : 1;
+    const auto has_shape = [](const auto& array, int64_t rows, int64_t columns) {
+      return static_cast<int64_t>(array.shape(0)) == rows && static_cast<int64_t>(array.shape(1)) == columns;
+    };
+    if ((weight.format != WeightFormat::int8 && weight.format != WeightFormat::int4) ||
+        !has_shape(values, weight.n, weight.k) || !has_shape(scales, weight.n, groups) ||
+        (zeros && !has_shape(*zeros, weight.n, groups)) || zeros.has_value() != (weight.has_zeros != 0))
+      throw std::invalid_argument("integers, scales and zero points do not fit the matrix");
+    segment = {values.data(), DType::i8, weight.k, weight.n};
+    quant = {scales.data(), zeros ? zeros->data() : nullptr, groups};
+  }
+};
 
 inline Fields::Value to_value(nb::handle value) {
   if (value.is_none()) return std::monostate{};

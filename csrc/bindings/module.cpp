@@ -98,9 +98,9 @@ void bind_plan(nb::module_& m) {
            },
            "kernels"_a, "threads"_a, "poison"_a, "kv_dtype"_a, "block_size"_a, "max_tokens"_a, "max_seqs"_a,
            "max_logits"_a, "max_len"_a, "vocab_size"_a)
-      .def("add_linear", [](Plan& self, const std::string& format, int64_t n, int64_t k) {
-             return self.weights().add_linear(format_named(format), n, k);
-           })
+      .def("add_linear", [](Plan& self, const std::string& format, int64_t n, int64_t k, int64_t group_size, bool has_zeros) {
+             return self.weights().add_linear(format_named(format), n, k, group_size, has_zeros);
+           }, "format"_a, "n"_a, "k"_a, "group_size"_a = 0, "has_zeros"_a = false)
       .def("add_vector", [](Plan& self, int64_t size) { return self.weights().add_vector(size); })
       .def("add_table", [](Plan& self, const std::string& dtype, int64_t rows, int64_t dim) {
              return self.weights().add_table(dtype_named(dtype), rows, dim);
@@ -122,8 +122,20 @@ void bind_plan(nb::module_& m) {
       .def("pack_linear", [](Plan& self, int64_t index, const std::vector<std::pair<AnyArray, std::string>>& arrays) {
              const Segments segments(arrays);
              nb::gil_scoped_release release;
-             self.weights().pack_linear(index, segments.rows, self.pool());
+             self.weights().pack_linear(index, segments.rows, nullptr, self.pool());
            })
+      .def("pack_quantized", [](Plan& self, int64_t index, const Int8Matrix& values, const FloatMatrix& scales,
+                                const std::optional<FloatMatrix>& zeros) {
+             const QuantizedRows rows(self.weights().linear(index), values, scales, zeros);
+             nb::gil_scoped_release release;
+             self.weights().pack_linear(index, {rows.segment}, &rows.quant, self.pool());
+           }, "index"_a, "values"_a, "scales"_a, "zeros"_a.none())
+      .def("unpack_linear", [](Plan& self, int64_t index, nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> out) {
+             const PackedLinear& weight = self.weights().linear(index);
+             if (!weight.data || static_cast<int64_t>(out.shape(0)) != weight.n || static_cast<int64_t>(out.shape(1)) != weight.k)
+               throw std::invalid_argument("the matrix is not packed, or out has another shape");
+             self.kernels().linear_unpack(weight, 0, weight.n, out.data());
+           }, "what the packed matrix stands for, in float32")
       .def("fill_vector", [](Plan& self, int64_t index, const AnyArray& array, const std::string& dtype) {
              if (array.ndim() != 1 || (array.size() > 1 && array.stride(0) != 1)) throw std::invalid_argument("a vector must be 1-D and contiguous");
              self.weights().fill_vector(index, array.data(), dtype_named(dtype), static_cast<int64_t>(array.size()));

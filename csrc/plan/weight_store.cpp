@@ -58,8 +58,13 @@ float to_float(const void* source, DType dtype, int64_t index) {
   }
 }
 
-int64_t WeightStore::add_linear(WeightFormat format, int64_t n, int64_t k) {
-  linears_.push_back(kernels_.linear_layout(format, n, k, 0, false));
+int64_t WeightStore::add_linear(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros) {
+  const bool int8 = format == WeightFormat::int8, int4 = format == WeightFormat::int4;
+  const bool fits = int4 ? group_size == 32 || group_size == 64 || group_size == 128
+                  : int8 ? group_size % 32 == 0 && group_size <= 512 : group_size == 0;
+  if (!fits || group_size < 0 || (has_zeros && !int4))
+    throw std::invalid_argument("no kernels for groups of " + std::to_string(group_size) + (has_zeros ? " with zero points" : ""));
+  linears_.push_back(kernels_.linear_layout(format, n, k, group_size, has_zeros));
   linear_data_.emplace_back();
   return static_cast<int64_t>(linears_.size()) - 1;
 }
@@ -92,7 +97,8 @@ int64_t WeightStore::add_rotary(int64_t max_len, int64_t dims, const float* cos,
   return static_cast<int64_t>(rotaries_.size()) - 1;
 }
 
-void WeightStore::pack_linear(int64_t index, const std::vector<RowSegment>& segments, ThreadPool& pool) {
+void WeightStore::pack_linear(int64_t index, const std::vector<RowSegment>& segments, const QuantSource* quant,
+                              ThreadPool& pool) {
   PackedLinear& weight = linears_.at(static_cast<size_t>(index));
   int64_t rows = 0;
   for (const RowSegment& segment : segments) rows += segment.num_rows;
@@ -101,7 +107,7 @@ void WeightStore::pack_linear(int64_t index, const std::vector<RowSegment>& segm
   Buffer& data = linear_data_.at(static_cast<size_t>(index));
   if (!data.data()) data = Buffer(weight.bytes);
   weight.data = data.data();
-  const PackArgs args{&weight, segments.data(), static_cast<int64_t>(segments.size()), nullptr};
+  const PackArgs args{&weight, segments.data(), static_cast<int64_t>(segments.size()), quant};
   pool.parallel_for(weight.num_panels, [&](int64_t begin, int64_t end, int) {
     kernels_.linear_pack(args, begin, end, nullptr);
   });

@@ -31,13 +31,14 @@ class WeightStore {
  public:
   explicit WeightStore(const KernelTable& kernels) : kernels_(kernels) {}
 
-  int64_t add_linear(WeightFormat format, int64_t n, int64_t k);
+  // int8: group_size 0 (per channel) or a multiple of 32 up to 512; int4: 32, 64, 128. Float formats: 0.
+  int64_t add_linear(WeightFormat format, int64_t n, int64_t k, int64_t group_size = 0, bool has_zeros = false);
   int64_t add_vector(int64_t size);
   int64_t add_table(DType dtype, int64_t num_rows, int64_t dim);
   int64_t add_rotary(int64_t max_len, int64_t dims, const float* cos, const float* sin);
 
-  // Rows of a checkpoint, in order, into the packed layout.
-  void pack_linear(int64_t index, const std::vector<RowSegment>& segments, ThreadPool& pool);
+  // Rows of a checkpoint, in order, into the packed layout; integers come with their scales.
+  void pack_linear(int64_t index, const std::vector<RowSegment>& segments, const QuantSource* quant, ThreadPool& pool);
   // Element-wise conversion; sizes must match exactly. Sources may be f32, bf16 or f16.
   void fill_vector(int64_t index, const void* source, DType dtype, int64_t size);
   void fill_table(int64_t index, const std::vector<RowSegment>& segments, ThreadPool& pool);

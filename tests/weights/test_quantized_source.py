@@ -16,12 +16,12 @@ from quire.graph.shapes import Dim, shape_of
 from quire.graph.shard import shard
 from quire.models import build_model_from_config
 from quire.weights import CheckpointWeights, open_checkpoint
-from quire.weights.checkpoint import ViewedTensors
 from quire.weights.quantized_formats import OPENERS, opener_of
 from quire.weights.quantized_source import resolve_quantized, stored_scheme
 from quire.weights.safetensors_file import SafetensorsCheckpoint
 from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme, dequantize, quantize
 from quire.weights.source import RankCut, resolve
+from quire.weights.viewed_tensors import ViewedTensors
 from tests.weights.test_checkpoint import SHAPE
 
 HEADS = Dim.of("heads")

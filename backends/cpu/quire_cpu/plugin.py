@@ -10,6 +10,11 @@ from quire.device.hookspecs import hookimpl
 from quire.device.host_memory import host_memory
 from quire.graph.ops import PLAIN_OPS
 
+_SCHEMES = frozenset({
+    "plain", "int8", "int8_g32", "int8_g64", "int8_g128",
+    *(f"int4_g{group}{zeros}" for group in (32, 64, 128) for zeros in ("", "_zp")),
+})
+
 QUIRE_CONTRACT = (1, 1)
 """Version of the device contract this module is written for; read before any hook is called."""
 
@@ -20,6 +25,7 @@ CAPABILITIES = Capabilities(
     kv_dtypes=("bfloat16", "float32", "float16", "int8"),
     block_sizes=(64, 32, 16, 128),
     ops=PLAIN_OPS,
+    weight_schemes=_SCHEMES,
     fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}),
     default_num_batched_tokens=512,
     default_num_seqs=64,

@@ -1,8 +1,9 @@
 """Weights on their way into the native plan: declared while the graph is flattened, packed while it loads.
 
-A weight is identified by its source, so that tied ones are held once. What form it takes follows from who reads
-it: panels for linears and experts, float32 vectors for norms and biases, rows for an embedding; an embedding that
-shares its source with a linear (a tied head) reads rows out of the linear's panels.
+A weight is identified by its source and scheme, so that tied ones are held once. What form it takes follows from who
+reads it: panels for linears and experts, float32 vectors for norms and biases, rows for an embedding; an embedding
+that shares its source with a linear (a tied head), or that is quantized, reads rows out of panels. Panels of a
+quantized scheme take the checkpoint's integers, or round floating-point rows themselves.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from quire.device.contract import ExecutorPlan, LoadProgress, WeightSource
 from quire.errors import BackendError, ModelError
 from quire.graph.ir import Cat, OneOf, Source, Src, Stack, Weight
 from quire.graph.shapes import concrete
+from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme
 from quire_cpu import _native
 
-Key = tuple[Source, bool]  # source, keep_f32
+Key = tuple[Source, str, bool]  # source, scheme, keep_f32
 
 _VECTOR, _MATRIX, _ROWS, _EXPERTS = "vector", "matrix", "rows", "experts"
 _FORMS: Mapping[tuple[str, int], str] = {
@@ -87,6 +89,8 @@ class PlanWeights:
     # ---- declaration -----------------------------------------------------------------------------------
 
     def _note(self, weight: Weight, form: str) -> None:
+        if form == _ROWS and weight.scheme != PLAIN:
+            form = _MATRIX
         held = self._held.get(_key(weight))
         if held is None:
             dtype = "float32" if weight.keep_f32 else self._plan.weight_dtype
@@ -101,8 +105,14 @@ class PlanWeights:
         if form == _ROWS:
             return (self._native.add_table(held.dtype, *held.shape),)
         if form == _MATRIX:
-            return (self._native.add_linear(held.dtype, *held.shape),)
-        return tuple(self._native.add_linear(held.dtype, *held.shape[1:]) for _ in range(held.shape[0]))
+            return (self._add_linear(held, *held.shape),)
+        return tuple(self._add_linear(held, *held.shape[1:]) for _ in range(held.shape[0]))
+
+    def _add_linear(self, held: _Held, rows: int, inputs: int) -> int:
+        if held.weight.scheme == PLAIN:
+            return self._native.add_linear(held.dtype, rows, inputs)
+        scheme = WeightScheme.parse(held.weight.scheme)
+        return self._native.add_linear(f"int{scheme.bits}", rows, inputs, scheme.group_size, scheme.has_zeros)
 
     def _handles(self, weight: Weight, form: str) -> tuple[int, ...]:
         return self._held[_key(weight)].handles[form]
@@ -117,6 +127,9 @@ class PlanWeights:
         return array.nbytes
 
     def _load_matrix(self, source: WeightSource, held: _Held, form: str, handle: int) -> int:
+        matrix = None if held.weight.scheme == PLAIN else source.read_quantized(held.weight)
+        if matrix is not None:
+            return self._pack_quantized(handle, matrix)
         arrays = list(_arrays(source, held.weight, held.weight.source))
         segments = [_segment(array) for array in arrays]
         try:
@@ -128,7 +141,18 @@ class PlanWeights:
             raise ModelError(f"weight {held.weight.name} does not fit the model", because=str(error)) from error
         return sum(array.nbytes for array in arrays)
 
+    def _pack_quantized(self, handle: int, matrix: QuantizedMatrix) -> int:
+        zeros = None if matrix.zeros is None else np.ascontiguousarray(matrix.zeros)
+        self._native.pack_quantized(handle, np.ascontiguousarray(matrix.values), np.ascontiguousarray(matrix.scales),
+                                    zeros)
+        return matrix.nbytes
+
     def _load_experts(self, source: WeightSource, held: _Held, handles: tuple[int, ...]) -> int:
+        if held.weight.scheme != PLAIN:
+            matrices = _expert_matrices(source, held.weight, len(handles))
+            if matrices is not None:
+                return sum(self._pack_quantized(handle, matrix)
+                           for handle, matrix in zip(handles, matrices, strict=True))
         done = 0
         for handle, arrays in zip(handles, _expert_arrays(source, held.weight, len(handles)), strict=True):
             self._native.pack_linear(handle, [_segment(array) for array in arrays])
@@ -137,7 +161,7 @@ class PlanWeights:
 
 
 def _key(weight: Weight) -> Key:
-    return weight.source, weight.keep_f32
+    return weight.source, weight.scheme, weight.keep_f32
 
 
 def _uses(plan: ExecutorPlan) -> Iterator[tuple[Weight, str]]:
@@ -170,6 +194,28 @@ def _expert_arrays(source: WeightSource, weight: Weight, count: int) -> Iterator
             yield [matrix]
 
 
+def _expert_matrices(source: WeightSource, weight: Weight, count: int) -> Iterator[QuantizedMatrix] | None:
+    """Each expert's integers, one expert at a time where they lie apart; None where the source holds none."""
+    expression = _chosen(source, weight, weight.source)
+    if isinstance(expression, Stack) and len(expression.parts) == count:
+        parts = [replace(weight, source=part, shape=weight.shape[1:]) for part in expression.parts]
+        if source.read_quantized(parts[0]) is None:
+            return None
+        return (_integers(source, part) for part in parts)
+    matrix = source.read_quantized(replace(weight, source=expression))
+    if matrix is None:
+        return None
+    rows = matrix.shape[0] // count
+    return (matrix.rows(slice(expert * rows, (expert + 1) * rows)) for expert in range(count))
+
+
+def _integers(source: WeightSource, weight: Weight) -> QuantizedMatrix:
+    matrix = source.read_quantized(weight)
+    if matrix is None:
+        raise ModelError(f"weight {weight.name} is in integers for some experts only")
+    return matrix
+
+
 def _chosen(source: WeightSource, weight: Weight, expression: Source) -> Source:
     """Of alternative expressions the first that the source has; any other as it is."""
     while isinstance(expression, OneOf):
@@ -181,15 +227,21 @@ def _has(source: WeightSource, weight: Weight, expression: Source) -> bool:
     while not isinstance(expression, Src):
         expression = expression.options[0] if isinstance(expression, OneOf) else expression.parts[0]
     try:
-        _read(source, weight, expression)
+        if weight.scheme == PLAIN or source.read_quantized(_of(weight, expression)) is None:
+            _read(source, weight, expression)
     except ModelError:
         return False
     return True
 
 
 def _read(source: WeightSource, weight: Weight, expression: Source) -> np.ndarray:
+    return source.read(_of(weight, expression))
+
+
+def _of(weight: Weight, expression: Source) -> Weight:
+    """The weight with a part of its source in its place."""
     shape = expression.shape if isinstance(expression, Src) else weight.shape
-    return source.read(replace(weight, source=expression, shape=shape))
+    return replace(weight, source=expression, shape=shape)
 
 
 def _segment(array: np.ndarray) -> tuple[np.ndarray, str]:

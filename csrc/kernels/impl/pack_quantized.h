@@ -73,7 +73,7 @@ inline void pack_quantized_panel(const PackArgs& a, int64_t panel) {
       largest = largest > (s < 0 ? -s : s) ? largest : (s < 0 ? -s : s);
     }
     const bool per_channel = w.group_size == 0;
-    factors[c] = per_channel ? largest : power_of_two_above(largest);
+    factors[c] = per_channel ? group_scale(a, row, n, 0, 0, min_of(w.k, group)).scale : power_of_two_above(largest);
     for (int64_t g = 0; g < groups; ++g) {
       uint8_t* values = out + g * bytes;
       uint16_t* scales = reinterpret_cast<uint16_t*>(values + value_bytes);

@@ -183,7 +183,7 @@ void weights_of_wrong_size_are_refused() {
   WeightStore store(select_kernels());
   const std::vector<float> numbers(64, 1.0f);
   const int64_t linear = store.add_linear(WeightFormat::f32, 4, 8), vector = store.add_vector(8);
-  expect_error([&] { store.pack_linear(linear, {RowSegment{numbers.data(), DType::f32, 8, 3}}, pool); }, "4 rows was given 3");
+  expect_error([&] { store.pack_linear(linear, {RowSegment{numbers.data(), DType::f32, 8, 3}}, nullptr, pool); }, "4 rows was given 3");
   expect_error([&] { store.fill_vector(vector, numbers.data(), DType::f32, 7); }, "8 elements was given 7");
 }
 

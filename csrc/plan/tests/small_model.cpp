@@ -25,7 +25,7 @@ class Builder {
 
   int64_t linear(int64_t n, int64_t k) {
     const int64_t index = plan_.weights().add_linear(format_, n, k);
-    plan_.weights().pack_linear(index, {RowSegment{numbers(n * k, 1.0f / std::sqrt(static_cast<float>(k))), DType::f32, k, n}}, plan_.pool());
+    plan_.weights().pack_linear(index, {RowSegment{numbers(n * k, 1.0f / std::sqrt(static_cast<float>(k))), DType::f32, k, n}}, nullptr, plan_.pool());
     return index;
   }
 

@@ -8,11 +8,8 @@ from dataclasses import fields, replace
 from quire.bench.workload import Workload
 from quire.device.capabilities import MachineLimits
 from quire.engine.build import LoadedEngine
-from quire.graph.cost import Dtypes, decode_cost, prefill_cost
-from quire.weights.schemes import PLAIN, WeightScheme
-
-COLUMNS_OF_SCALE = 1024
-"""Inputs that share a scale where a scheme has one per row: what such a scale adds to the bits of a weight."""
+from quire.engine.quantization import step_dtypes
+from quire.graph.cost import decode_cost, prefill_cost
 
 
 def median_limits(limits: list[MachineLimits]) -> MachineLimits | None:
@@ -30,35 +27,24 @@ def median_limits(limits: list[MachineLimits]) -> MachineLimits | None:
 
 def decode_bytes(loaded: LoadedEngine, context: int) -> int:
     """Bytes of one stream's decode step: every weight once, and `context` tokens of KV."""
-    cost = decode_cost(loaded.model, context, _dtypes(loaded))
+    cost = decode_cost(loaded.model, context, step_dtypes(loaded.resolved, loaded.model))
     return cost.weight_bytes + cost.kv_bytes
 
 
 def prefill_operations(loaded: LoadedEngine, num_tokens: int) -> int:
     """Operations of one prompt, with the logits of its last token."""
-    return prefill_cost(loaded.model, num_tokens, _dtypes(loaded)).flops
+    return prefill_cost(loaded.model, num_tokens, step_dtypes(loaded.resolved, loaded.model)).flops
 
 
 def batch_operations(loaded: LoadedEngine, load: Workload) -> int:
     """Operations of many requests at once: every prompt, and every step of all of them."""
     context = load.num_prompt_tokens // len(load.prompts) + load.output_len // 2
-    step = decode_cost(loaded.model, context, _dtypes(loaded), num_seqs=len(load.prompts)).flops
+    step = decode_cost(loaded.model, context, step_dtypes(loaded.resolved, loaded.model), num_seqs=len(load.prompts)).flops
     return sum(prefill_operations(loaded, len(prompt)) for prompt in load.prompts) + load.output_len * step
 
 
 def arithmetic_peak(loaded: LoadedEngine, limits: MachineLimits) -> tuple[float, str]:
     """(operations per second, its name) of what the model's weights are held in: 8-bit integers or floats."""
-    if limits.int8_ops_per_s is not None and _scheme_bits(loaded):
+    if limits.int8_ops_per_s is not None and step_dtypes(loaded.resolved, loaded.model).scheme_bits:
         return limits.int8_ops_per_s, "int8 arithmetic"
     return limits.flops_per_s, "arithmetic"
-
-
-def _dtypes(loaded: LoadedEngine) -> Dtypes:
-    resolved = loaded.resolved
-    return Dtypes(weight=resolved.weight_dtype, act=resolved.act_dtype, kv=resolved.kv_dtype,
-                  scheme_bits=_scheme_bits(loaded))
-
-
-def _scheme_bits(loaded: LoadedEngine) -> dict[str, float]:
-    names = {weight.scheme for part in loaded.model.parts() for weight in part.graph.weights.values()} - {PLAIN}
-    return {name: WeightScheme.parse(name).bits_per_element(COLUMNS_OF_SCALE) for name in names}

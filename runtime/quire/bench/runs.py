@@ -105,7 +105,7 @@ def _start(config: EngineConfig, num_seqs: int) -> tuple[LLMEngine, float]:
 def _settings(config: EngineConfig, engine: LLMEngine) -> dict[str, object]:
     resolved = engine.loaded.resolved
     return {"model": config.model, "device": engine.loaded.backend.name, "dtype": resolved.weight_dtype,
-            "kv": resolved.kv_dtype}
+            "quantization": config.quantization or "as stored", "kv": resolved.kv_dtype}
 
 
 def _prefill_figure(engine: LLMEngine, input_len: int, rate: float, limit: MachineLimits | None) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from quire.cli.engine_args import add_engine_arguments, config_from_args
 from quire.errors import ConfigError
@@ -19,31 +20,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the report. Reads config.json only, never the weights."""
+    """Prints the report. Reads config.json, of a quantized checkpoint the names of its tensors too; never weights."""
     from quire.device.registry import resolve_device
     from quire.engine.config import resolve
-    from quire.graph.cost import Dtypes
+    from quire.engine.quantization import choose_schemes, step_dtypes
     from quire.graph.passes import optimize
     from quire.graph.report import inspect_model, report_lines
     from quire.graph.shard import shard
     from quire.models import build_model
+    from quire.weights import open_checkpoint
     from quire.weights.hub import resolve_model
 
     config = config_from_args(args)
     _check(args)
-    spec = build_model(resolve_model(config.model, revision=config.revision))
+    folder = resolve_model(config.model, revision=config.revision)
+    spec = build_model(folder)
     backend = resolve_device(config.device, config.device_options)
     resolved = resolve(
         config, backend.capabilities, model_max_len=spec.max_model_len, model_dtype=spec.checkpoint_dtype
     )
     memory_bytes = int(args.memory_gib * 2**30) if args.memory_gib is not None else backend.report.free_memory_bytes
-    graph = spec.graph if args.plain else optimize(spec.graph, backend.capabilities.fused_ops)
+    holds_integers = spec.quantization_config is not None and config.load_format != "dummy"
+    schemes = choose_schemes(spec, open_checkpoint(folder) if holds_integers else None, config.quantization,
+                             backend.capabilities, strict=config.strict_device)
+    graph = schemes.model if args.plain else optimize(schemes.model, backend.capabilities.fused_ops)
+    model = shard(graph, config.tensor_parallel_size)
     found = inspect_model(
-        shard(graph, config.tensor_parallel_size),
-        dtypes=Dtypes(weight=resolved.weight_dtype, act=resolved.act_dtype, kv=resolved.kv_dtype),
+        model, dtypes=step_dtypes(resolved, model),
         block_size=resolved.block_size, context=args.context, max_model_len=resolved.max_model_len,
         max_num_seqs=resolved.max_num_seqs, max_num_batched_tokens=resolved.max_num_batched_tokens,
         memory_bytes=int(memory_bytes * resolved.memory_utilization) or None)
+    for note in schemes.notes:
+        print(f"warning: {note}", file=sys.stderr)
     if args.json:
         print(json.dumps(found, indent=2))
         return 0

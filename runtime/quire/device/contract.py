@@ -219,10 +219,10 @@ class OpLibrary(Protocol):
 class QuantizedLibrary(OpLibrary, Protocol):
     """An op library that declares `weight_schemes` beyond "plain"; since contract 1.1."""
 
-    def put_quantized(self, weight: Weight, matrix: QuantizedMatrix) -> Any:
+    def put_quantized(self, weight: Weight, matrix: QuantizedMatrix, shape: tuple[int, ...]) -> Any:
         """A weight whose scheme is not plain, on the device in the form its kernels want.
 
         Args:
-            weight: its shape is [N, K], or [E, N, K] for experts.
-            matrix: [N, K] or [E * N, K], from the checkpoint or rounded while loading; copy, never write.
+            matrix: [N, K], from the checkpoint or rounded while loading; copy, never write.
+            shape: of the weight: (N, K), or for experts (E, rows, K) with E * rows = N.
         """

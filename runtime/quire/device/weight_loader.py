@@ -10,6 +10,7 @@ from quire.device.contract import ExecutorPlan, LoadProgress, OpLibrary, Quantiz
 from quire.device.dtypes import numpy_dtype
 from quire.device.placement import LoweredPart
 from quire.graph.ir import Source, Weight
+from quire.graph.shapes import concrete
 from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme, quantize
 
 _Key = tuple[Source, str, str]
@@ -24,6 +25,7 @@ class WeightLoader:
 
     def __init__(self, library: OpLibrary, plan: ExecutorPlan, source: WeightSource, progress: LoadProgress) -> None:
         self._library, self._plan, self._source, self._progress = library, plan, source, progress
+        self._axis_sizes = plan.model.axis_sizes()
         self._on_device: dict[_Key, Any] = {}
         self._on_host: dict[_Key, np.ndarray] = {}
         self._read_bytes = 0
@@ -48,7 +50,8 @@ class WeightLoader:
                 self._on_device[key] = self._library.put_weight(weight, self._read(weight), key[2])
             else:
                 library = cast(QuantizedLibrary, self._library)
-                self._on_device[key] = library.put_quantized(weight, self._read_quantized(weight))
+                self._on_device[key] = library.put_quantized(
+                    weight, self._read_quantized(weight), concrete(weight.shape, self._axis_sizes))
         return self._on_device[key]
 
     def _host_weight(self, weight: Weight) -> np.ndarray:

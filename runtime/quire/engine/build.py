@@ -15,12 +15,15 @@ from quire.device.registry import LoadedBackend, resolve_device
 from quire.engine.config import EngineConfig, ResolvedConfig, resolve
 from quire.engine.core import EngineCore
 from quire.engine.input_processor import ModelLimits
+from quire.engine.quantization import choose_schemes, step_dtypes
+from quire.graph.cost import scheme_totals
 from quire.graph.ir import ModelGraph
 from quire.graph.kv_budget import fit_kv_blocks, kv_pools, most_kv_blocks
 from quire.graph.passes import optimize
+from quire.graph.report import schemes_text
 from quire.graph.shard import shard
 from quire.models import ModelSpec, build_model
-from quire.weights import CheckpointWeights, DummyWeights, open_weights
+from quire.weights import CheckpointFiles, CheckpointWeights, DummyWeights, open_checkpoint, open_weights
 from quire.weights.hub import resolve_model
 from quire.weights.ranks import AllRanks
 
@@ -60,10 +63,12 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     resolved = resolve(
         config, backend.capabilities, model_max_len=spec.max_model_len, model_dtype=spec.checkpoint_dtype
     )
-    model = shard(optimize(spec.graph, backend.capabilities.fused_ops), config.tensor_parallel_size)
+    files = None if config.load_format == "dummy" else open_checkpoint(folder)
+    schemes = choose_schemes(spec, files, config.quantization, backend.capabilities, strict=config.strict_device)
+    model = shard(optimize(schemes.model, backend.capabilities.fused_ops), config.tensor_parallel_size)
     executor = backend.create_executor(_executor_plan(config, resolved, model))
     try:
-        memory = _load_weights(config, resolved, spec, folder, model, executor)
+        memory = _load_weights(config, resolved, spec, files, folder, model, executor)
         kv_plan = _kv_plan(config, resolved, model, memory, backend.capabilities.shares_host_memory)
         executor.allocate_kv(kv_plan)
         core = EngineCore(
@@ -76,6 +81,7 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
         executor.close()
         raise
     _report(spec, backend, resolved, memory, kv_plan, time.monotonic() - start_s)
+    _report_schemes(model, resolved, schemes.notes)
     limits = ModelLimits(model_path=str(folder), vocab_size=spec.vocab_size, max_model_len=resolved.max_model_len,
                          max_num_seqs=resolved.max_num_seqs, eos_token_ids=spec.eos_token_ids,
                          max_logprobs=config.max_logprobs, scheduling_policy=config.scheduling_policy)
@@ -91,14 +97,14 @@ def _executor_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelG
         parallel=ParallelRank(world_size=config.tensor_parallel_size), options=config.device_options)
 
 
-def _load_weights(config: EngineConfig, resolved: ResolvedConfig, spec: ModelSpec, folder: Path, model: ModelGraph,
-                  executor: Executor) -> MemoryReport:
+def _load_weights(config: EngineConfig, resolved: ResolvedConfig, spec: ModelSpec, files: CheckpointFiles | None,
+                  folder: Path, model: ModelGraph, executor: Executor) -> MemoryReport:
     world_size = config.tensor_parallel_size
 
     def open_rank(rank: int) -> CheckpointWeights | DummyWeights:
-        return open_weights(folder, model, load_format=config.load_format, seed=config.seed,
+        return open_weights(files, model, load_format=config.load_format, seed=config.seed,
                             dtype=resolved.weight_dtype, rank=rank, world_size=world_size,
-                            ignorable_tensors=spec.ignorable_tensors)
+                            ignorable_tensors=spec.ignorable_tensors, where=str(folder))
 
     source = open_rank(0) if world_size == 1 else AllRanks(open_rank)
     with _progress_bar(source.total_bytes) as progress:
@@ -152,3 +158,10 @@ def _report(spec: ModelSpec, backend: LoadedBackend, resolved: ResolvedConfig, m
         ", ".join(f"{k} {v / 2**20:.0f} MiB" for k, v in memory.bytes_by_purpose.items()),
         ", ".join(f"{pool} {n}" for pool, n in kv_plan.num_blocks.items()),
     )
+
+
+def _report_schemes(model: ModelGraph, resolved: ResolvedConfig, notes: tuple[str, ...]) -> None:
+    """What is held in which quantization scheme."""
+    logger.info("weights: %s", schemes_text(scheme_totals(model, step_dtypes(resolved, model)), resolved.weight_dtype))
+    for note in notes:
+        logger.warning("%s (--strict-device refuses this)", note)

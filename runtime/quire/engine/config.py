@@ -31,7 +31,9 @@ class EngineConfig:
         chat_template: a Jinja template or a file that holds one, instead of the model's own.
         load_format: "auto", "safetensors", or "dummy" (random weights).
         device: entry point name of a backend, or "auto". device_options: passed to it; strict_device: no fallbacks.
-        dtype: dtype of the weights. kv_cache_dtype: of the KV cache.
+        quantization: scheme that weights are quantized into as they load: "int8", "int4", or a scheme's whole name; or
+            the format of a checkpoint that is quantized already. None = as the checkpoint has them.
+        dtype: dtype of the weights that are not quantized. kv_cache_dtype: of the KV cache.
         max_model_len: tokens of the longest sequence. block_size: tokens per KV block.
         max_num_seqs, max_num_batched_tokens: limits of one step.
         long_prefill_token_threshold: most prompt tokens of one sequence in one step; 0 = no limit.
@@ -52,6 +54,7 @@ class EngineConfig:
     device: str = "auto"
     device_options: Mapping[str, str] = field(default_factory=dict)
     strict_device: bool = False
+    quantization: str | None = None
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
     max_model_len: int | None = None
@@ -71,7 +74,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("model", "device", "dtype", "kv_cache_dtype", "load_format", "scheduling_policy"):
             object.__setattr__(self, name, _text(name, getattr(self, name)))
-        for name in ("revision", "tokenizer", "chat_template"):
+        for name in ("revision", "tokenizer", "chat_template", "quantization"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _text(name, getattr(self, name)))
         for name in ("skip_tokenizer_init", "strict_device", "enable_prefix_caching", "async_scheduling"):

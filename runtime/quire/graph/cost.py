@@ -96,9 +96,36 @@ def weight_num_bytes(weight: Weight, axis_sizes: Mapping[str, int], dtype: str,
 def weight_totals(model: ModelGraph, dtype: str, scheme_bits: Mapping[str, float] | None = None) -> tuple[int, int]:
     """(parameters, bytes) of a model on this rank; a weight that several parts share counts once."""
     sizes = model.axis_sizes()
-    distinct = {(w.source, w.scheme, w.keep_f32): w for part in model.parts() for w in part.graph.weights.values()}
-    parameters = sum(num_elements(weight.shape).evaluate(sizes) for weight in distinct.values())
-    return parameters, sum(weight_num_bytes(weight, sizes, dtype, scheme_bits) for weight in distinct.values())
+    distinct = _distinct(model)
+    parameters = sum(num_elements(weight.shape).evaluate(sizes) for weight in distinct)
+    return parameters, sum(weight_num_bytes(weight, sizes, dtype, scheme_bits) for weight in distinct)
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeTotal:
+    """What a model holds in one scheme: distinct weights, their elements, their bytes."""
+
+    num_weights: int
+    parameters: int
+    num_bytes: int
+
+
+def scheme_totals(model: ModelGraph, dtypes: Dtypes) -> dict[str, SchemeTotal]:
+    """What this rank holds in each scheme, the largest first; merged linears count as one weight."""
+    sizes = model.axis_sizes()
+    found: dict[str, SchemeTotal] = {}
+    for weight in _distinct(model):
+        had = found.get(weight.scheme, SchemeTotal(0, 0, 0))
+        found[weight.scheme] = SchemeTotal(
+            had.num_weights + 1, had.parameters + num_elements(weight.shape).evaluate(sizes),
+            had.num_bytes + weight_num_bytes(weight, sizes, dtypes.weight, dtypes.scheme_bits))
+    return dict(sorted(found.items(), key=lambda item: -item[1].num_bytes))
+
+
+def _distinct(model: ModelGraph) -> list[Weight]:
+    """Weights that are held once each."""
+    return list({(w.source, w.scheme, w.keep_f32): w
+                 for part in model.parts() for w in part.graph.weights.values()}.values())
 
 
 def node_cost(model: ModelGraph, part: Part, node: Node, step: Step, dtypes: Dtypes) -> Cost:

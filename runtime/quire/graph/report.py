@@ -10,7 +10,18 @@ from dataclasses import asdict
 from typing import Any
 
 from quire.errors import ConfigError
-from quire.graph.cost import Cost, Dtypes, Step, decode_cost, node_cost, part_cost, prefill_cost, weight_totals
+from quire.graph.cost import (
+    Cost,
+    Dtypes,
+    SchemeTotal,
+    Step,
+    decode_cost,
+    node_cost,
+    part_cost,
+    prefill_cost,
+    scheme_totals,
+    weight_totals,
+)
 from quire.graph.ir import Graph, ModelGraph, Node, Part, dims_text
 from quire.graph.kv_budget import bytes_per_block, fit_kv_blocks, kv_bytes_per_token, kv_pools, pool_block_bytes
 from quire.graph.memory import plan_arena
@@ -43,7 +54,7 @@ def inspect_model(
     """
     dtypes = dtypes or Dtypes()
     step = Step(1, 1, 1, context)
-    parameters, num_weight_bytes = weight_totals(model, dtypes.weight)
+    parameters, num_weight_bytes = weight_totals(model, dtypes.weight, dtypes.scheme_bits)
     limits = {**model.axis_sizes(), "T": max_num_batched_tokens, "S": max_num_seqs, "L": max_logits_rows}
     act_bytes = {dtype: int(dtypes.value_bytes(dtype)) for dtype in ("act", "f32", "i32", "bool")}
     arena = plan_arena([part.graph for part in model.parts()], limits, dtype_bytes=act_bytes)  # type: ignore[arg-type]
@@ -57,6 +68,7 @@ def inspect_model(
         "segments": [list(segment) for segment in segments(model.layers)],
         "parts": [_part_entry(model, part, times, step, dtypes) for part, times in _folded(model)],
         "bytes": {"weights": num_weight_bytes, "activations": arena.total_bytes},
+        "schemes": {name: asdict(total) for name, total in scheme_totals(model, dtypes).items()},
         "limits": {"max_model_len": max_model_len, "max_num_seqs": max_num_seqs, "max_logits_rows": max_logits_rows,
                    "max_num_batched_tokens": max_num_batched_tokens, "block_size": block_size},
         "decode": {"context": context, **_cost_entry(decode_cost(model, context, dtypes))},
@@ -84,7 +96,9 @@ def report_lines(found: Mapping[str, Any]) -> list[str]:
     decode, prefill, kv, limits = found["decode"], found["prefill"], found["kv"], found["limits"]
     lines += [
         "",
-        f"weights       {_bytes(found['bytes']['weights'])} as {found['dtypes']['weight']}",
+        f"weights       {_bytes(found['bytes']['weights'])} as "
+        + schemes_text({name: SchemeTotal(**total) for name, total in found["schemes"].items()},
+                       found["dtypes"]["weight"]),
         f"activations   {_bytes(found['bytes']['activations'])} at {limits['max_num_batched_tokens']} tokens a step",
         f"decode        {_bytes(decode['total_bytes'])} and {_flops(decode['flops'])} per token"
         f" at {decode['context']} tokens of context"
@@ -96,6 +110,14 @@ def report_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  pool {name}: {', '.join(pool['groups'])}; {_bytes(pool['block_bytes'])} per block of"
                      f" {limits['block_size']} tokens")
     return lines + _fit_lines(found["fit"], limits) if "fit" in found else lines
+
+
+def schemes_text(totals: Mapping[str, SchemeTotal], weight_dtype: str) -> str:
+    """`bfloat16`, or with quantized weights `int4_g32 (197 weights, 310 MiB), bfloat16 (113 weights, 3 MiB)`."""
+    if set(totals) == {"plain"}:
+        return weight_dtype
+    return ", ".join(f"{weight_dtype if name == 'plain' else name} ({total.num_weights} weights, "
+                     f"{_bytes(total.num_bytes)})" for name, total in totals.items())
 
 
 def _folded(model: ModelGraph) -> list[tuple[Part, int]]:

@@ -23,8 +23,13 @@ from quire.graph.ops import PLAIN_OPS
 from quire.graph.shapes import concrete
 from quire.reference.lowering import lower_reference
 from quire.sampling.batch import I32
+from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme, dequantize
 
 _FLOATS = ("float32", "bfloat16", "float16")
+
+_GROUPS = (0, 16, 32, 64, 128, 256)
+_SCHEMES = frozenset({PLAIN, *(WeightScheme(8, group).name for group in _GROUPS),
+                      *(WeightScheme(4, group, zeros).name for group in _GROUPS for zeros in (False, True))})
 
 QUIRE_CONTRACT = (1, 1)
 """Version of the device contract this module is written for; read before any hook is called."""
@@ -36,6 +41,7 @@ CAPABILITIES = Capabilities(
     kv_dtypes=(*_FLOATS, "int8"),
     block_sizes=(16, 32, 8, 4, 2, 1, 64, 128, 256),
     ops=PLAIN_OPS,
+    weight_schemes=_SCHEMES,
     row_determinism="batch_invariant",
     default_num_seqs=32,
     default_memory_utilization=0.5,
@@ -46,7 +52,7 @@ CAPABILITIES = Capabilities(
 
 
 class ReferenceLibrary:
-    """The op library of the reference; an `OpLibrary` whose arrays are numpy's."""
+    """The op library of the reference; a `QuantizedLibrary` whose arrays are numpy's."""
 
     capabilities = CAPABILITIES
     name = "reference"
@@ -65,6 +71,12 @@ class ReferenceLibrary:
     def put_weight(self, weight: Weight, array: np.ndarray, dtype: str) -> np.ndarray:
         """A contiguous copy, rounded to `dtype`."""
         held = np.array(array, dtype=numpy_dtype(dtype), order="C")
+        self._held_bytes += held.nbytes
+        return held
+
+    def put_quantized(self, weight: Weight, matrix: QuantizedMatrix, shape: tuple[int, ...]) -> np.ndarray:
+        """Its values in float32: what the integers stand for is all that a result may depend on."""
+        held = dequantize(matrix).reshape(shape)
         self._held_bytes += held.nbytes
         return held
 

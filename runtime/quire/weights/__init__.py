@@ -17,7 +17,7 @@ LoadFormat = Literal["auto", "safetensors", "dummy"]
 
 
 def open_weights(
-    checkpoint: str | Path | CheckpointFiles,
+    checkpoint: str | Path | CheckpointFiles | None,
     model: ModelGraph,
     *,
     load_format: LoadFormat = "auto",
@@ -26,22 +26,23 @@ def open_weights(
     rank: int = 0,
     world_size: int = 1,
     ignorable_tensors: Sequence[str] = (),
+    where: str = "",
 ) -> CheckpointWeights | DummyWeights:
     """The WeightSource of a model.
 
     Args:
-        checkpoint: where it lies, or its files where they are open already; not touched for "dummy".
+        checkpoint: where it lies, or its files where they are open already; None for "dummy", which touches none.
         model: the graph this rank runs, before or after passes; cut by `quire.graph.shard` when world_size > 1.
         load_format: "safetensors"; "auto" is the same today; "dummy" = random weights of `dtype` drawn from `seed`.
         rank, world_size: the place in the tensor-parallel group.
-        ignorable_tensors: `ModelSpec.ignorable_tensors`.
+        ignorable_tensors: `ModelSpec.ignorable_tensors`. where: how errors call the checkpoint.
     Raises ModelError for a checkpoint that does not fit the model, ConfigError for an unknown load format.
     """
     if load_format == "dummy":
         return DummyWeights(model, seed, dtype, rank, world_size)
-    if load_format in ("auto", "safetensors"):
+    if load_format in ("auto", "safetensors") and checkpoint is not None:
         files = Path(checkpoint) if isinstance(checkpoint, str) else checkpoint
-        return CheckpointWeights(files, model, rank, world_size, ignorable_tensors)
+        return CheckpointWeights(files, model, rank, world_size, ignorable_tensors, where=where)
     raise ConfigError(f"load_format={load_format!r}", because="it is one of auto, safetensors, dummy")
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from quire.errors import ModelError
@@ -18,9 +16,8 @@ from quire.weights.checkpoint_files import CheckpointFiles
 from quire.weights.open_checkpoint import open_checkpoint
 from quire.weights.quantized_source import resolve_quantized, stored_scheme
 from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme
-from quire.weights.source import RankCut, apply_view, is_complete, resolve, used_tensors
-
-WEIGHT_DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float64))
+from quire.weights.source import RankCut, is_complete, resolve, used_tensors
+from quire.weights.viewed_tensors import ViewedTensors
 
 _MOST_NAMES_SHOWN = 40
 
@@ -36,19 +33,20 @@ class CheckpointWeights:
         model: the graph this rank runs, before or after passes; cut by `quire.graph.shard` when world_size > 1.
         rank, world_size: the place in the tensor-parallel group.
         ignorable_tensors: fnmatch patterns of tensors that may be there unused.
+        where: how errors call the checkpoint, when it is not where `checkpoint` says.
     Raises ModelError naming every missing, unexpected and mis-shaped tensor at once.
     """
 
     def __init__(
         self, checkpoint: Path | CheckpointFiles, model: ModelGraph, rank: int = 0, world_size: int = 1,
-        ignorable_tensors: Sequence[str] = (),
+        ignorable_tensors: Sequence[str] = (), *, where: str = "",
     ) -> None:
         files = open_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
         cut = RankCut(model.axes, rank, world_size)
         self._tensors = ViewedTensors(files, cut.full_sizes)
         self._cut = cut
         weights = {weight.source: weight for part in model.parts() for weight in part.graph.weights.values()}
-        where = str(checkpoint) if isinstance(checkpoint, Path) else "the checkpoint"
+        where = where or (str(checkpoint) if isinstance(checkpoint, Path) else "the checkpoint")
         _check(where, dict.fromkeys(weights), self._tensors, ignorable_tensors)
         self.total_bytes = sum(map(self._num_bytes, weights.values()))
         self._unreleased_bytes = 0
@@ -104,51 +102,6 @@ class CheckpointWeights:
         scheme = WeightScheme.parse(weight.scheme)
         per_row = shape[-1] + 4 * scheme.num_groups(shape[-1]) * (1 + scheme.has_zeros)
         return math.prod(shape[:-1]) * per_row
-
-
-class ViewedTensors:
-    """Tensors of a checkpoint with each source's view applied."""
-
-    def __init__(self, files: CheckpointFiles, axis_sizes: Mapping[str, int]) -> None:
-        self.files, self.axis_sizes = files, axis_sizes
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.files
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        """A tensor's stored dtype; float32 for a quantized matrix."""
-        return self.files.dtype(name)
-
-    def array(self, source: Src) -> np.ndarray:
-        """The uncut array after the view."""
-        return apply_view(self.files.tensor(source.name), source.view, self.axis_sizes)
-
-    def scheme(self, name: str) -> str:
-        """"plain", or the scheme of a quantized matrix."""
-        return self.files.scheme(name)
-
-    def quantized(self, name: str) -> QuantizedMatrix:
-        """A quantized matrix, uncut, before any view."""
-        return self.files.quantized(name)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, before any view."""
-        return self.files.shape(name)
-
-    def problem(self, source: Src) -> str:
-        """What is wrong with the stored dtype or shape, or ""; nothing is read."""
-        if self.dtype(source.name) not in WEIGHT_DTYPES:
-            return f"{source.name} is stored as {self.dtype(source.name)}, which needs a quantization scheme"
-        stored = self.files.shape(source.name)
-        expected = concrete(source.shape, self.axis_sizes)
-        try:
-            found = apply_view(np.broadcast_to(np.int8(0), stored), source.view, self.axis_sizes).shape
-        except (ValueError, IndexError) as error:
-            return f"{source.name} is {list(stored)}, which does not fit config.json: {error}"
-        if found == expected:
-            return ""
-        return f"{source.name} is {list(stored)}, config.json makes it {list(expected)}" + (
-            f" where it gives {list(found)}" if source.view else "")
 
 
 def _first_missing(source: Source, tensors: ViewedTensors) -> list[str]:

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from quire.errors import ConfigError, InternalError
 from quire.graph.ir import Cat, OneOf, Source, Src, Stack
 from quire.graph.shapes import Dim
+from quire.weights.checkpoint_files import CheckpointFiles
 from quire.weights.schemes import PLAIN, QuantizedMatrix, join_rows
-from quire.weights.source import RankCut, Tensors, apply_view, choose, own_parts, used_tensors
+from quire.weights.source import RankCut, apply_view, choose, own_parts, used_tensors
+from quire.weights.viewed_tensors import ViewedTensors
 
 
-class QuantizedTensors(Tensors, Protocol):
-    """Named tensors of which some are quantized matrices.
+class StoredSchemes:
+    """How the files of a checkpoint hold the sources of an uncut model.
 
-    Attributes:
-        axis_sizes: uncut sizes of the model's axes, which views are evaluated with.
+    Args:
+        axis_sizes: of the model.
     """
 
-    axis_sizes: Mapping[str, int]
+    def __init__(self, files: CheckpointFiles, axis_sizes: Mapping[str, int]) -> None:
+        self._tensors = ViewedTensors(files, axis_sizes)
 
-    def scheme(self, name: str) -> str:
-        """"plain", or the scheme of the matrix."""
+    def of(self, source: Source) -> str:
+        """The scheme in which a device can have the source, or "plain"."""
+        return stored_scheme(source, self._tensors)
 
-    def quantized(self, name: str) -> QuantizedMatrix:
-        """The whole matrix, before any view."""
+    def has_integers(self, source: Source) -> bool:
+        """Whether any tensor of the source is quantized."""
+        tensors = (tensor.name for tensor in used_tensors(source, self._tensors))
+        return any(name in self._tensors and self._tensors.scheme(name) != PLAIN for name in tensors)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, before any view."""
 
-
-def stored_scheme(source: Source, tensors: QuantizedTensors) -> str:
+def stored_scheme(source: Source, tensors: ViewedTensors) -> str:
     """The one scheme in which `resolve_quantized` can give the source; "plain" where it cannot.
 
     It cannot where a tensor is plain or missing, where tensors differ in scheme, and where inputs would have to move.
@@ -42,7 +45,7 @@ def stored_scheme(source: Source, tensors: QuantizedTensors) -> str:
     return found.pop() if len(found) == 1 and _joins_rows(source, tensors) else PLAIN
 
 
-def resolve_quantized(source: Source, tensors: QuantizedTensors, cut: RankCut) -> QuantizedMatrix:
+def resolve_quantized(source: Source, tensors: ViewedTensors, cut: RankCut) -> QuantizedMatrix:
     """The rank's matrix of a source whose `stored_scheme` is not plain; a stack's matrices one below the other.
 
     Raises ConfigError when the rank's inputs would begin or end inside a group.
@@ -59,7 +62,7 @@ def resolve_quantized(source: Source, tensors: QuantizedTensors, cut: RankCut) -
     return join_rows([resolve_quantized(part, tensors, cut) for part in parts])
 
 
-def _source_scheme(source: Src, tensors: QuantizedTensors) -> str:
+def _source_scheme(source: Src, tensors: ViewedTensors) -> str:
     if source.name not in tensors or tensors.scheme(source.name) == PLAIN:
         return PLAIN
     shape = tensors.shape(source.name)
@@ -67,7 +70,7 @@ def _source_scheme(source: Src, tensors: QuantizedTensors) -> str:
     return tensors.scheme(source.name) if takeable else PLAIN
 
 
-def _joins_rows(source: Source, tensors: QuantizedTensors) -> bool:
+def _joins_rows(source: Source, tensors: ViewedTensors) -> bool:
     if isinstance(source, Src):
         return True
     if isinstance(source, OneOf):

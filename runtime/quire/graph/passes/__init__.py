@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quire.graph.ir import ModelGraph
 from quire.graph.passes.add_rms_norm import fuse_add_rms_norm
+from quire.graph.passes.assign_schemes import assign_schemes
 from quire.graph.passes.merge_linears import merge_linears
 from quire.graph.passes.rotary_cache_write import fuse_rotary_cache_write
 from quire.graph.passes.rotate import rotate
@@ -11,7 +12,8 @@ from quire.graph.passes.verify import verify
 from quire.graph.rewrite import map_graphs
 from quire.graph.shard import cut_axes
 
-__all__ = ["fuse_add_rms_norm", "fuse_rotary_cache_write", "merge_linears", "optimize", "rotate", "verify"]
+__all__ = ["assign_schemes", "fuse_add_rms_norm", "fuse_rotary_cache_write", "merge_linears", "optimize", "rotate",
+           "verify"]
 
 
 def optimize(model: ModelGraph, fused_ops: frozenset[str], *, merge: bool = True) -> ModelGraph:
