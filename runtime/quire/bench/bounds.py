@@ -39,7 +39,8 @@ def prefill_operations(loaded: LoadedEngine, num_tokens: int) -> int:
 def batch_operations(loaded: LoadedEngine, load: Workload) -> int:
     """Operations of many requests at once: every prompt, and every step of all of them."""
     context = load.num_prompt_tokens // len(load.prompts) + load.output_len // 2
-    step = decode_cost(loaded.model, context, step_dtypes(loaded.resolved, loaded.model), num_seqs=len(load.prompts)).flops
+    dtypes = step_dtypes(loaded.resolved, loaded.model)
+    step = decode_cost(loaded.model, context, dtypes, num_seqs=len(load.prompts)).flops
     return sum(prefill_operations(loaded, len(prompt)) for prompt in load.prompts) + load.output_len * step
 
 
