@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from quire.testing.conform.case import Case, CheckFailedError, Finding, NotApplicableError, worst_error
+from quire.testing.conform.schemes import scheme_bits_cases
 from quire.testing.conform.step_driver import StepDriver
 from quire.testing.conform.steps import prompts, step_dtypes
 from quire.testing.conform.subject import Dtypes, Subject
@@ -24,6 +25,7 @@ def determinism_level(subject: Subject) -> Iterator[Case]:
             for level, scenarios in _SCENARIOS.items():
                 for name, scenario in scenarios.items():
                     yield Case(f"L6/{family}/{level}/{name}/{dtypes}", _check(level, scenario, family, dtypes))
+    yield from scheme_bits_cases(subject)
 
 
 def _alone(driver: StepDriver) -> np.ndarray:

@@ -12,6 +12,7 @@ from quire.testing.conform.op_case import OpCase, op_model, op_weights
 from quire.testing.conform.op_cases import fixed_cases, tolerance
 from quire.testing.conform.op_draws import drawn_cases, hypothesis_version
 from quire.testing.conform.op_models import BUILDERS, SEVERAL_RANKS
+from quire.testing.conform.schemes import scheme_op_cases
 from quire.testing.conform.step_driver import Chunk, StepDriver
 from quire.testing.conform.subject import Subject, reference_driver
 
@@ -33,6 +34,7 @@ def op_level(subject: Subject, seed: int, extra: tuple[OpCase, ...] = ()) -> Ite
             cases += drawn_cases(op, capabilities, seed, DRAWN_PER_OP)
         for case in cases:
             yield as_case(case)
+    yield from scheme_op_cases(subject, seed)
     for case in extra:
         if not _not_applicable(case.op, subject):
             yield as_case(case)

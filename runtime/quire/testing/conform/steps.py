@@ -15,6 +15,7 @@ from quire.graph.kv_arrays import QUANTIZED_KV_DTYPES
 from quire.sampling.sampler import sample
 from quire.testing.conform.case import Case, CheckFailedError, Finding, NotApplicableError, require_close, worst_of
 from quire.testing.conform.load import usable_family
+from quire.testing.conform.schemes import scheme_step_cases
 from quire.testing.conform.step_driver import Line, StepDriver
 from quire.testing.conform.step_sampling import sampling_rows
 from quire.testing.conform.subject import Dtypes, Subject, reference_driver
@@ -49,6 +50,7 @@ def step_level(subject: Subject) -> Iterator[Case]:
                            "logits" if dtypes.kv == dtypes.act else f"logits, kv {dtypes.kv}", dtypes.act)
     for size in subject.capabilities.block_sizes:
         yield Case(f"L3/block_size/{size}", lambda s, size=size: _block_size(s, size))  # type: ignore[misc]
+    yield from scheme_step_cases(subject)
 
 
 def step_dtypes(subject: Subject) -> list[Dtypes]:

@@ -31,8 +31,9 @@ from quire.reference.device import CAPABILITIES, ReferenceLibrary
 from quire.reference.lowering import lower_reference
 
 HEALTHY = replace(CAPABILITIES, act_dtypes=("float32",), weight_dtypes=("float32",), kv_dtypes=("float32",),
+                  weight_schemes=frozenset({"plain", "int8", "int4_g32_zp"}),
                   block_sizes=(16,), async_depth=2, fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}))
-"""One dtype and one block size, so that a run is short; two steps deep, so that feedback is tested."""
+"""One dtype, one block size and two schemes, so that a run is short; two steps deep, so that feedback is tested."""
 
 
 class Library(ReferenceLibrary):
@@ -272,6 +273,24 @@ class ProbeRaises(Plugin):
         return DeviceReport(available=True, name="a broken device", num_devices=1)
 
 
+class DropsZeroPoints(Plugin):
+    class library(Library):
+        def put_quantized(self, weight: Any, matrix: Any, shape: Any) -> Any:
+            if matrix.zeros is not None:
+                matrix = replace(matrix, zeros=np.full_like(matrix.zeros, 8))
+            return super().put_quantized(weight, matrix, shape)
+
+
+def _reads_dequantized(self: Any, weights: Any, progress: Any) -> MemoryReport:
+    """Asks for floating-point numbers whatever the checkpoint holds."""
+    class Source:
+        total_bytes = weights.total_bytes
+        read = staticmethod(weights.read)
+        read_quantized = staticmethod(lambda weight: None)
+
+    return GraphExecutor.load(self, Source(), progress)
+
+
 @dataclass(frozen=True)
 class Broken:
     """A plugin, and the cases of which at least one must fail."""
@@ -301,6 +320,8 @@ BROKEN: dict[str, Broken] = {
     "reads_freed_pages": Broken(with_op("paged_attention", _stale_pages), "L3/gemma2/*"),
     "lost_feedback": Broken(_submit_changed(_lost_feedback), "L3/*/token_feedback/*"),
     "samples_the_wrong_token": Broken(with_executor(submit=_second_best), "L3/*/sampled_tokens/*"),
+    "drops_zero_points": Broken(DropsZeroPoints, "L2/linear/int4_g32_zp/*"),
+    "reads_integers_dequantized": Broken(with_executor(load=_reads_dequantized), "L2/linear/int8/*/stored"),
     "stale_tables": Broken(_submit_changed(_stale_tables), "L4/*/abort_at_any_moment"),
     "copies_lost_in_the_engine": Broken(_submit_changed(lambda self, batch: replace(batch, copies={})),
                                         "L4/*/several_draws"),
