@@ -19,6 +19,7 @@ import pytest
 from quire.device.batch import GroupBatch, StepBatch
 from quire.device.contract import Executor, ExecutorPlan, KVPlan
 from quire.device.registry import resolve_device
+from quire.engine.quantization import choose_schemes
 from quire.graph.ir import ModelGraph
 from quire.graph.passes import optimize
 from quire.models import build_model
@@ -45,6 +46,7 @@ class LoadedModel:
 def load_model(
     folder: Path, device: str, *, dtype: str = "float32", block_size: int = 4, num_blocks: int = 64,
     max_model_len: int = 128, max_num_batched_tokens: int | None = None, fused_ops: frozenset[str] | None = None,
+    quantization: str | None = None,
 ) -> LoadedModel:
     """The checkpoint on a device of the registry, through the passes the device declares (or `fused_ops`).
 
@@ -57,7 +59,8 @@ def load_model(
     backend = resolve_device(device)
     if block_size not in backend.capabilities.block_sizes:
         block_size = min(backend.capabilities.block_sizes)
-    model = optimize(spec.graph, backend.capabilities.fused_ops if fused_ops is None else fused_ops)
+    schemes = choose_schemes(spec, None, quantization, backend.capabilities)
+    model = optimize(schemes.model, backend.capabilities.fused_ops if fused_ops is None else fused_ops)
     plan = ExecutorPlan(
         model=model, weight_dtype=dtype, act_dtype=dtype, kv_dtype=dtype, block_size=block_size,
         max_model_len=max_model_len, max_num_batched_tokens=max_num_batched_tokens or max_model_len, max_num_seqs=8,

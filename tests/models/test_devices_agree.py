@@ -17,6 +17,7 @@ from quire.device.contract import KVPlan
 from quire.engine.core import EngineCore
 from quire.engine.messages import EngineRequest
 from quire.sampling_params import SamplingParams
+from quire_cpu.plugin import CAPABILITIES
 from tests.models.checkpoints import VOCAB
 from tests.models.harness import LoadedModel, load_model
 from tests.models.test_equality import DEVICES, jax_on_the_cpu
@@ -51,8 +52,8 @@ def references() -> dict[str, Tokens]:
     return {}
 
 
-def load(folder: Path, device: str) -> LoadedModel:
-    loaded = load_model(folder, device, block_size=BLOCK_SIZE, num_blocks=2 * ROOMY,
+def load(folder: Path, device: str, quantization: str | None = None) -> LoadedModel:
+    loaded = load_model(folder, device, quantization=quantization, block_size=BLOCK_SIZE, num_blocks=2 * ROOMY,
                         max_model_len=MAX_MODEL_LEN, max_num_batched_tokens=WHOLE)
     assert loaded.block_size == BLOCK_SIZE
     return loaded
@@ -107,17 +108,33 @@ def test_nothing_else_shows_in_the_tokens(
     loaded = load(checkpoint(case), device)
     try:
         assert run_each_alone(loaded, case) == expected, "not the reference's tokens"
-
-        core = core_of(loaded, ROOMY, chunk=CHUNK, prefix_caching=True)
-        tokens, _ = run(core, case)
-        assert tokens == expected, "chunks or other sequences show"
-        assert (core.stats().preemptions, core.stats().prefix_hit_tokens) == (0, 0)
-        tokens, _ = run(core, case)
-        assert tokens == expected, "a prefix hit shows"
-        assert core.stats().prefix_hit_tokens == BLOCK_SIZE * len(REQUESTS)
-
-        tokens, interrupted = run(core_of(loaded, FEW, chunk=CHUNK), case)
-        assert tokens == expected, "a preemption shows"
-        assert interrupted
+        hold_tokens_equal(loaded, case, expected)
     finally:
         loaded.executor.close()
+
+
+@pytest.mark.parametrize("scheme", sorted(CAPABILITIES.weight_schemes - {"plain"}))
+@pytest.mark.parametrize("case", ["qwen3", "gemma2", "qwen3_moe"])
+def test_nothing_else_shows_in_the_tokens_of_quantized_weights(
+    case: str, scheme: str, checkpoint: Callable[[str], Path]
+) -> None:
+    loaded = load(checkpoint(case), "cpu", scheme)
+    try:
+        hold_tokens_equal(loaded, case, run_each_alone(loaded, case))
+    finally:
+        loaded.executor.close()
+
+
+def hold_tokens_equal(loaded: LoadedModel, case: str, expected: Tokens) -> None:
+    """In chunks among others, after a prefix hit, after a preemption."""
+    core = core_of(loaded, ROOMY, chunk=CHUNK, prefix_caching=True)
+    tokens, _ = run(core, case)
+    assert tokens == expected, "chunks or other sequences show"
+    assert (core.stats().preemptions, core.stats().prefix_hit_tokens) == (0, 0)
+    tokens, _ = run(core, case)
+    assert tokens == expected, "a prefix hit shows"
+    assert core.stats().prefix_hit_tokens == BLOCK_SIZE * len(REQUESTS)
+
+    tokens, interrupted = run(core_of(loaded, FEW, chunk=CHUNK), case)
+    assert tokens == expected, "a preemption shows"
+    assert interrupted

@@ -11,9 +11,12 @@ import pytest
 
 from quire.device.contract import ExecutorPlan, KVPlan
 from quire.device.registry import resolve_device
+from quire.engine.quantization import choose_schemes
 from quire.graph.passes import optimize
 from quire.models import build_model
 from quire.weights import open_weights
+from quire_cpu import _native
+from quire_cpu.plugin import CAPABILITIES
 from tests.models.harness import LoadedModel, one_chunk, random_chunks, run_greedy, run_greedy_batch
 
 DENSE: dict[str, Any] = {
@@ -29,31 +32,49 @@ EXPERTS: dict[str, Any] = {
 }
 
 
-def load(folder: Path, config: dict[str, Any], dtype: str, threads: int) -> LoadedModel:
+def load(folder: Path, config: dict[str, Any], dtype: str, threads: int, kernels: str) -> LoadedModel:
+    """`dtype`: of weights and cache, or a quantization scheme beside a bfloat16 cache."""
     (folder / "config.json").write_text(json.dumps(config))
     spec, backend = build_model(folder), resolve_device("cpu")
-    model = optimize(spec.graph, backend.capabilities.fused_ops)
+    asked, dtype = (dtype, "bfloat16") if dtype.startswith("int") else (None, dtype)
+    quantized = choose_schemes(spec, None, asked, backend.capabilities)
+    model = optimize(quantized.model, backend.capabilities.fused_ops)
     executor = backend.create_executor(ExecutorPlan(
         model=model, weight_dtype=dtype, act_dtype="float32", kv_dtype=dtype, block_size=64, max_model_len=320,
         max_num_batched_tokens=256, max_num_seqs=8, max_logits_rows=48, return_logits=True,
-        options={"threads": str(threads), "poison": "true"},
+        options={"threads": str(threads), "poison": "true", "kernels": kernels},
     ))
     executor.load(open_weights("", model, load_format="dummy", dtype=dtype), lambda done, total: None)
     executor.allocate_kv(KVPlan(num_blocks=dict.fromkeys({g.pool for g in model.kv_groups.values()}, 32)))
     return LoadedModel(executor, model, 64, 32)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+KERNELS = _native.available_kernels()
+SCHEMES = sorted(CAPABILITIES.weight_schemes - {"plain"})
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", *SCHEMES])
 @pytest.mark.parametrize("config", [DENSE, EXPERTS], ids=["dense", "experts"])
 def test_batch_chunks_and_threads_change_no_bit(config: dict[str, Any], dtype: str, tmp_path: Path) -> None:
+    hold_bits_equal(tmp_path, config, dtype)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8_g64", "int4_g32", "int4_g128_zp"])
+def test_no_bit_changes_with_any_kernels(dtype: str, kernels: str, tmp_path: Path) -> None:
+    hold_bits_equal(tmp_path, DENSE, dtype, kernels)
+
+
+def hold_bits_equal(tmp_path: Path, config: dict[str, Any], dtype: str, kernels: str = KERNELS[0]) -> None:
+    """Alone, in chunks, in a batch and with another number of threads: the same bits."""
     rng = np.random.default_rng(3)
     prompts = [[int(token) for token in rng.integers(0, 1111, length)] for length in (201, 3, 70)]
-    loaded = load(tmp_path, config, dtype, threads=3)
+    loaded = load(tmp_path, config, dtype, threads=3, kernels=kernels)
     alone = [run_greedy(loaded, prompt, 4, one_chunk) for prompt in prompts]
     chunked = run_greedy(loaded, prompts[0], 4, random_chunks(rng, 40), seed=2)
     together = run_greedy_batch(loaded, prompts, 4, random_chunks(rng, 60), seed=3)
     loaded.executor.close()
-    single = load(tmp_path, config, dtype, threads=1)
+    single = load(tmp_path, config, dtype, threads=1, kernels=kernels)
     alone.append(run_greedy(single, prompts[0], 4, one_chunk))
     single.executor.close()
     for logits, tokens in (chunked, together[0], alone[3]):
