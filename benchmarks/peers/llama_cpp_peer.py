@@ -17,6 +17,9 @@ import llama_cpp.llama_cpp as api
 import numpy as np
 from protocol import Arguments, serve
 
+GGML_F16 = 1
+"""ggml's number of the dtype of the KV cache; 30 is bfloat16, 8 is Q8_0."""
+
 
 def gguf_file(args: Arguments) -> Path:
     """The checkpoint in the wanted format, made where it is not there yet."""
@@ -64,7 +67,7 @@ class Engine:
             params.n_seq_max, params.kv_unified = num_sequences, bool(options.get("kv_unified", False))
             params.n_threads = params.n_threads_batch = self._args.threads
             params.flash_attn_type = int(options.get("flash_attn", 1))
-            params.type_k = params.type_v = getattr(api, f"GGML_TYPE_{str(options.get('kv_type', 'f16')).upper()}")
+            params.type_k = params.type_v = int(options.get("kv_type", GGML_F16))
             params.no_perf = True
             self._contexts[num_sequences] = api.llama_init_from_model(self._model, params)
         context = self._contexts[num_sequences]
