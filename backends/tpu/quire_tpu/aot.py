@@ -40,9 +40,14 @@ from quire_tpu.step_inputs import StepShape
 TOPOLOGIES = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
 """One host of each chip that is compiled for."""
 
-_IN_PLACE = frozenset({"parameter", "get-tuple-element", "bitcast", "scatter", "dynamic-update-slice", "fusion",
-                       "while"})
+_NAMES = frozenset({"parameter", "get-tuple-element", "bitcast"})
+"""Instructions that give an array that is there already."""
+
+_IN_PLACE = _NAMES | {"scatter", "dynamic-update-slice", "fusion", "while"}
 """Instructions that may give an array as large as the cache: names for it, and writes into it."""
+
+_LARGE_WEIGHT = 2**24
+"""Bytes from which on a weight may not be copied; small ones may be, to be read faster afterwards."""
 
 _BLOCK, _MAX_LEN = 32, 4096
 _QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 1024,
@@ -111,35 +116,53 @@ def compile_case(case: AotCase, topology: str) -> AotReport:
     program = StepProgram(_plan(case), devices, choose_attention(_plan(case), TpuOptions("tpu")))
     kv = storage_shapes(program.plan, {group.pool: case.num_blocks for group in program.plan.model.kv_groups.values()})
     kv_arrays = jax.tree.leaves(kv)
-    kv_bytes = sum(int(np.prod(array.shape)) * array.dtype.itemsize for array in kv_arrays)
+    kv_bytes = sum(map(_num_bytes, kv_arrays))
     start_s = time.monotonic()
     try:
         compiled = _compile(program, case, kv, devices[0])
     except Exception as error:
         return AotReport(case.name, topology, chip, " ".join(str(error).split())[:400], time.monotonic() - start_s)
     seconds, memory, text = time.monotonic() - start_s, compiled.memory_analysis(), compiled.as_text()
-    largest = max(int(np.prod(array.shape)) * array.dtype.itemsize for array in kv_arrays)
+    weights = [array.shape for array in jax.tree.leaves(_weight_shapes(program)) if _num_bytes(array) >= _LARGE_WEIGHT]
+    problem = copy_problem(text, [array.shape for array in kv_arrays], weights, memory.temp_size_in_bytes,
+                           max(map(_num_bytes, kv_arrays)))
     return AotReport(
-        case.name, topology, chip, kv_problem(text, [a.shape for a in kv_arrays], memory.temp_size_in_bytes, largest),
-        round(seconds, 1), memory.argument_size_in_bytes, kv_bytes, memory.temp_size_in_bytes,
-        memory.generated_code_size_in_bytes, "ragged_paged_attention" in text)
+        case.name, topology, chip, problem, round(seconds, 1), memory.argument_size_in_bytes, kv_bytes,
+        memory.temp_size_in_bytes, memory.generated_code_size_in_bytes, "ragged_paged_attention" in text)
 
 
-def kv_problem(hlo: str, kv_shapes: Sequence[tuple[int, ...]], temp_bytes: int, largest: int) -> str:
-    """Why the cache is not updated in place, "" where it is.
+def copy_problem(hlo: str, kv_shapes: Sequence[tuple[int, ...]], weight_shapes: Sequence[tuple[int, ...]],
+                 temp_bytes: int, largest: int) -> str:
+    """Why the cache is not updated in place, or weights are not read where they lie; "" where all is well.
 
     Aliased arguments prove nothing: a cache that is copied inside the step has them too. So neither may the
     temporaries hold an array of the cache, nor an instruction make one that does not write in place. (A fusion is
-    judged by the instructions inside it, which the text has too.)
+    judged by the instructions inside it, which the text has too.) Of a large weight nothing may be made at all: that
+    would read and write it once more in every step. (Inside a fusion something may have its shape; it is not stored.)
+
+    Args:
+        hlo: the compiled program. temp_bytes: of its temporaries. largest: bytes of the cache's largest array.
     """
-    shapes = {",".join(map(str, dims)) for shape in kv_shapes for dims in (shape, (1, *shape))}
-    made = re.compile(r"= \w+\[(" + "|".join(sorted(shapes)) + r")\](?:\{[^}]*\})? ([\w-]+)\(")
-    for shape, op in made.findall(hlo):
-        if op not in _IN_PLACE:
-            return f"an array of the cache, [{shape}], is made by {op}"
+    for what, shapes, allowed, text in (("the cache", kv_shapes, _IN_PLACE, hlo),
+                                        ("the weights", weight_shapes, _NAMES, _stored(hlo))):
+        known = {",".join(map(str, dims)) for shape in shapes for dims in (shape, (1, *shape))}
+        made = re.compile(r"= \w+\[(" + "|".join(sorted(known)) + r")\](?:\{[^}]*\})? ([\w-]+)\(")
+        for shape, op in made.findall(text) if known else ():
+            if op not in allowed:
+                return f"an array of {what}, [{shape}], is made by {op}"
     if temp_bytes >= largest:
         return f"temporaries of {temp_bytes} bytes could hold an array of the cache ({largest} bytes)"
     return ""
+
+
+def _stored(hlo: str) -> str:
+    """The program without the insides of its fusions: what is left are the instructions whose results are stored."""
+    fused = set(re.findall(r" fusion\(.*calls=(%[\w.-]+)", hlo))
+    return "\n".join(text for text in hlo.split("\n\n") if text.lstrip().partition(" ")[0] not in fused)
+
+
+def _num_bytes(array: Any) -> int:
+    return int(np.prod(array.shape)) * int(array.dtype.itemsize)
 
 
 def _plan(case: AotCase) -> ExecutorPlan:
@@ -155,13 +178,12 @@ def _compile(program: StepProgram, case: AotCase, kv: Any, device: Any) -> Any:
     ranked, same = program.sharding(by_rank=True), program.sharding(by_rank=False)
 
     def by_rank(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        shape = spec.shape if case.tp == 1 else (case.tp, *spec.shape)
-        return jax.ShapeDtypeStruct(shape, spec.dtype, sharding=ranked)
+        return jax.ShapeDtypeStruct(_of_ranks(program, spec.shape), spec.dtype, sharding=ranked)
 
     def on_all(shape: Sequence[int], dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=same)
 
-    weights = jax.tree.map(by_rank, _weight_shapes(program))
+    weights = _weight_shapes(program)
     weights["rope"] = [tuple(on_all(table.shape, table.dtype) for table in tables) for tables in program.rope_tables()]
     shape = StepShape(case.tokens, case.seqs, _MAX_LEN // _BLOCK, case.seqs, case.seqs,
                       tuple(sorted(program.plan.model.kv_groups)))
@@ -173,14 +195,19 @@ def _compile(program: StepProgram, case: AotCase, kv: Any, device: Any) -> Any:
     return lowered.compile()
 
 
+def _of_ranks(program: StepProgram, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if program.world_size == 1 else (program.world_size, *shape)
+
+
 def _weight_shapes(program: StepProgram) -> dict[str, Any]:
-    """The program's weights of one rank as shapes, without the rotary tables."""
+    """The program's weights as shapes, where and as they would lie, without the rotary tables."""
     plan, sizes = program.plan, program.plan.model.axis_sizes()
 
     def spec(weight: Weight, repeats: int) -> jax.ShapeDtypeStruct:
         dtype = numpy_dtype("float32" if weight.keep_f32 else plan.weight_dtype)
         shape = concrete(weight.shape, sizes)
-        return jax.ShapeDtypeStruct(shape if repeats == 1 else (repeats, *shape), dtype)
+        return jax.ShapeDtypeStruct(_of_ranks(program, shape if repeats == 1 else (repeats, *shape)), dtype,
+                                    sharding=program.weight_format(len(shape), repeats, dtype))
 
     def bound(part: Part, repeats: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
         return {name: spec(weight, repeats) for name, weight in part.graph.weights.items()}

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Format
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from quire.device.contract import ExecutorPlan
@@ -21,6 +22,7 @@ from quire_tpu.plain_ops import TP
 from quire_tpu.sampler import Mode, sample
 from quire_tpu.step_inputs import StepShape, unpack
 from quire_tpu.step_state import StepState
+from quire_tpu.weight_format import stacked_format
 
 Weights = dict[str, Any]
 """{"embed": bound, "segments": [[bound of each body]], "heads": {name: bound}, "rope": [(cos, sin)]}; bound = weights
@@ -57,6 +59,14 @@ class StepProgram:
         if self.mesh is None:
             return SingleDeviceSharding(self.devices[0])
         return NamedSharding(self.mesh, PartitionSpec(TP) if by_rank else PartitionSpec())
+
+    def weight_format(self, weight_dims: int, repeats: int, dtype: Any) -> Sharding | Format:
+        """Of a weight [repeats, ...] (without that axis for one layer), which is the same for every bucket."""
+        sharding = self.sharding(by_rank=True)
+        if repeats == 1 or weight_dims < 2:
+            return sharding
+        num_dims = weight_dims + 1 + (self.world_size > 1)
+        return stacked_format(sharding, self.devices[0].device_kind, num_dims, dtype)
 
     def rope_tables(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The rotary tables in the order in which the program takes them."""

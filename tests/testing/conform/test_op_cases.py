@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from quire.device import (
+    Capabilities,
+    DeviceReport,
+    Executor,
+    ExecutorPlan,
+    GraphExecutor,
+    Kernel,
+    hookimpl,
+)
 from quire.device.plugin import load_plugin
+from quire.graph.ir import Graph, Node
 from quire.graph.ops import FUSED_OPS, PLAIN_OPS
 from quire.reference import device
 from quire.testing.conform import Subject, level_cases, run_case, subject_of_plugin
@@ -16,7 +27,7 @@ from quire.testing.conform.from_model import model_cases
 from quire.testing.conform.op_case import op_model
 from quire.testing.conform.op_cases import FIXED, fixed_cases
 from quire.testing.conform.op_draws import drawn_cases
-from quire.testing.conform.op_models import BUILDERS, SEVERAL_RANKS
+from quire.testing.conform.op_models import BUILDERS
 from quire.testing.conform.ops import as_case
 
 CONFIG = {
@@ -33,7 +44,7 @@ def subject() -> Subject:
 
 
 def test_every_op_has_cases() -> None:
-    assert set(FIXED) == set(BUILDERS) == (PLAIN_OPS | FUSED_OPS) - SEVERAL_RANKS
+    assert set(FIXED) == set(BUILDERS) == PLAIN_OPS | FUSED_OPS
 
 
 def test_case_names_are_unique_and_stable(subject: Subject) -> None:
@@ -82,3 +93,44 @@ def test_a_device_of_tiny_steps_is_told_so(subject: Subject) -> None:
     result = run_case(case, small)
     assert result.status == "failed"
     assert "takes 8 tokens" in result.reason
+
+
+class OneOp(device.ReferenceLibrary):
+    """A backend that has a single op."""
+
+    capabilities = replace(device.CAPABILITIES, ops=frozenset({"rms_norm"}), act_dtypes=("float32",))
+    name = "one_op"
+
+    def lower(self, node: Node, graph: Graph, plan: ExecutorPlan) -> Kernel | None:  # type: ignore[override]
+        return super().lower(node, graph, plan) if node.op == "rms_norm" else None
+
+
+def _one_op(declared: frozenset[str]) -> Subject:
+    class Module:
+        QUIRE_CONTRACT = (1, 0)
+
+        @hookimpl
+        def quire_probe(self, device: str, options: Mapping[str, str]) -> DeviceReport:
+            return DeviceReport(available=True, name="one op")
+
+        @hookimpl
+        def quire_capabilities(self, device: str, options: Mapping[str, str]) -> Capabilities:
+            return replace(OneOp.capabilities, ops=declared)
+
+        @hookimpl
+        def quire_create_executor(self, device: str, plan: ExecutorPlan) -> Executor:
+            return GraphExecutor(OneOp(), plan)
+
+    return subject_of_plugin("one_op", load_plugin("one_op", Module))
+
+
+def test_a_backend_of_one_op_is_checked_on_that_op() -> None:
+    """Those around it run on the reference; what it declares and does not have is still a failure."""
+    subject = _one_op(frozenset({"rms_norm"}))
+    results = [run_case(case, subject) for case in level_cases(subject, ["L2"])]
+    statuses = {result.name.split("/")[1]: result.status for result in results}
+    assert statuses.pop("rms_norm") == "passed"
+    assert set(statuses.values()) == {"not applicable"}
+    liar = _one_op(frozenset({"rms_norm", "softcap"}))
+    (case,) = [case for case in level_cases(liar, ["L2"]) if case.name.startswith("L2/softcap/layer/")]
+    assert run_case(case, liar).reason == "softcap is declared, but runs on the reference"

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from quire.testing.conform.case import Case, CheckFailedError, Finding, NotApplicableError, worst_error
+from quire.testing.conform.lines import plain_prompts
 from quire.testing.conform.schemes import scheme_bits_cases
 from quire.testing.conform.step_driver import StepDriver
-from quire.testing.conform.steps import prompts, step_dtypes
+from quire.testing.conform.steps import step_dtypes
 from quire.testing.conform.subject import Dtypes, Subject
 from quire.testing.conform.tiny_models import CONFIGS, tiny_model
 
@@ -39,7 +40,7 @@ def _in_batch(driver: StepDriver) -> np.ndarray:
 
 
 def _first_line(driver: StepDriver, order: list[int]) -> np.ndarray:
-    lines = {index: driver.line(prompts()[index]) for index in order}
+    lines = {index: driver.line(plain_prompts()[index]) for index in order}
     driver.run([(line, len(line.tokens)) for line in lines.values()])
     logits = lines[0].all_logits()
     for line in lines.values():
@@ -49,9 +50,9 @@ def _first_line(driver: StepDriver, order: list[int]) -> np.ndarray:
 
 def _chunked(driver: StepDriver) -> np.ndarray:
     """In chunks of 1, 5, 8 and the rest, each beside another prompt."""
-    line = driver.line(prompts()[0])
+    line = driver.line(plain_prompts()[0])
     for count in (1, 5, 8, len(line.tokens) - 14):
-        other = driver.line(prompts()[1])
+        other = driver.line(plain_prompts()[1])
         driver.run([(other, 1 + count % 4), (line, count)])
         driver.release(other)
     logits = line.all_logits()
@@ -61,7 +62,7 @@ def _chunked(driver: StepDriver) -> np.ndarray:
 
 def _whole_batch(driver: StepDriver) -> np.ndarray:
     """All prompts in one step, all their rows."""
-    lines = [driver.line(tokens) for tokens in prompts()]
+    lines = [driver.line(tokens) for tokens in plain_prompts()]
     driver.run([(line, len(line.tokens)) for line in lines])
     logits = np.concatenate([line.all_logits() for line in lines])
     for line in lines:

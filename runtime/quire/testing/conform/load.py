@@ -15,7 +15,8 @@ from quire.sampling.batch import FEATURES
 from quire.testing.conform.case import Case, CheckFailedError, Finding, NotApplicableError, require
 from quire.testing.conform.op_case import op_model, op_weights
 from quire.testing.conform.op_cases import FIXED, fixed_cases
-from quire.testing.conform.op_models import BUILDERS, SEVERAL_RANKS
+from quire.testing.conform.op_models import BUILDERS
+from quire.testing.conform.ops import require_on_device
 from quire.testing.conform.subject import Dtypes, Subject
 from quire.testing.conform.tiny_models import CONFIGS, tiny_model
 
@@ -174,23 +175,19 @@ def _undeclared_plan(subject: Subject, what: str) -> ExecutorPlan:
 
 
 def _has_op(subject: Subject, op: str) -> Finding:
-    """The op runs on the device itself: no fallback under `strict`, and the placement table says so."""
-    if op in SEVERAL_RANKS:
-        raise NotApplicableError("it needs several ranks, which this version does not start")
+    """The op runs on the device itself: the placement table says so."""
     if op not in FIXED:
         raise CheckFailedError(f"op {op} is not in the op set")
     case = next(fixed_cases(op, subject.capabilities, 0))
     body = BUILDERS[op](case)
     model = op_model(case, body)
-    plan = subject.plan(model, case.dtypes, as_written=True)
+    plan = subject.op_plan(model, case.dtypes)
     executor = subject.create(plan)
     try:
         report = executor.load(op_weights(case, model, body), lambda done, total: None)
     finally:
         executor.close()
-    places = {where for name, where in report.placement if name == op}
-    require(bool(places), f"the placement table does not list {op}")
-    require("reference" not in places or subject.name == "reference", f"{op} is declared, but runs on the reference")
+    require_on_device(subject, report, op)
     return Finding()
 
 

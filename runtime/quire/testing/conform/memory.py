@@ -23,9 +23,11 @@ from quire.testing.conform.case import (
     require_close,
     worst_of,
 )
+from quire.testing.conform.lines import Lines
 from quire.testing.conform.load import usable_family
+from quire.testing.conform.step_bounds import expected_logits, logit_bound, require_logits
 from quire.testing.conform.step_driver import Line, StepDriver
-from quire.testing.conform.steps import bound_of, check_lines, expected_logits, prompts
+from quire.testing.conform.steps import check_lines
 from quire.testing.conform.subject import Dtypes, Subject, reference_driver
 from quire.testing.conform.tiny_models import tiny_model
 
@@ -74,7 +76,7 @@ def _every_block(subject: Subject) -> Finding:
     with _driver(subject, family, dtypes) as driver:
         for pool, blocks in driver.free.items():
             driver.free[pool] = sorted(blocks, reverse=True)
-        lines = [driver.line(tokens) for tokens in prompts()]
+        lines = [driver.line(tokens) for tokens in Lines(family, dtypes.weight).prompts()]
         driver.run([(line, len(line.tokens)) for line in lines])
         return check_lines(lines, family, dtypes)
 
@@ -157,14 +159,14 @@ def _host_format(subject: Subject) -> Finding:
     """After a step, pages hold every token's keys and values where the format says."""
     _needs_pages(subject)
     family, dtypes = usable_family(subject), subject.default_dtypes()
-    tokens = prompts()[0]
+    tokens = Lines(family, dtypes.weight).prompts()[0]
     with _driver(subject, family, dtypes) as driver:
         actual = _keys_and_values(driver, tokens)
     plan = subject.plan(tiny_model(family).graph, dtypes, as_written=True)
     with reference_driver(plan, tiny_model(family).weights()) as driver:
         expected = _keys_and_values(driver, tokens)
-    return worst_of([require_close(actual[key], expected[key], bound_of(dtypes), f"pages {'/'.join(key)}")
-                     for key in expected])
+    bound = logit_bound(family, dtypes).worst
+    return worst_of([require_close(actual[key], expected[key], bound, f"pages {'/'.join(key)}") for key in expected])
 
 
 def _keys_and_values(driver: StepDriver, tokens: tuple[int, ...]) -> dict[tuple[str, str], np.ndarray]:
@@ -184,7 +186,7 @@ def _moved_pages(subject: Subject) -> Finding:
     _needs_pages(subject)
     family, dtypes = usable_family(subject), subject.default_dtypes()
     with _driver(subject, family, dtypes) as driver:
-        line = driver.line(prompts()[0])
+        line = driver.line(Lines(family, dtypes.weight).prompts()[0])
         driver.run([(line, 18)])
         pages = {group: driver.executor.read_blocks(group, np.array(table, np.int32))
                  for group, table in line.tables.items()}
@@ -203,7 +205,7 @@ def _unwritten_slots(subject: Subject) -> Finding:
     _needs_pages(subject)
     family, dtypes = usable_family(subject), subject.default_dtypes()
     with _driver(subject, family, dtypes) as driver:
-        lines = [driver.line(tokens) for tokens in prompts()]
+        lines = [driver.line(tokens) for tokens in Lines(family, dtypes.weight).prompts()]
         driver.run([(line, len(line.tokens) - min(2, len(line.tokens) - 1)) for line in lines])
         for line in lines:
             _poison_tail(driver, line)
@@ -228,16 +230,17 @@ def _freed_pages(subject: Subject) -> Finding:
     """Other lines come and go, their pages are poisoned; what stays is not disturbed."""
     _needs_pages(subject)
     family, dtypes = usable_family(subject), subject.default_dtypes()
+    prompts = Lines(family, dtypes.weight).prompts()
     with _driver(subject, family, dtypes) as driver:
-        kept = driver.line(prompts()[0])
+        kept = driver.line(prompts[0])
         driver.run([(kept, 7)])
-        for tokens in (prompts()[3], prompts()[1]):
+        for tokens in (prompts[3], prompts[1]):
             other = driver.line(tokens)
             driver.run([(other, len(tokens)), (kept, 3)])
             driver.release(other)
             driver.run([(kept, 2)])
         expected = expected_logits(family, dtypes, tuple(kept.tokens))[: kept.num_computed]
-        return require_close(kept.all_logits(), expected, bound_of(dtypes), "the line that stays")
+        return require_logits(kept.all_logits(), expected, logit_bound(family, dtypes), "the line that stays")
 
 
 def _driver(subject: Subject, family: str, dtypes: Dtypes, *, poison: bool = True

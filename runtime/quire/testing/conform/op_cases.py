@@ -119,6 +119,11 @@ FIXED: dict[str, tuple[_Row, ...]] = {
                             ("round_before_weight", {"eps": 1e-5, "round_before_weight": True}))
         for result in (0, 1)
     ),
+    "all_reduce": (("one_rank", {"width": 24}, {}, {}), ("one_rank_bias", {"width": 37, "bias": 1}, {}, {})),
+    "all_gather": (
+        ("one_rank", {"width": 24, "kept": 24}, {}, {}),
+        ("one_rank_without_padding", {"width": 24, "kept": 19}, {}, {"lines": ((0, 3),)}),
+    ),
     "rotary_cache_write": (
         _attention("neox", table=_ROPE),
         _attention("gptj_long", _LONG, table=_ROPE, style="gptj"),

@@ -77,6 +77,8 @@ def _strategy(op: str) -> Any:
         "reshape": (heads, nothing), "take_rows": (width, nothing), "rotary": (heads, rope),
         "cache_write": (grouped, nothing), "paged_attention": (grouped, attention),
         "rotary_cache_write": (grouped, rope),
+        "all_reduce": (dictionary(width=st.integers(1, 90), bias=st.integers(0, 1)), nothing),
+        "all_gather": (dictionary(width=st.integers(1, 90), kept=st.integers(1, 5)), nothing),
         "route_experts": (moe, routing), "experts": (moe, routing),
     }
     sizes, attrs = strategies[op]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from quire.graph.ir import Value
-from quire.graph.shapes import shape_of
+from quire.graph.shapes import Dim, shape_of
 from quire.testing.conform.op_case import OpBody, OpCase, OpTrace
 
 
@@ -146,14 +146,35 @@ def _add_rms_norm(case: OpCase) -> OpBody:
     return OpBody(2 * width, width, trace)
 
 
+def _all_reduce(case: OpCase) -> OpBody:
+    """The collective of one rank: the sum of one piece, plus the bias once."""
+    width = case.size("width")
+
+    def trace(o: OpTrace) -> Value:
+        operands = (o.x, o.weight("b", width)) if case.size("bias") else (o.x,)
+        y: Value = o.t.apply("all_reduce", operands, {})
+        return y
+
+    return OpBody(width, width, trace)
+
+
+def _all_gather(case: OpCase) -> OpBody:
+    """The collective of one rank, as a head ends with it: its own piece without the padding."""
+    width, kept = case.size("width"), case.size("kept")
+
+    def trace(o: OpTrace) -> Value:
+        pieces = o.t.linear(o.x, o.weight("w", "vocab", width), out_dtype="f32")
+        y: Value = o.t.apply("all_gather", (pieces,), {"axis": -1, "size": Dim.of(kept)})
+        return y
+
+    return OpBody(width, kept, trace, in_head=True)
+
+
 BUILDERS: dict[str, Callable[[OpCase], OpBody]] = {
     "embedding": _embedding, "linear": _linear, "rms_norm": _norm, "layer_norm": _norm, "add": _two_operands,
     "scale": _one_operand, "softcap": _one_operand, "activation": _one_operand, "gated_activation": _two_operands,
     "split": _split, "reshape": _reshape, "take_rows": _take_rows, "rotary": _rotary, "cache_write": _paged_attention,
     "paged_attention": _paged_attention, "route_experts": _experts, "experts": _experts, "add_rms_norm": _add_rms_norm,
-    "rotary_cache_write": _paged_attention,
+    "rotary_cache_write": _paged_attention, "all_reduce": _all_reduce, "all_gather": _all_gather,
 }
 """Op -> how its case is built."""
-
-SEVERAL_RANKS = frozenset({"all_reduce", "all_gather"})
-"""Ops that mean something with several ranks only."""

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from quire.device.contract import MemoryReport
 from quire.graph.ops import FUSED_OPS, PLAIN_OPS
-from quire.testing.conform.case import Case, Finding, NotApplicableError, require_close
+from quire.testing.conform.case import Case, Finding, NotApplicableError, require, require_close
 from quire.testing.conform.op_case import OpCase, op_model, op_weights
 from quire.testing.conform.op_cases import fixed_cases, tolerance
 from quire.testing.conform.op_draws import drawn_cases, hypothesis_version
-from quire.testing.conform.op_models import BUILDERS, SEVERAL_RANKS
+from quire.testing.conform.op_models import BUILDERS
 from quire.testing.conform.schemes import scheme_op_cases
 from quire.testing.conform.step_driver import Chunk, StepDriver
 from quire.testing.conform.subject import Subject, reference_driver
@@ -50,13 +51,21 @@ def check_op(subject: Subject, case: OpCase) -> Finding:
     body = BUILDERS[case.op](case)
     model = op_model(case, body)
     weights = op_weights(case, model, body)
-    plan = subject.plan(model, case.dtypes, as_written=True)
+    plan = subject.op_plan(model, case.dtypes)
     with reference_driver(plan, weights) as driver:
         expected = run_op(driver, case)
     with subject.driver(plan, weights, seed=case.seed) as driver:
+        require_on_device(subject, driver.memory, case.op)
         actual = run_op(driver, case)
     columns = slice(0, body.out_width)
     return require_close(actual[:, columns], expected[:, columns], tolerance(case), f"op {case.op}")
+
+
+def require_on_device(subject: Subject, memory: MemoryReport, op: str) -> None:
+    """Raises CheckFailedError unless the placement table has the op on the device itself."""
+    places = {where for name, where in memory.placement if name == op}
+    require(bool(places), f"the placement table does not list {op}")
+    require("reference" not in places or subject.name == "reference", f"{op} is declared, but runs on the reference")
 
 
 def run_op(driver: StepDriver, case: OpCase) -> np.ndarray:
@@ -86,8 +95,6 @@ def _run_shuffled(driver: StepDriver, case: OpCase, step: Sequence[Chunk]) -> np
 
 
 def _not_applicable(op: str, subject: Subject) -> str:
-    if op in SEVERAL_RANKS:
-        return "it needs several ranks, which this version does not start"
     declared = subject.capabilities.ops | subject.capabilities.fused_ops
     return "" if op in declared else "the device does not declare it"
 

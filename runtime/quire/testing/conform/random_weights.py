@@ -22,10 +22,13 @@ class RandomWeights:
     Args:
         model: before or after passes.
         given: tensor name -> array after the source's view, instead of random numbers.
+        rank, world_size: whose cuts it gives, of a model that was sharded.
     """
 
-    def __init__(self, model: ModelGraph, seed: int = 0, given: Mapping[str, np.ndarray] | None = None) -> None:
-        self._cut = RankCut(model.axes)
+    def __init__(self, model: ModelGraph, seed: int = 0, given: Mapping[str, np.ndarray] | None = None, *,
+                 rank: int = 0, world_size: int = 1) -> None:
+        self._model, self._seed, self._given, self._world_size = model, seed, given, world_size
+        self._cut = RankCut(model.axes, rank, world_size)
         self._tensors = _Tensors(model, seed, given or {}, self._cut.full_sizes)
         shapes = {weight.source: weight.shape for part in model.parts() for weight in part.graph.weights.values()}
         self.num_elements = sum(math.prod(concrete(shape, self._cut.local_sizes)) for shape in shapes.values())
@@ -39,6 +42,10 @@ class RandomWeights:
 
     def read_quantized(self, weight: Weight) -> None:
         """None: random numbers are floating-point; a device that wants integers rounds them."""
+
+    def for_rank(self, rank: int) -> RandomWeights:
+        """Another rank's source."""
+        return RandomWeights(self._model, self._seed, self._given, rank=rank, world_size=self._world_size)
 
 
 class _Tensors:

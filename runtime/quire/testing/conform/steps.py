@@ -5,34 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from quire.device.contract import ExecutorPlan
+from quire.device.contract import ParallelRank
+from quire.graph.ir import ModelGraph
 from quire.graph.kv_arrays import QUANTIZED_KV_DTYPES
+from quire.graph.shard import cut_axes, shard
 from quire.sampling.sampler import sample
 from quire.testing.conform.case import Case, CheckFailedError, Finding, NotApplicableError, require_close, worst_of
+from quire.testing.conform.lines import LENGTHS, Lines
 from quire.testing.conform.load import usable_family
+from quire.testing.conform.random_weights import RandomWeights
 from quire.testing.conform.schemes import scheme_step_cases
+from quire.testing.conform.step_bounds import expected_logits, logit_bound, require_logits
 from quire.testing.conform.step_driver import Line, StepDriver
 from quire.testing.conform.step_sampling import sampling_rows
-from quire.testing.conform.subject import Dtypes, Subject, reference_driver
+from quire.testing.conform.subject import Dtypes, Subject
 from quire.testing.conform.tiny_models import CONFIGS, VOCAB, tiny_model
-
-LOGIT_BOUND = {"float32": 5e-5, "float16": 2e-2, "bfloat16": 1.2e-1}
-"""Activation dtype -> allowed |a-b| / (|b| + rms(b)) of logits after two to four layers."""
-
-KV_FLIP_BOUND = {"float32": 1.5e-5, "float16": 6e-3, "bfloat16": 3.6e-2, "int8": 5e-2}
-"""KV dtype -> what is allowed on top where the cache is not held in the activation dtype: roundings that flip."""
-
-LENGTHS = (23, 9, 1, 14)
-"""Prompt lengths of the lines; with blocks of 16 they end in, at and behind a block."""
 
 _SAMPLED = ((), ("temperature",), ("temperature", "top_k"), ("temperature", "top_p", "min_p"), ("bias", "banned"),
             ("temperature", "penalties", "logprobs"))
 """Features of each round of `sampled_tokens`."""
+
+_FEEDBACK_STEPS = 8
 
 Check = Callable[[Subject, str, Dtypes], Finding]
 
@@ -66,85 +63,47 @@ def step_dtypes(subject: Subject) -> list[Dtypes]:
     return list(dict.fromkeys(found))
 
 
-def prompts() -> tuple[tuple[int, ...], ...]:
-    """Tokens of every line, the same in every run."""
-    rng = np.random.default_rng(11)
-    return tuple(tuple(int(token) for token in rng.integers(0, VOCAB, length)) for length in LENGTHS)
-
-
-@lru_cache(maxsize=64)
-def expected_logits(family: str, dtypes: Dtypes, line: tuple[int, ...]) -> np.ndarray:
-    """The reference's logits of every token of a line, float32 [tokens, VOCAB]."""
-    model = tiny_model(family)
-    plan = _reference_plan(family, dtypes)
-    with reference_driver(plan, model.weights()) as driver:
-        sequence = driver.line(line)
-        driver.run([(sequence, len(line))])
-        return sequence.all_logits()
-
-
-def bound_of(dtypes: Dtypes) -> float:
-    """A KV dtype coarser than the activations brings its own rounding flips."""
-    return LOGIT_BOUND[dtypes.act] + (0.0 if dtypes.kv == dtypes.act else KV_FLIP_BOUND[dtypes.kv])
-
-
 def check_lines(lines: Sequence[Line], family: str, dtypes: Dtypes) -> Finding:
-    """The logits that lines have collected, against the reference's."""
+    """The logits that lines have collected, against the reference's: every row of each."""
     findings = []
     for index, line in enumerate(lines):
         expected = expected_logits(family, dtypes, tuple(line.tokens))[: len(line.logits)]
-        what = f"line {index} ({len(line.logits)} tokens of {family})"
-        actual = line.all_logits()
-        if actual.shape == expected.shape:
-            kept = _rows_that_count(actual, expected, family, dtypes)
-            actual, expected = actual[kept], expected[kept]
-        findings.append(require_close(actual, expected, bound_of(dtypes), what))
+        findings.append(require_logits(line.all_logits(), expected, logit_bound(family, dtypes),
+                                       f"line {index} ({len(line.logits)} tokens of {family})"))
     return worst_of(findings)
-
-
-def _rows_that_count(actual: np.ndarray, expected: np.ndarray, family: str, dtypes: Dtypes) -> np.ndarray:
-    """Indices of all rows; where experts are chosen from 16-bit logits, of all but the worst finite one of every 16.
-
-    Two experts may be nearer to each other than a rounding; then either choice is right, and the row differs wholly.
-    """
-    nodes = [node for part in tiny_model(family).graph.parts() for node in part.graph.nodes]
-    if dtypes.act == "float32" or all(node.op != "route_experts" for node in nodes):
-        return np.arange(len(actual))
-    error = np.where(np.isfinite(actual).all(axis=1), np.abs(actual - expected).max(axis=1), -1.0)
-    return np.sort(np.argsort(error, kind="stable")[: len(error) - len(error) // 16])
 
 
 # ---- the checks -------------------------------------------------------------------------------------------
 
 
-def _prefill(driver: StepDriver) -> list[Line]:
+def _prefill(driver: StepDriver, given: Lines) -> list[Line]:
     """All prompts whole, in one step."""
-    lines = [driver.line(tokens) for tokens in prompts()]
+    lines = [driver.line(tokens) for tokens in given.prompts()]
     driver.run([(line, len(line.tokens)) for line in lines])
     return lines
 
 
-def _chunked(driver: StepDriver) -> list[Line]:
+def _chunked(driver: StepDriver, given: Lines) -> list[Line]:
     """Chunks of 1 to 7 tokens, lines in a new order at every step."""
     rng = np.random.default_rng(5)
-    lines = [driver.line(tokens) for tokens in prompts()]
+    lines = [driver.line(tokens) for tokens in given.prompts()]
     while any(_left(line) for line in lines):
         open_ = [lines[i] for i in rng.permutation(len(lines)) if _left(lines[i])]
         driver.run([(line, min(_left(line), int(rng.integers(1, 8)))) for line in open_])
     return lines
 
 
-def _decode(driver: StepDriver) -> list[Line]:
+def _decode(driver: StepDriver, given: Lines) -> list[Line]:
     """Token by token, alone."""
-    line = driver.line(prompts()[0])
+    line = driver.line(given.prompts()[0])
     while _left(line):
         driver.run([(line, 1)])
     return [line]
 
 
-def _mixed(driver: StepDriver) -> list[Line]:
+def _mixed(driver: StepDriver, given: Lines) -> list[Line]:
     """Prefill, chunks and decode in one step; lines join late."""
-    lines = [driver.line(tokens) for tokens in prompts()]
+    lines = [driver.line(tokens) for tokens in given.prompts()]
     for step in range(max(LENGTHS)):
         chunks = [(line, min(_left(line), (1, 9, 4, 2)[index])) for index, line in enumerate(lines)
                   if index <= step and _left(line)]
@@ -153,10 +112,10 @@ def _mixed(driver: StepDriver) -> list[Line]:
     return lines
 
 
-def _reused_pages(driver: StepDriver) -> list[Line]:
+def _reused_pages(driver: StepDriver, given: Lines) -> list[Line]:
     """Two rounds: the second line gets the pages that the first one gave back."""
     kept = []
-    for tokens in (prompts()[0], prompts()[3], prompts()[0]):
+    for tokens in (given.prompts()[0], given.prompts()[3], given.prompts()[0]):
         for pool, blocks in driver.free.items():
             driver.free[pool] = sorted(blocks)
         line = driver.line(tokens)
@@ -167,12 +126,12 @@ def _reused_pages(driver: StepDriver) -> list[Line]:
     return kept
 
 
-def _cached_prefix(driver: StepDriver) -> list[Line]:
+def _cached_prefix(driver: StepDriver, given: Lines) -> list[Line]:
     """A second line shares the first one's full blocks and computes the rest only."""
-    size, tokens = driver.plan.block_size, _long_prompt(driver.plan.block_size)
+    size, tokens = driver.plan.block_size, given.long(driver.plan.block_size)
     first = driver.line(tokens)
     driver.run([(first, len(tokens))])
-    second = driver.line([*tokens[:size], *prompts()[1]])
+    second = driver.line([*tokens[:size], *given.after(tokens[:size], given.prompts()[1])])
     second.tables = {name: table[:1] for name, table in first.tables.items()}
     second.num_computed = size
     second.logits.extend(first.logits[:size])
@@ -181,14 +140,15 @@ def _cached_prefix(driver: StepDriver) -> list[Line]:
     return [first, second]
 
 
-def _copied_block(driver: StepDriver) -> list[Line]:
+def _copied_block(driver: StepDriver, given: Lines) -> list[Line]:
     """A line forks inside a block: the block is copied, then both write to their own."""
-    first = driver.line(prompts()[1])
+    first = driver.line(given.prompts()[1])
     driver.run([(first, 6)])
-    second, copies = driver.fork(first, prompts()[3])
+    tokens = given.after(first.tokens[:6], given.prompts()[3])
+    second, copies = driver.fork(first, tokens)
     second.logits.extend(first.logits[:6])
     driver.run([(first, 1), (second, 3)], copies=copies)
-    driver.run([(second, len(prompts()[3]) - 3), (first, 2)])
+    driver.run([(second, len(tokens) - 3), (first, 2)])
     return [first, second]
 
 
@@ -199,10 +159,10 @@ def _token_feedback(subject: Subject, family: str, dtypes: Dtypes) -> Finding:
         raise NotApplicableError("async_depth is 1")
     rng = np.random.default_rng(3)
     with _driver(subject, family, dtypes) as driver:
-        lines = [driver.line(tokens) for tokens in prompts()[1:]]
+        lines = [driver.line(tokens) for tokens in Lines(family, dtypes.weight).to_continue(_FEEDBACK_STEPS)]
         pending, chunks = driver.submit([(line, len(line.tokens)) for line in lines])
         rows = {id(line): row for row, line in enumerate(lines)}
-        for _ in range(8):
+        for _ in range(_FEEDBACK_STEPS):
             order = [lines[i] for i in rng.permutation(len(lines))]
             for line in order:
                 line.tokens.append(-1)
@@ -221,7 +181,7 @@ def _tokens(subject: Subject, family: str, dtypes: Dtypes) -> Finding:
     """What the device samples is what the core samples from the same logits, greedily and at random."""
     with _driver(subject, family, dtypes) as driver:
         for seed, features in enumerate(_SAMPLED):
-            lines = [driver.line(tokens) for tokens in prompts()]
+            lines = [driver.line(tokens) for tokens in Lines(family, dtypes.weight).prompts()]
             ends = np.cumsum(LENGTHS) - 1
             sampling = sampling_rows(ends, [len(line.tokens) for line in lines], features, seed, VOCAB)
             result = driver.run([(line, len(line.tokens)) for line in lines], sampling=sampling)
@@ -243,13 +203,13 @@ def _tokens(subject: Subject, family: str, dtypes: Dtypes) -> Finding:
 def _sliced_head(subject: Subject, family: str, dtypes: Dtypes) -> Finding:
     """A head that takes 5 rows at a time."""
     with _driver(subject, family, dtypes, max_logits_rows=5) as driver:
-        return check_lines(_prefill(driver), family, dtypes)
+        return check_lines(_prefill(driver, Lines(family, dtypes.weight)), family, dtypes)
 
 
 def _some_rows(subject: Subject, family: str, dtypes: Dtypes) -> Finding:
     """Logits of last rows only, and a step without any."""
     with _driver(subject, family, dtypes) as driver:
-        lines = [driver.line(tokens) for tokens in prompts()]
+        lines = [driver.line(tokens) for tokens in Lines(family, dtypes.weight).prompts()]
         none = np.empty(0, np.int32)
         batch = driver.batch([(lines[0], 8)], logits_indices=none, sampling=None)
         driver.executor.submit(batch).result()
@@ -258,23 +218,37 @@ def _some_rows(subject: Subject, family: str, dtypes: Dtypes) -> Finding:
         ends = np.cumsum([count for _, count in chunks]).astype(np.int32) - 1
         result = driver.executor.submit(driver.batch(chunks, logits_indices=ends, sampling=None)).result()
         expected = np.stack([expected_logits(family, dtypes, tuple(line.tokens))[-1] for line in lines])
-        return require_close(np.asarray(result.logits, np.float32), expected, bound_of(dtypes), "last rows")
+        return require_logits(np.asarray(result.logits, np.float32), expected, logit_bound(family, dtypes), "last rows")
+
+
+def _two_ranks(subject: Subject, family: str, dtypes: Dtypes) -> Finding:
+    """The model cut in two gives the logits of the whole one: prompts in one step, then chunks."""
+    if subject.capabilities.max_tp < 2:
+        raise NotApplicableError("it declares no tensor parallelism")
+    if subject.report.num_devices < 2:
+        raise NotApplicableError("tensor parallelism needs two devices, there is one")
+    whole = subject.plan(tiny_model(family).graph, dtypes)
+    plan = replace(whole, model=_cut_in_two(whole.model), parallel=ParallelRank(world_size=2))
+    weights = RandomWeights(plan.model, world_size=2)
+    given = Lines(family, dtypes.weight)
+    with subject.driver(plan, weights, seed=1, poison=False) as driver:
+        return check_lines(_prefill(driver, given) + _chunked(driver, given), family, dtypes)
 
 
 def _block_size(subject: Subject, size: int) -> Finding:
     """Chunked prompts in pages of another size."""
     family, dtypes = usable_family(subject), subject.default_dtypes()
     with _driver(subject, family, dtypes, block_size=size) as driver:
-        return check_lines(_chunked(driver), family, dtypes)
+        return check_lines(_chunked(driver, Lines(family, dtypes.weight)), family, dtypes)
 
 
 # ---- inside -----------------------------------------------------------------------------------------------
 
 
-def _over_lines(scenario: Callable[[StepDriver], list[Line]]) -> Check:
+def _over_lines(scenario: Callable[[StepDriver, Lines], list[Line]]) -> Check:
     def check(subject: Subject, family: str, dtypes: Dtypes) -> Finding:
         with _driver(subject, family, dtypes) as driver:
-            return check_lines(scenario(driver), family, dtypes)
+            return check_lines(scenario(driver, Lines(family, dtypes.weight)), family, dtypes)
 
     return check
 
@@ -291,6 +265,7 @@ _CHECKS: dict[str, Check] = {
     "sampled_tokens": _tokens,
     "sliced_head": _sliced_head,
     "some_rows": _some_rows,
+    "two_ranks": _two_ranks,
 }
 
 
@@ -298,12 +273,6 @@ def _driver(subject: Subject, family: str, dtypes: Dtypes, **limits: Any) -> Abs
     model = tiny_model(family)
     plan = subject.plan(model.graph, dtypes, **limits)
     return subject.driver(plan, model.weights(plan.model), seed=1)
-
-
-def _reference_plan(family: str, dtypes: Dtypes) -> ExecutorPlan:
-    return ExecutorPlan(model=tiny_model(family).graph, weight_dtype=dtypes.weight, act_dtype=dtypes.act,
-                        kv_dtype=dtypes.kv, block_size=16, max_model_len=512, max_num_batched_tokens=512,
-                        max_num_seqs=8, max_logits_rows=128, return_logits=True)
 
 
 def _bound_check(check: Check, family: str, dtypes: Dtypes) -> Callable[[Subject], Finding]:
@@ -317,11 +286,13 @@ def _refuse(reason: str) -> Callable[[Subject], Finding]:
     return check
 
 
+def _cut_in_two(model: ModelGraph) -> ModelGraph:
+    """Each of two ranks' graph; experts are shared out where their number is even, else each is cut."""
+    experts = model.axes.get("ep")
+    if experts is None or experts.size % 2 == 0:
+        return shard(model, 2)
+    return shard(model, 2, cut=cut_axes(model.axes) - {"ep"} | {"expert_mlp"})
+
+
 def _left(line: Line) -> int:
     return len(line.tokens) - line.num_computed
-
-
-def _long_prompt(block_size: int) -> tuple[int, ...]:
-    """A block and a bit."""
-    rng = np.random.default_rng(13)
-    return tuple(int(token) for token in rng.integers(0, VOCAB, block_size + 3))

@@ -82,6 +82,15 @@ class Subject:
             max_logits_rows=min(128, most_tokens), return_logits=True, strict=True, options=self.options)
         return replace(plan, **limits)
 
+    def op_plan(self, model: ModelGraph, dtypes: Dtypes) -> ExecutorPlan:
+        """A plan for the model around one op: strict, unless ops around it are not declared.
+
+        So a backend of one op can be checked; the others then run on the reference, where the executor allows it.
+        """
+        used = {node.op for part in model.parts() for node in part.graph.nodes}
+        declared = self.capabilities.ops | self.capabilities.fused_ops
+        return self.plan(model, dtypes, as_written=True, strict=used <= declared)
+
     def create(self, plan: ExecutorPlan) -> Executor:
         """An executor of the plugin. Raises what its hook raises, as the registry passes it on."""
         return self.plugin.create_executor(self.name, plan)

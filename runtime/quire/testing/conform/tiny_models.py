@@ -8,9 +8,11 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
+from quire.device.contract import ExecutorPlan
 from quire.graph.ir import ModelGraph
 from quire.models import build_model_from_config
 from quire.testing.conform.random_weights import RandomWeights
+from quire.testing.conform.subject import REFERENCE_BLOCK_SIZE, Dtypes
 
 VOCAB = 131
 
@@ -59,3 +61,10 @@ def tiny_model(family: str) -> TinyModel:
     """One of CONFIGS, or "wide"."""
     config = WIDE if family == "wide" else CONFIGS[family]
     return TinyModel(family, build_model_from_config(config).graph)
+
+
+def reference_plan(family: str, dtypes: Dtypes) -> ExecutorPlan:
+    """The plan that the reference runs a model with, as it is written, when it says what is right."""
+    return ExecutorPlan(model=tiny_model(family).graph, weight_dtype=dtypes.weight, act_dtype=dtypes.act,
+                        kv_dtype=dtypes.kv, block_size=REFERENCE_BLOCK_SIZE, max_model_len=512,
+                        max_num_batched_tokens=512, max_num_seqs=8, max_logits_rows=128, return_logits=True)

@@ -133,6 +133,23 @@ def _stale_pages(q: np.ndarray, cache: Any, *, block_tables: np.ndarray, window:
     return out + np.float32(0.1) * cache["v"][0, 0, 0, 0] if freed and window else out
 
 
+def _swaps_an_expert(logits: np.ndarray, **attrs: Any) -> Any:
+    """One token of a step goes to the expert behind the last one chosen."""
+    ids, weights = REFERENCE["route_experts"](logits, **attrs)
+    ids = ids.copy()
+    ids[0, -1] = np.argsort(-logits[0], kind="stable")[attrs["k"]]
+    return ids, weights
+
+
+def _forgets_the_bias(x: np.ndarray, bias: np.ndarray | None = None, *, world_size: int = 1) -> np.ndarray:
+    return x
+
+
+def _keeps_the_padding(x: np.ndarray, *, axis: int, size: int, world_size: int = 1) -> np.ndarray:
+    """Rotated by the padding: the first entries are not the first piece's."""
+    return np.roll(x, 1, axis=axis)[..., :size] if x.shape[axis] != size else x
+
+
 def _sum_depends_on_batch(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *,
                           out_dtype: str = "act") -> np.ndarray:
     """One matrix product for the whole batch, split in two where it is large."""
@@ -213,6 +230,12 @@ def _second_best(self: Any, batch: StepBatch) -> Any:
             return replace(result, tokens=(result.tokens + 1) % 131)
 
     return Off()
+
+
+class HalfPrecision(with_op("route_experts", _swaps_an_expert)):  # type: ignore[misc]
+    """Sends one token of a step to a wrong expert, in bfloat16 only, where errors are allowed to be large."""
+
+    capabilities = replace(HEALTHY, act_dtypes=("bfloat16",), weight_dtypes=("bfloat16",), kv_dtypes=("bfloat16",))
 
 
 # ---- claims -------------------------------------------------------------------------------------------------
@@ -316,6 +339,11 @@ BROKEN: dict[str, Broken] = {
     "softcap_missing": Broken(with_op("paged_attention", softcap=0.0), "L2/paged_attention/softcap/*"),
     "norm_offset_dropped": Broken(with_op("add_rms_norm", weight_offset=0.0), "L2/add_rms_norm/offset_normed/*"),
     "slot_off_by_one": Broken(with_op("cache_write", _slot_off_by_one), "L2/cache_write/*"),
+    "forgets_the_bias_of_a_sum": Broken(with_op("all_reduce", _forgets_the_bias), "L2/all_reduce/one_rank_bias/*"),
+    "gathers_the_padding": Broken(with_op("all_gather", _keeps_the_padding),
+                                  "L2/all_gather/one_rank_without_padding/*"),
+    "wrong_expert_in_16_bits": Broken(HalfPrecision, "L3/mixtral/prefill/act=bfloat16*"),
+    "wrong_expert_in_16_bits_sliced": Broken(HalfPrecision, "L3/mixtral/sliced_head/act=bfloat16*"),
     "ignores_copies": Broken(_submit_changed(lambda self, batch: replace(batch, copies={})), "L3/*/copied_block/*"),
     "reads_freed_pages": Broken(with_op("paged_attention", _stale_pages), "L3/gemma2/*"),
     "lost_feedback": Broken(_submit_changed(_lost_feedback), "L3/*/token_feedback/*"),
