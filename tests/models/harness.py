@@ -24,7 +24,7 @@ from quire.graph.ir import ModelGraph
 from quire.graph.passes import optimize
 from quire.models import build_model
 from quire.sampling.batch import SamplingBatch
-from quire.weights import open_weights
+from quire.weights import open_checkpoint, open_weights
 
 FRAMEWORKS = {"torch": "torch", "tpu": "jax"}
 """What a device needs beside Quire; a test of a device whose framework is not installed is skipped."""
@@ -59,7 +59,8 @@ def load_model(
     backend = resolve_device(device)
     if block_size not in backend.capabilities.block_sizes:
         block_size = min(backend.capabilities.block_sizes)
-    schemes = choose_schemes(spec, None, quantization, backend.capabilities)
+    files = open_checkpoint(folder)
+    schemes = choose_schemes(spec, files, quantization, backend.capabilities)
     model = optimize(schemes.model, backend.capabilities.fused_ops if fused_ops is None else fused_ops)
     plan = ExecutorPlan(
         model=model, weight_dtype=dtype, act_dtype=dtype, kv_dtype=dtype, block_size=block_size,
@@ -67,7 +68,7 @@ def load_model(
         max_logits_rows=64, return_logits=True,
     )
     executor = backend.create_executor(plan)
-    weights = open_weights(folder, model, ignorable_tensors=spec.ignorable_tensors)
+    weights = open_weights(files, model, ignorable_tensors=spec.ignorable_tensors)
     executor.load(weights, lambda done, total: None)
     pools = {group.pool for group in model.kv_groups.values()}
     executor.allocate_kv(KVPlan(num_blocks=dict.fromkeys(pools, num_blocks)))
