@@ -28,6 +28,43 @@ struct FloatPanel<WeightFormat::f16> {
   static uint16_t encode(float v) { return f32_to_f16(v); }
 };
 
+// 32-bit elements (a float, or two bf16 inputs) of 16 rows, [16][count] -> [count][16], count a multiple of 8.
+QUIRE_INLINE void transpose_lanes(const uint8_t* const* rows, int64_t count, uint8_t* out) {
+  for (int64_t i = 0; i < count; i += 8) {
+    unroll<2>([&](auto half) {
+      I32x8 r[8], pairs[8], quads[8];
+      unroll<8>([&](auto j) { r[j] = load_i32(rows[half * 8 + j] + i * 4); });
+      unroll<4>([&](auto j) {
+        pairs[j * 2] = __builtin_shufflevector(r[j * 2], r[j * 2 + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        pairs[j * 2 + 1] = __builtin_shufflevector(r[j * 2], r[j * 2 + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+      });
+      unroll<2>([&](auto j) {
+        unroll<2>([&](auto part) {
+          const I32x8 a = pairs[j * 4 + part], b = pairs[j * 4 + 2 + part];
+          quads[j * 4 + part * 2] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+          quads[j * 4 + part * 2 + 1] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+        });
+      });
+      unroll<4>([&](auto j) {
+        const I32x8 low = __builtin_shufflevector(quads[j], quads[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        const I32x8 high = __builtin_shufflevector(quads[j], quads[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        __builtin_memcpy(out + (i + j) * 64 + half * 32, &low, sizeof low);
+        __builtin_memcpy(out + (i + j + 4) * 64 + half * 32, &high, sizeof high);
+      });
+    });
+  }
+}
+
+// The inputs of a whole panel that transpose_lanes can take: rows of the packed dtype, f32 or bf16.
+template <WeightFormat F>
+int64_t transposable_inputs(const PackedLinear& w, const SourceRow* rows, int64_t columns) {
+  using P = FloatPanel<F>;
+  if (F == WeightFormat::f16 || columns < kPanelColumns) return 0;
+  for (int64_t c = 0; c < columns; ++c)
+    if (rows[c].dtype != P::dtype) return 0;
+  return w.k / (8 * P::kStep) * (8 * P::kStep);
+}
+
 template <WeightFormat F>
 void pack_float_panel(const PackArgs& a, int64_t panel) {
   using P = FloatPanel<F>;
@@ -38,8 +75,14 @@ void pack_float_panel(const PackArgs& a, int64_t panel) {
   if (columns < kPanelColumns || w.k % P::kStep) __builtin_memset(out, 0, static_cast<size_t>(w.panel_bytes));
   SourceRow rows[kPanelColumns];
   for (int64_t c = 0; c < columns; ++c) rows[c] = source_row(a, panel * kPanelColumns + c);
+  const int64_t transposed = transposable_inputs<F>(w, rows, columns);
+  if (transposed) {
+    const uint8_t* sources[kPanelColumns];
+    for (int64_t c = 0; c < kPanelColumns; ++c) sources[c] = rows[c].data;
+    transpose_lanes(sources, transposed / P::kStep, reinterpret_cast<uint8_t*>(out));
+  }
   constexpr int64_t kChunk = 128;  // the part of a panel that is being scattered stays in L1
-  for (int64_t k0 = 0; k0 < w.k; k0 += kChunk) {
+  for (int64_t k0 = transposed; k0 < w.k; k0 += kChunk) {
     const int64_t k1 = min_of(w.k, k0 + kChunk);
     for (int64_t c = 0; c < columns; ++c) {
       if (rows[c].dtype == P::dtype) {
