@@ -165,6 +165,14 @@ void bind_plan(nb::module_& m) {
       .def_prop_ro("kernels", [](const Plan& self) { return self.kernels().isa; })
       .def_prop_ro("num_threads", [](Plan& self) { return self.pool().num_threads(); })
       .def_prop_ro("num_ops", &Plan::num_ops)
+      .def("write_packed", [](Plan& self, const std::string& path) {
+             nb::gil_scoped_release release;
+             self.weights().write_packed(path, self.pool());
+           })
+      .def("map_packed", [](Plan& self, const std::string& path) {
+             nb::gil_scoped_release release;
+             self.weights().map_packed(path, self.pool());
+           })
       .def_prop_ro("weight_bytes", [](Plan& self) { return self.weights().weight_bytes(); })
       .def_prop_ro("constant_bytes", [](Plan& self) { return self.weights().constant_bytes(); })
       .def_prop_ro("activation_bytes", &Plan::activation_bytes)

@@ -175,7 +175,7 @@ class Embedding final : public Op {
   void run(StepContext& step) override {
     if (table_ < 0) return gather_packed(step);
     const EmbeddingTable& table = step.weights.table(table_);
-    const EmbeddingArgs args{step.pointer<int32_t>(ids_), table.data.data(), table.dtype, table.num_rows, table.dim,
+    const EmbeddingArgs args{step.pointer<int32_t>(ids_), table.rows, table.dtype, table.num_rows, table.dim,
                              scale_, table.dim, f32(step, y_), y_.row_stride};
     step.run(step.kernels.embedding, args, step.rows(y_), y_.width);
   }

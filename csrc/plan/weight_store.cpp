@@ -70,7 +70,8 @@ int64_t WeightStore::add_linear(WeightFormat format, int64_t n, int64_t k, int64
 }
 
 int64_t WeightStore::add_vector(int64_t size) {
-  vectors_.emplace_back();
+  vector_data_.emplace_back();
+  vectors_.push_back(nullptr);
   vector_sizes_.push_back(size);
   return static_cast<int64_t>(vectors_.size()) - 1;
 }
@@ -117,15 +118,17 @@ void WeightStore::fill_vector(int64_t index, const void* source, DType dtype, in
   if (size != vector_size(index))
     throw std::invalid_argument("a vector of " + std::to_string(vector_size(index)) + " elements was given " +
                                 std::to_string(size));
-  Buffer& vector = vectors_.at(static_cast<size_t>(index));
+  Buffer& vector = vector_data_.at(static_cast<size_t>(index));
   vector = Buffer(size * 4);
+  vectors_[static_cast<size_t>(index)] = vector.as<float>();
   for (int64_t i = 0; i < size; ++i) vector.as<float>()[i] = to_float(source, dtype, i);
 }
 
 void WeightStore::fill_table(int64_t index, const std::vector<RowSegment>& segments, ThreadPool& pool) {
   EmbeddingTable& table = tables_.at(static_cast<size_t>(index));
   const int64_t row_bytes = table.dim * dtype_bytes(table.dtype);
-  if (!table.data.data()) table.data = Buffer(table.num_rows * row_bytes);
+  if (!table.data.data()) table.data = Buffer(table.bytes());
+  table.rows = table.data.data();
   std::byte* target = table.data.data();
   int64_t rows = 0;
   for (const RowSegment& segment : segments) rows += segment.num_rows;
@@ -151,15 +154,37 @@ void WeightStore::fill_table(int64_t index, const std::vector<RowSegment>& segme
 
 const PackedLinear& WeightStore::linear(int64_t index) const { return linears_.at(static_cast<size_t>(index)); }
 
-const float* WeightStore::vector(int64_t index) const {
-  return index < 0 ? nullptr : vectors_.at(static_cast<size_t>(index)).as<float>();
+std::vector<WeightPiece> WeightStore::pieces() const {
+  std::vector<WeightPiece> pieces;
+  for (const PackedLinear& linear : linears_) pieces.push_back({static_cast<const std::byte*>(linear.data), linear.bytes});
+  for (size_t i = 0; i < vectors_.size(); ++i)
+    pieces.push_back({reinterpret_cast<const std::byte*>(vectors_[i]), vector_sizes_[i] * 4});
+  for (const EmbeddingTable& table : tables_) pieces.push_back({table.rows, table.bytes()});
+  return pieces;
+}
+
+void WeightStore::write_packed(const std::string& path, ThreadPool& pool) const {
+  const std::vector<WeightPiece> all = pieces();
+  for (const WeightPiece& piece : all)
+    if (!piece.data) throw std::runtime_error(path + ": not every weight is loaded");
+  write_weight_file(path, all, pool);
+}
+
+void WeightStore::map_packed(const std::string& path, ThreadPool& pool) {
+  std::vector<int64_t> bytes;
+  for (const WeightPiece& piece : pieces()) bytes.push_back(piece.bytes);
+  mapped_ = std::make_unique<MappedWeights>(path, bytes, pool);
+  size_t piece = 0;
+  for (PackedLinear& linear : linears_) linear.data = mapped_->piece(piece++);
+  for (const float*& vector : vectors_) vector = reinterpret_cast<const float*>(mapped_->piece(piece++));
+  for (EmbeddingTable& table : tables_) table.rows = mapped_->piece(piece++);
 }
 
 int64_t WeightStore::weight_bytes() const {
   int64_t bytes = 0;
   for (const PackedLinear& linear : linears_) bytes += linear.bytes;
   for (const int64_t size : vector_sizes_) bytes += size * 4;
-  for (const EmbeddingTable& table : tables_) bytes += table.num_rows * table.dim * dtype_bytes(table.dtype);
+  for (const EmbeddingTable& table : tables_) bytes += table.bytes();
   return bytes;
 }
 

@@ -3,11 +3,14 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "../threads/thread_pool.h"
 #include "buffer.h"
 #include "kernel_table.h"
+#include "weight_file.h"
 
 namespace quire {
 
@@ -15,7 +18,10 @@ struct EmbeddingTable {
   DType dtype = DType::f32;
   int64_t num_rows = 0;
   int64_t dim = 0;
-  Buffer data;
+  const std::byte* rows = nullptr;
+  Buffer data;  // unless the rows are mapped
+
+  int64_t bytes() const { return num_rows * dim * dtype_bytes(dtype); }
 };
 
 struct RotaryTable {
@@ -43,8 +49,15 @@ class WeightStore {
   void fill_vector(int64_t index, const void* source, DType dtype, int64_t size);
   void fill_table(int64_t index, const std::vector<RowSegment>& segments, ThreadPool& pool);
 
+  // All matrices, vectors and tables to a new file, and from one: then nothing need be packed or filled.
+  // Both throw std::runtime_error; see weight_file.h.
+  void write_packed(const std::string& path, ThreadPool& pool) const;
+  void map_packed(const std::string& path, ThreadPool& pool);
+
   const PackedLinear& linear(int64_t index) const;  // throws std::out_of_range, as do all below
-  const float* vector(int64_t index) const;         // nullptr for index -1
+  const float* vector(int64_t index) const {        // nullptr for index -1
+    return index < 0 ? nullptr : vectors_.at(static_cast<size_t>(index));
+  }
   int64_t vector_size(int64_t index) const { return vector_sizes_.at(static_cast<size_t>(index)); }
   const EmbeddingTable& table(int64_t index) const { return tables_.at(static_cast<size_t>(index)); }
   const RotaryTable& rotary(int64_t index) const { return rotaries_.at(static_cast<size_t>(index)); }
@@ -53,13 +66,17 @@ class WeightStore {
   int64_t constant_bytes() const;  // rotary tables
 
  private:
+  std::vector<WeightPiece> pieces() const;  // data is nullptr where nothing is loaded yet
+
   const KernelTable& kernels_;
   std::deque<PackedLinear> linears_;
   std::deque<Buffer> linear_data_;
-  std::deque<Buffer> vectors_;
+  std::deque<Buffer> vector_data_;
+  std::vector<const float*> vectors_;  // into vector_data_ or mapped_
   std::vector<int64_t> vector_sizes_;
   std::deque<EmbeddingTable> tables_;
   std::deque<RotaryTable> rotaries_;
+  std::unique_ptr<MappedWeights> mapped_;
 };
 
 float to_float(const void* source, DType dtype, int64_t index);

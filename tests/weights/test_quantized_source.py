@@ -39,6 +39,10 @@ class Files:
     def names(self) -> Iterable[str]:
         return (*self.plain, *self.matrices)
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return ()
+
     def __contains__(self, name: object) -> bool:
         return name in self.plain or name in self.matrices
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -23,7 +24,10 @@ from quire.sampling.batch import I32
 from quire_cpu import _native
 from quire_cpu.flatten import FlatPlan
 from quire_cpu.options import CpuOptions
+from quire_cpu.packed_cache import PackedCache
 from quire_cpu.row_split import RowSplit
+
+logger = logging.getLogger("quire")
 
 _ELEMENTS = {"float32": (np.float32, np.float32), "bfloat16": (np.uint16, ml_dtypes.bfloat16),
              "float16": (np.uint16, np.float16), "int8": (np.int8, np.int8)}
@@ -49,7 +53,8 @@ class CpuExecutor:
         check_plan(plan, capabilities, "cpu")
         self.capabilities = capabilities
         self._plan = plan
-        self._flat: FlatPlan | None = FlatPlan(plan, CpuOptions.parse(plan.options))
+        self._options = CpuOptions.parse(plan.options)
+        self._flat: FlatPlan | None = FlatPlan(plan, self._options)
         self._queue: _native.StepQueue | None = None
         self._unfinished: deque[CpuPending] = deque()  # in the order of submission
         self._unread = 0
@@ -57,9 +62,16 @@ class CpuExecutor:
         _open_executors.add(self)
 
     def load(self, weights: WeightSource, progress: LoadProgress) -> MemoryReport:
-        """Packs every weight into the layout of this machine's kernels, straight from where the source holds it."""
+        """Packs every weight into the layout of this machine's kernels, straight from where the source holds it.
+
+        With the option packed_weights they are mapped from what an earlier start packed, where there is such a file.
+        """
         flat = self._open()
-        flat.weights.load(weights, progress)
+        cache = self._packed_cache(weights)
+        if cache is None or not cache.map(flat.native):
+            flat.weights.load(weights, progress)
+            if cache is not None:
+                cache.store(flat.native)
         self._loaded = True
         ops = {node.op for part in self._plan.model.parts() for node in part.graph.nodes}
         native = flat.native
@@ -166,6 +178,16 @@ class CpuExecutor:
         self._unread -= 1
 
     # ---- inside ----------------------------------------------------------------------------------------
+
+    def _packed_cache(self, weights: WeightSource) -> PackedCache | None:
+        folder = self._options.packed_weights
+        if folder is None:
+            return None
+        if not weights.fingerprint:
+            logger.warning("packed weights are not kept: these weights do not come from files")
+            return None
+        flat = self._open()
+        return PackedCache(folder, f"{flat.native.kernels}\n{flat.weights.identity()}", weights.fingerprint)
 
     def _open(self) -> FlatPlan:
         if self._flat is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from quire.errors import ConfigError
 from quire_cpu import _native
@@ -24,11 +25,13 @@ class CpuOptions:
     Attributes:
         threads: threads that compute, the step's own included; default: the cores this process may run on.
         kernels: kernel set by name ("avx2", "portable", ...), "" = the best this machine can run.
+        packed_weights: folder where packed weights are kept for the next start; None = nowhere.
         poison: fill the KV cache at allocation and all activations before each step with NaN (a check; slow).
     """
 
     threads: int
     kernels: str = ""
+    packed_weights: Path | None = None
     poison: bool = False
 
     @staticmethod
@@ -62,4 +65,13 @@ def _poison(value: str) -> bool:
     return value == "true"
 
 
-_PARSERS: dict[str, Callable[[str], object]] = {"threads": _threads, "kernels": _kernels, "poison": _poison}
+def _packed_weights(value: str) -> Path:
+    if not value:
+        raise ConfigError("device option packed_weights is empty", because="it names a folder",
+                          try_="packed_weights=~/.cache/quire/packed")
+    return Path(value).expanduser()
+
+
+_PARSERS: dict[str, Callable[[str], object]] = {
+    "threads": _threads, "kernels": _kernels, "packed_weights": _packed_weights, "poison": _poison,
+}

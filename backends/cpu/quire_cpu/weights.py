@@ -73,6 +73,11 @@ class PlanWeights:
         handles = self._held[_key(weight)].handles
         return (None, handles[_MATRIX][0]) if _MATRIX in handles else (handles[_ROWS][0], None)
 
+    def identity(self) -> str:
+        """What decides the bytes held, but for the checkpoint's contents: every weight, its shape, dtype and forms."""
+        return "\n".join(f"{held.weight.source} {held.weight.scheme} {held.shape} {held.dtype} {sorted(held.handles)}"
+                         for held in self._held.values())
+
     def load(self, source: WeightSource, progress: LoadProgress) -> None:
         """Reads and packs every weight once, in the order of the graph."""
         done = 0

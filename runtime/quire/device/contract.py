@@ -98,6 +98,13 @@ class WeightSource(Protocol):
 
     total_bytes: int
 
+    @property
+    def fingerprint(self) -> str:
+        """Differs when the weights do, for devices that keep what they made of them; "" = unknown.
+
+        Since contract 1.1.
+        """
+
     def read(self, weight: Weight) -> np.ndarray:
         """The weight's array for this rank, C-contiguous or strided, in its stored dtype (ml_dtypes for bf16).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from quire.errors import ModelError
 from quire.graph.ir import ModelGraph, OneOf, Source, Src, Weight
 from quire.graph.shapes import concrete
 from quire.weights.checkpoint_files import CheckpointFiles
+from quire.weights.fingerprint import fingerprint
 from quire.weights.open_checkpoint import open_checkpoint
 from quire.weights.quantized_source import resolve_quantized, stored_scheme
 from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme
@@ -50,6 +52,11 @@ class CheckpointWeights:
         _check(where, dict.fromkeys(weights), self._tensors, ignorable_tensors)
         self.total_bytes = sum(map(self._num_bytes, weights.values()))
         self._unreleased_bytes = 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Differs when the files do; see `quire.weights.fingerprint`."""
+        return fingerprint(self._tensors.files.paths)
 
     def read(self, weight: Weight) -> np.ndarray:
         """The rank's array, dequantized where the files hold integers, else in its stored dtype.

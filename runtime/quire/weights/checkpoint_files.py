@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,10 @@ class CheckpointFiles(Protocol):
     @property
     def names(self) -> Iterable[str]:
         """Every tensor, in the order of the files."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
 
     def __contains__(self, name: object) -> bool: ...
 

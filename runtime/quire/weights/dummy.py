@@ -37,6 +37,9 @@ class DummyWeights:
         dtype: "float32", "bfloat16" or "float16".
     """
 
+    fingerprint = ""
+    """Random numbers are not worth recognising."""
+
     def __init__(
         self, model: ModelGraph, seed: int = 0, dtype: str = "bfloat16", rank: int = 0, world_size: int = 1
     ) -> None:

@@ -68,6 +68,11 @@ class QuantizedSafetensors:
         """Every tensor's name."""
         return self._names.keys()
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, or the shards."""
+        return self._files.paths
+
     def __contains__(self, name: object) -> bool:
         return name in self._names
 

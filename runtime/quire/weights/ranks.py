@@ -26,6 +26,11 @@ class AllRanks:
         self._first = open_rank(0)
         self.total_bytes = self._first.total_bytes
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the files, which all ranks share."""
+        return self._first.fingerprint
+
     def read(self, weight: Weight) -> np.ndarray:
         """Rank 0's array."""
         return self._first.read(weight)

@@ -156,6 +156,11 @@ class SafetensorsCheckpoint:
         """Every tensor's name."""
         return self._file_of.keys()
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, or the shards."""
+        return tuple(file.path for file in self._files)
+
     def entry(self, name: str) -> TensorEntry:
         """dtype and shape of a tensor; KeyError when there is none of that name."""
         return self._file_of[name].entries[name]

@@ -25,6 +25,8 @@ class RandomWeights:
         rank, world_size: whose cuts it gives, of a model that was sharded.
     """
 
+    fingerprint = ""
+
     def __init__(self, model: ModelGraph, seed: int = 0, given: Mapping[str, np.ndarray] | None = None, *,
                  rank: int = 0, world_size: int = 1) -> None:
         self._model, self._seed, self._given, self._world_size = model, seed, given, world_size

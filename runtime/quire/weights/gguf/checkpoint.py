@@ -15,7 +15,7 @@ from quire.errors import InternalError, ModelError
 from quire.weights.gguf.block_types import READABLE
 from quire.weights.gguf.blocks import PLAIN_DTYPES, dequantize_rows, to_matrix
 from quire.weights.gguf.config import gguf_config
-from quire.weights.gguf.gguf_file import StoredTensor, open_gguf
+from quire.weights.gguf.gguf_file import StoredTensor, open_gguf, part_paths
 from quire.weights.gguf.names import IGNORED, NAME_TABLES, NameTable, TensorName, transformers_name
 from quire.weights.schemes import PLAIN, QuantizedMatrix
 
@@ -62,6 +62,11 @@ class GgufCheckpoint:
     def names(self) -> Iterable[str]:
         """Every tensor, in the order of the files; one for each expert."""
         return self._entries.keys()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, or the parts of a split model."""
+        return tuple(part_paths(self.path))
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

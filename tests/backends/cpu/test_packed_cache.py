@@ -1,0 +1,101 @@
+"""packed_weights: a second start maps what the first one packed; whatever does not fit is packed anew, never used."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quire.errors import ConfigError
+from tests.backends.cpu.devices import OPTIONS, cpu_plan, executor_of
+from tests.device.conftest import Driver, Line, RandomWeights
+
+
+class FileWeights(RandomWeights):
+    """Random weights that can be recognised."""
+
+    fingerprint = "one"
+
+
+def start(folder: Path, fingerprint: str = "one", **changes: Any) -> tuple[np.ndarray, int]:
+    """Logits of a prompt, and how many weights were read."""
+    plan = cpu_plan(options={**OPTIONS, "packed_weights": str(folder)}, **changes)
+    weights = FileWeights(plan.model)
+    weights.fingerprint = fingerprint
+    driver = Driver(executor_of("cpu", plan, weights))
+    line = Line([5, 6, 7], {"full": [0], "sliding": [1]})
+    driver.step([(line, 3)])
+    return driver.logits_of(line), len(weights.reads)
+
+
+def packed_files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def test_second_start_reads_nothing_and_computes_the_same(tmp_path: Path) -> None:
+    first, reads = start(tmp_path / "new" / "folder")
+    second, again = start(tmp_path / "new" / "folder")
+    assert reads > 0
+    assert again == 0
+    np.testing.assert_array_equal(first, second)
+    assert [path.suffix for path in packed_files(tmp_path / "new" / "folder")] == [".quire-packed"]
+
+
+def test_other_weights_and_other_formats_have_files_of_their_own(tmp_path: Path) -> None:
+    start(tmp_path)
+    for count, changes in enumerate(({"fingerprint": "two"}, {"weight_dtype": "bfloat16"}), start=2):
+        _, reads = start(tmp_path, **changes)
+        assert reads > 0
+        assert len(packed_files(tmp_path)) == count
+    _, reads = start(tmp_path, weight_dtype="bfloat16")
+    assert reads == 0
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "emptied", "foreign"])
+def test_damaged_files_are_announced_and_packed_anew(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = start(tmp_path)
+    (path,) = packed_files(tmp_path)
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data[5000] ^= 4
+    path.write_bytes({"flipped": data, "short": data[: len(data) // 2], "emptied": b"", "foreign": b"x" * 9000}[damage])
+    with caplog.at_level(logging.WARNING, "quire"):
+        second, reads = start(tmp_path)
+    assert reads > 0
+    assert str(path) in caplog.text
+    np.testing.assert_array_equal(first, second)
+    assert start(tmp_path)[1] == 0
+
+
+def test_concurrent_starts_leave_one_good_file(tmp_path: Path) -> None:
+    results: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: results.append(start(tmp_path)[0])) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(np.array_equal(result, results[0]) for result in results)
+    assert len(packed_files(tmp_path)) == 1
+    assert start(tmp_path)[1] == 0
+
+
+def test_weights_that_cannot_be_recognised_are_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "quire"):
+        start(tmp_path, fingerprint="")
+    assert "not kept" in caplog.text
+    assert packed_files(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="packed_weights"):
+        start(tmp_path / "file")
+    with pytest.raises(ConfigError, match="packed_weights is empty"):
+        executor_of("cpu", cpu_plan(options={"packed_weights": ""}))
