@@ -76,6 +76,8 @@ def scheme_bits_cases(subject: Subject) -> Iterator[Case]:
 class _StoredIntegers:
     """A WeightSource whose matrices exist in integers only: rounding what they stand for would give others."""
 
+    fingerprint = ""
+
     def __init__(self, weights: RandomWeights) -> None:
         self._weights = weights
         self.total_bytes = weights.total_bytes
