@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
+from quire.errors import ModelError
 from quire.graph.passes import optimize
 from quire.graph.shard import shard
 from quire.models import build_model
@@ -116,6 +117,24 @@ def test_ranks_read_their_parts(model: str, form: str, quantized: Callable[[str,
             parts[kind] = [weights.read(weight) for part in cut.parts() for weight in part.graph.weights.values()]
         for found, expected in zip(parts["quantized"], parts["float32"], strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_bias_that_the_model_has_not_may_be_zeros_only(
+    value: float, quantized: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    source = quantized("llama", "gptq") / "quantized"
+    (tmp_path / "config.json").write_text((source / "config.json").read_text())
+    tensors = load_file(source / "model.safetensors")
+    biases = {name.replace("qweight", "bias"): np.full(array.shape[1], value, np.float16)
+              for name, array in tensors.items() if name.endswith("qweight")}
+    save_file(tensors | biases, tmp_path / "model.safetensors")
+    spec = build_model(tmp_path)
+    if value:
+        with pytest.raises(ModelError, match=r"21 unexpected: .*q_proj\.bias"):
+            open_weights(tmp_path, spec.graph)
+    else:
+        open_weights(tmp_path, spec.graph)
 
 
 def _half(scales: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -139,6 +139,7 @@ def _check(
     unexpected = [
         name for name in tensors.files.names
         if name not in used and not any(fnmatchcase(name, pattern) for pattern in ignorable_tensors)
+        and not _adds_nothing(name, used, tensors)
     ]
     problems = [
         f"{len(names)} {kind}: {_listed(list(names), separator)}"
@@ -150,6 +151,12 @@ def _check(
         raise ModelError(f"{where} does not hold the model that its config.json describes",
                          because="\n    ".join(["its tensors:", *problems]),
                          try_="config.json and weights of one revision of the checkpoint")
+
+
+def _adds_nothing(name: str, used: Mapping[str, None], tensors: ViewedTensors) -> bool:
+    """A bias of zeros beside a matrix that the model has no bias for: AutoGPTQ wrote one for every layer."""
+    matrix = f"{name.removesuffix('.bias')}.weight"
+    return name.endswith(".bias") and matrix in used and not np.any(tensors.files.tensor(name) != 0)
 
 
 def _present(source: Source, tensors: ViewedTensors) -> Iterator[str]:
