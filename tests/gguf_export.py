@@ -20,6 +20,10 @@ from quire.weights.safetensors_file import SafetensorsCheckpoint
 ARCHITECTURE = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
                 "qwen3_moe": "qwen3moe", "gemma2": "gemma2", "gemma3_text": "gemma3", "phi3": "phi3", "gpt2": "gpt2",
                 "gpt_neox": "gptneox", "olmo2": "olmo2"}
+FLOAT16_OFFSETS = {"Q4_0": (0,), "Q5_0": (0,), "Q8_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2),
+                   "Q5_K": (0, 2), "Q6_K": (208,)}
+"""Where blocks hold scales."""
+
 Choose = Callable[[str, np.ndarray], gguf.GGMLQuantizationType]
 
 
@@ -40,10 +44,61 @@ def export(folder: Path, path: Path, choose: Choose = everything("F32"),
     for name, array in stored_tensors(folder, architecture, config).items():
         kind = choose(name, array)
         array = np.ascontiguousarray(array, np.float32)
-        data = array if kind == gguf.GGMLQuantizationType.F32 else gguf.quants.quantize(array, kind)
-        writer.add_tensor(name, data, raw_dtype=kind)
+        writer.add_tensor(name, stored_data(name, array, kind), raw_dtype=kind)
     write(writer)
     return path
+
+
+def add_tokenizer_json(writer: gguf.GGUFWriter, folder: Path) -> None:
+    """The byte-level tokenizer of a folder: as GGUF has them, and whole, since its way of cutting has no name there."""
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    content, config = json.loads(text), json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    added = {token["id"]: token for token in content["added_tokens"]}
+    by_id = {index: token for token, index in content["model"]["vocab"].items()}
+    by_id |= {index: token["content"] for index, token in added.items()}
+    types = {index: 3 if token["special"] else 4 for index, token in added.items()}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([by_id[index] for index in range(len(by_id))])
+    writer.add_token_types([types.get(index, 1) for index in range(len(by_id))])
+    writer.add_token_merges([" ".join(merge) for merge in content["model"]["merges"]])
+    writer.add_string("tokenizer.huggingface.json", text)
+    ids = {token: index for index, token in by_id.items()}
+    writer.add_eos_token_id(ids[config["eos_token"]])
+    writer.add_pad_token_id(ids[config["pad_token"]])
+    writer.add_chat_template(config["chat_template"])
+
+
+def stored_data(name: str, array: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+    """The array in a type; K types, which the package cannot quantize into, get other numbers of the same spread."""
+    if kind == gguf.GGMLQuantizationType.F32:
+        return array
+    if not kind.name.endswith("_K"):
+        return gguf.quants.quantize(array, kind)
+    inputs = array.shape[-1]
+    rows = random_blocks(kind, array.size // inputs, inputs, seed=len(name), spread=float(array.std()))
+    return rows.reshape(*array.shape[:-1], -1)
+
+
+def random_blocks(
+    kind: gguf.GGMLQuantizationType, rows: int, inputs: int, *, seed: int = 0, spread: float | None = None
+) -> np.ndarray:
+    """uint8 [rows, bytes of a row]: bytes at random, scales of ordinary sizes and both signs.
+
+    With `spread` the numbers have about that standard deviation.
+    """
+    size, num_bytes = gguf.GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (rows * inputs // size, num_bytes), dtype=np.uint8)
+    halves = [blocks[:, offset : offset + 2] for offset in FLOAT16_OFFSETS[kind.name]]
+    scales = rng.normal(size=(len(halves), len(blocks), 1))
+    for half, scale in zip(halves, scales, strict=True):
+        half[...] = scale.astype("<f2").view(np.uint8)
+    if spread is not None:
+        factor = spread / float(gguf.quants.dequantize(blocks, kind).std())
+        for half, scale in zip(halves, scales, strict=True):
+            half[...] = (scale * factor).astype("<f2").view(np.uint8)
+    return blocks.reshape(rows, -1)
 
 
 def write(writer: gguf.GGUFWriter) -> None:
@@ -96,7 +151,7 @@ def add_hyperparameters(writer: gguf.GGUFWriter, architecture: str, config: Mapp
 def add_rope(writer: gguf.GGUFWriter, architecture: str, config: Mapping[str, Any], head_dim: int) -> None:
     if architecture == "gpt2":
         return
-    rope = config["rope_parameters"]
+    rope = config.get("rope_parameters") or {"rope_type": "default", "rope_theta": config["rope_theta"]}
     if "full_attention" in rope:
         writer.add_float32(f"{architecture}.rope.freq_base_swa", rope["sliding_attention"]["rope_theta"])
         rope = rope["full_attention"]

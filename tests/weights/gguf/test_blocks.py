@@ -9,23 +9,16 @@ import pytest
 from quire.weights.gguf.block_types import BLOCK_TYPES, READABLE, BlockType
 from quire.weights.gguf.blocks import _CHUNK_VALUES, dequantize_rows, to_matrix
 from quire.weights.schemes import WeightScheme, dequantize, quantize
+from tests.gguf_export import FLOAT16_OFFSETS, random_blocks
 
 QUANTIZED = {kind.name: number for number, kind in BLOCK_TYPES.items() if kind.scheme not in (None, "plain")}
 EXACT = ("Q4_0", "Q5_0", "Q8_0", "Q6_K")
 ROWS, INPUTS = 23, 768
-HALVES = {"Q4_0": (0,), "Q5_0": (0,), "Q8_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2),
-          "Q6_K": (208,)}
-"""Where blocks hold float16 numbers, which random bytes would make infinite."""
 
 
-def random_blocks(name: str, rows: int = ROWS, seed: int = 0) -> np.ndarray:
-    """uint8 [rows, bytes of a row]: bytes at random, scales of ordinary sizes and both signs."""
-    kind = BLOCK_TYPES[QUANTIZED[name]]
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (rows * INPUTS // kind.size, kind.nbytes), dtype=np.uint8)
-    for offset in HALVES[name]:
-        blocks[:, offset : offset + 2] = rng.normal(size=(len(blocks), 1)).astype("<f2").view(np.uint8)
-    return blocks.reshape(rows, -1)
+def random_rows(name: str, rows: int = ROWS) -> np.ndarray:
+    """uint8 [rows, bytes of a row]."""
+    return random_blocks(gguf.GGMLQuantizationType[name], rows, INPUTS)
 
 
 def kind_of(name: str) -> BlockType:
@@ -36,12 +29,12 @@ def test_types_are_those_of_the_package() -> None:
     for number, kind in BLOCK_TYPES.items():
         theirs = gguf.GGMLQuantizationType(number)
         assert (kind.name, (kind.size, kind.nbytes)) == (theirs.name, gguf.GGML_QUANT_SIZES[theirs])
-    assert set(READABLE) == {"F32", "F16", "BF16", *HALVES}
+    assert set(READABLE) == {"F32", "F16", "BF16", *FLOAT16_OFFSETS}
 
 
-@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("name", FLOAT16_OFFSETS)
 def test_floats_are_bitwise_those_of_the_package(name: str) -> None:
-    data = random_blocks(name)
+    data = random_rows(name)
     ours = dequantize_rows(kind_of(name), data.reshape(-1), INPUTS)
     theirs = gguf.quants.dequantize(data, gguf.GGMLQuantizationType(QUANTIZED[name]))
     assert ours.dtype == np.float32
@@ -56,9 +49,9 @@ def test_what_the_package_quantized_is_read(name: str) -> None:
     assert error < {"Q8_0": 0.03, "Q5_0": 0.3, "Q5_1": 0.2, "Q4_0": 0.6, "Q4_1": 0.4}[name]
 
 
-@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("name", FLOAT16_OFFSETS)
 def test_integers(name: str) -> None:
-    data = random_blocks(name).reshape(-1)
+    data = random_rows(name).reshape(-1)
     kind, floats = kind_of(name), dequantize_rows(kind_of(name), data, INPUTS)
     matrix = to_matrix(kind, data, INPUTS)
     assert (matrix.scheme.name, matrix.shape) == (kind.scheme, (ROWS, INPUTS))
@@ -73,7 +66,7 @@ def test_integers(name: str) -> None:
 
 @pytest.mark.parametrize(("scale", "minimum"), [(0.0, 0.25), (0.0, 0.0), (6e-8, 0.25), (-6e-8, -4.0)])
 def test_a_group_whose_minimum_no_zero_point_can_hold_is_that_minimum(scale: float, minimum: float) -> None:
-    data = random_blocks("Q4_1", rows=2)
+    data = random_rows("Q4_1", rows=2)
     blocks = data.reshape(-1, 20)
     blocks[3, :4] = np.array([scale, minimum], "<f2").view(np.uint8)
     matrix = to_matrix(kind_of("Q4_1"), data.reshape(-1), INPUTS)
@@ -85,7 +78,7 @@ def test_a_group_whose_minimum_no_zero_point_can_hold_is_that_minimum(scale: flo
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q5_K", "Q6_K"])
 def test_large_tensors_are_decoded_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = random_blocks(name).reshape(-1)
+    data = random_rows(name).reshape(-1)
     whole, floats = to_matrix(kind_of(name), data, INPUTS), dequantize_rows(kind_of(name), data, INPUTS)
     assert _CHUNK_VALUES > ROWS * INPUTS
     monkeypatch.setattr("quire.weights.gguf.blocks._CHUNK_VALUES", 5 * INPUTS)
