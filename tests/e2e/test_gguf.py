@@ -84,8 +84,10 @@ def test_it_is_served(demo_file: Callable[[str], Path], published: list[str], tm
     assert answer.choices[0].message.content == published[0]
 
 
-@pytest.mark.parametrize("command", [("inspect", "--json"), ("bench", "latency", "--input-len", "8", "--output-len", "2",
-                                                             "--repeats", "1", "--json", "-")])
+BENCH = ("bench", "latency", "--input-len", "8", "--output-len", "2", "--repeats", "1", "--json", "-")
+
+
+@pytest.mark.parametrize("command", [("inspect", "--json"), BENCH])
 def test_commands_take_it(command: tuple[str, ...], demo_file: Callable[[str], Path]) -> None:
     words = [sys.executable, "-m", "quire.cli.main", *command, "--model", str(demo_file("Q8_0")), "--device", "cpu"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
