@@ -28,9 +28,16 @@ Choose = Callable[[str, np.ndarray], gguf.GGMLQuantizationType]
 
 
 def everything(kind: str) -> Choose:
-    """Matrices in one type, the rest in float32."""
-    return lambda name, array: (gguf.GGMLQuantizationType[kind] if array.ndim > 1 and "rope_" not in name
-                                else gguf.GGMLQuantizationType.F32)
+    """Matrices in one type, but float16 where rows do not divide into its blocks; the rest in float32."""
+    chosen = gguf.GGMLQuantizationType[kind]
+
+    def choose(name: str, array: np.ndarray) -> gguf.GGMLQuantizationType:
+        if array.ndim < 2:
+            return gguf.GGMLQuantizationType.F32
+        fits = array.shape[-1] % gguf.GGML_QUANT_SIZES[chosen][0] == 0
+        return chosen if fits else gguf.GGMLQuantizationType.F16
+
+    return choose
 
 
 def export(folder: Path, path: Path, choose: Choose = everything("F32"),

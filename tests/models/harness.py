@@ -46,12 +46,13 @@ class LoadedModel:
 def load_model(
     folder: Path, device: str, *, dtype: str = "float32", block_size: int = 4, num_blocks: int = 64,
     max_model_len: int = 128, max_num_batched_tokens: int | None = None, fused_ops: frozenset[str] | None = None,
-    quantization: str | None = None,
+    quantization: str | None = None, as_stored: bool = True,
 ) -> LoadedModel:
     """The checkpoint on a device of the registry, through the passes the device declares (or `fused_ops`).
 
     A device without blocks of `block_size` gets the smallest it has. A step holds `max_model_len` tokens where
-    `max_num_batched_tokens` does not say otherwise.
+    `max_num_batched_tokens` does not say otherwise. Matrices that are stored as integers stay so, as far as the
+    device has kernels for them; all are dequantized with as_stored=False.
     """
     if device in FRAMEWORKS:
         pytest.importorskip(FRAMEWORKS[device], reason=f"{FRAMEWORKS[device]}, which {device} needs, is not installed")
@@ -59,7 +60,7 @@ def load_model(
     backend = resolve_device(device)
     if block_size not in backend.capabilities.block_sizes:
         block_size = min(backend.capabilities.block_sizes)
-    files = open_checkpoint(folder)
+    files = open_checkpoint(folder) if as_stored else None
     schemes = choose_schemes(spec, files, quantization, backend.capabilities)
     model = optimize(schemes.model, backend.capabilities.fused_ops if fused_ops is None else fused_ops)
     plan = ExecutorPlan(
