@@ -25,7 +25,7 @@ class LLM:
         print(llm.chat(question, SamplingParams(max_tokens=64))[0].outputs[0].text)
 
     Args:
-        model: local folder, hub id, or "demo".
+        model: local folder, .gguf file, hub id, or "demo".
         options: any other field of `EngineConfig`: device, dtype, max_model_len, skip_tokenizer_init, ...
     Raises: ConfigError, ModelError or BackendError when it cannot be loaded.
     """

@@ -26,10 +26,10 @@ def add_engine_arguments(
         "`quire devices` lists the backends.")
     if model_positional:
         group.add_argument(
-            "model_word", nargs="?", metavar="MODEL", help="folder, hub id, or 'demo' (the built-in model)"
+            "model_word", nargs="?", metavar="MODEL", help="folder, .gguf file, hub id, or 'demo' (the built-in model)"
         )
     add = group.add_argument
-    add("-m", "--model", help="folder, hub id, or 'demo' (the built-in model)")
+    add("-m", "--model", help="folder, .gguf file, hub id, or 'demo' (the built-in model)")
     add("--revision", help="branch, tag or commit of a hub model")
     add("--tokenizer", help="folder or id of the tokenizer, when it is not the model's")
     add("--skip-tokenizer-init", action="store_true", help="token ids only")
