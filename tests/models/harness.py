@@ -60,8 +60,8 @@ def load_model(
     backend = resolve_device(device)
     if block_size not in backend.capabilities.block_sizes:
         block_size = min(backend.capabilities.block_sizes)
-    files = open_checkpoint(folder) if as_stored else None
-    schemes = choose_schemes(spec, files, quantization, backend.capabilities)
+    files = open_checkpoint(folder)
+    schemes = choose_schemes(spec, files if as_stored else None, quantization, backend.capabilities)
     model = optimize(schemes.model, backend.capabilities.fused_ops if fused_ops is None else fused_ops)
     plan = ExecutorPlan(
         model=model, weight_dtype=dtype, act_dtype=dtype, kv_dtype=dtype, block_size=block_size,
