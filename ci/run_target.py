@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -32,7 +33,7 @@ class Target:
     Attributes:
         device: value of `--device`, "" where nothing is run on one. hardware: for people. chip: as compilers call it.
         runner: labels. own_runner: GitHub has none of that kind. before: commands ahead of the steps.
-        extras: of the package, as "[cuda]". packages: further ones. options: of the backend.
+        extras: of the package, as "[cuda]". packages: further ones. options: of the backend. env: of every command.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Target:
     packages: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +109,18 @@ def commands(target: Target, steps: Mapping[str, Step], results: Path, only: Seq
     return found
 
 
-def run(found: Sequence[Command]) -> int:
+def run(found: Sequence[Command], env: Mapping[str, str]) -> int:
     """Runs commands from the checkout's root and prints how each went; 0 when all passed."""
     outcomes: list[tuple[str, int, float]] = []
+    whole = {**os.environ, **env}
     for command in found:
         print(f"\n== {command.step}: {shlex.join(command.words)}", flush=True)
         start_s = time.monotonic()
         if command.output is None:
-            code = subprocess.run(command.words, cwd=ROOT, check=False).returncode
+            code = subprocess.run(command.words, cwd=ROOT, env=whole, check=False).returncode
         else:
             with command.output.open("w", encoding="utf-8") as file:
-                code = subprocess.run(command.words, cwd=ROOT, stdout=file, check=False).returncode
+                code = subprocess.run(command.words, cwd=ROOT, env=whole, stdout=file, check=False).returncode
         outcomes.append((command.step, code, time.monotonic() - start_s))
     print()
     for step, code, seconds in outcomes:
@@ -159,11 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if strange:
         parser.error(f"target {args.target} has no step {strange[0]}; it has {', '.join(targets[args.target].steps)}")
     found = commands(targets[args.target], steps, args.results.resolve(), args.step)
+    env = targets[args.target].env
     if args.dry_run:
-        print("\n".join(shlex.join(command.words) for command in found))
+        settings = "".join(f"{name}={shlex.quote(value)} " for name, value in env.items())
+        print("\n".join(settings + shlex.join(command.words) for command in found))
         return 0
     args.results.mkdir(parents=True, exist_ok=True)
-    return run(found)
+    return run(found, env)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ UNTESTED = "untested"
 AOT_FILES = ("aot-torch", "aot-tpu")
 """Results of compilers, beside those of the kit."""
 
-NOT_TRIED = ("it needs several ranks",)
+NOT_TRIED = ("it needs several ranks", "tensor parallelism needs two devices")
 """Beginnings of the kit's reasons for cases that it cannot judge on any device."""
 
 LEVELS = {"L0": "metadata", "L1": "memory", "L2": "ops", "L3": "steps", "L4": "scheduling", "L6": "determinism"}
@@ -41,7 +41,7 @@ FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         for what, pattern in (("compute", "L3/*/act={},*"), ("weights", "L0/has_dtype/weight/{}"),
                               ("KV", "L0/has_dtype/kv/{}"))
         for dtype in ("float32", "bfloat16", "float16")
-    },
+    } | {"KV int8": ("L0/has_dtype/kv/int8",)},
     "Models": {
         "qwen3": ("L3/qwen3*",), "gemma2": ("L3/gemma2*",), "mixtral": ("L3/mixtral*",), "gpt2": ("L3/gpt2*",),
     },
@@ -49,7 +49,7 @@ FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "chunked prefill": ("L3/*/chunked/*",), "prefix cache": ("L3/*/cached_prefix/*",),
         "copy on write": ("L3/*/copied_block/*",), "overlapped steps": ("L3/*/token_feedback/*",),
         "sampling": ("L3/*/sampled_tokens/*",), "pages to the host": ("L1/pages/round_trip/*",),
-        "same bits in any batch": ("L6/*/batch_invariant/*",),
+        "same bits in any batch": ("L6/*/batch_invariant/*",), "tensor parallelism": ("L3/*/two_ranks/*",),
     },
 }
 """Table -> column -> patterns over the kit's cases. A column passes where every case that applies does."""

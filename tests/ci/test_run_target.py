@@ -30,7 +30,10 @@ def runner() -> ModuleType:
 def test_every_target_names_an_installed_device(runner: ModuleType) -> None:
     targets, _ = runner.read_matrix()
     assert len(targets) >= 15
-    assert {target.device for target in targets.values()} - {""} <= set(device_names())
+    example = {target.device for target in targets.values() if "./examples/backend-template" in target.packages}
+    assert {target.device for target in targets.values()} - {""} <= set(device_names()) | example
+    assert example == {"template_ops", "template_step"}
+    assert (ROOT / "examples" / "backend-template" / "pyproject.toml").is_file()
 
 
 def test_every_command_of_quire_is_one_that_it_takes(runner: ModuleType, tmp_path: Path) -> None:
@@ -74,12 +77,12 @@ def test_a_failed_step_does_not_stop_the_others_and_is_not_forgotten(
     target = runner.Target(name="t", hardware="", runner=(), steps=("first", "second"))
     found = runner.commands(target, steps, tmp_path)
     assert [command.words[0] for command in found] == [python, python]
-    assert runner.run(found) == 1
+    assert runner.run(found, {}) == 1
     assert file.read_text() == "1\n"
     printed = capfd.readouterr().out
     assert "first            FAILED with 3" in printed
     assert "second           passed" in printed
-    assert runner.run(found[1:]) == 0
+    assert runner.run(found[1:], {}) == 0
 
 
 @pytest.mark.parametrize("words", [["--target", "abacus"], ["--target", "reference", "--step", "compile-triton"]])
@@ -94,3 +97,11 @@ def test_the_workflow_reads_the_matrix_and_runs_targets() -> None:
     assert "ci/run_target.py --github" in text
     assert 'ci/run_target.py --target "$TARGET"' in text
     assert "bash .ci/run" in text
+
+
+def test_commands_get_the_targets_environment(runner: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    command = runner.Command("t", (sys.executable, "-c", "import os; print(os.environ['QUIRE_TEST_ENV'])"), None)
+    assert runner.run([command], {"QUIRE_TEST_ENV": "two devices"}) == 0
+    assert "two devices" in capfd.readouterr().out
+    assert runner.main(["--target", "jax-cpu", "--step", "kit", "--dry-run"]) == 0
+    assert capfd.readouterr().out.startswith("XLA_FLAGS=--xla_force_host_platform_device_count=2 ")
