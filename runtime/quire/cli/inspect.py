@@ -29,7 +29,6 @@ def run(args: argparse.Namespace) -> int:
     from quire.graph.shard import shard
     from quire.models import build_model
     from quire.weights import open_checkpoint
-    from quire.weights.gguf.location import is_gguf
     from quire.weights.hub import resolve_model
 
     config = config_from_args(args)
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         config, backend.capabilities, model_max_len=spec.max_model_len, model_dtype=spec.checkpoint_dtype
     )
     memory_bytes = int(args.memory_gib * 2**30) if args.memory_gib is not None else backend.report.free_memory_bytes
-    holds_integers = (spec.quantization_config is not None or is_gguf(folder)) and config.load_format != "dummy"
+    holds_integers = spec.quantization_config is not None and config.load_format != "dummy"
     schemes = choose_schemes(spec, open_checkpoint(folder) if holds_integers else None, config.quantization,
                              backend.capabilities, strict=config.strict_device)
     graph = schemes.model if args.plain else optimize(schemes.model, backend.capabilities.fused_ops)

@@ -32,6 +32,7 @@ class ModelSpec:
         ignorable_tensors: fnmatch patterns of checkpoint tensors that carry nothing the graph needs.
         notes: what of the checkpoint is left out, for the log; empty when nothing is.
         quantization_config: config.json's, of a checkpoint whose matrices are stored as integers; None = they are not.
+            Of a GGUF file quant_method "gguf", whatever it stores.
     """
 
     model_type: str
@@ -60,7 +61,7 @@ def build_model(folder: Path) -> ModelSpec:
     if is_gguf(Path(folder)):
         found = gguf_config(open_gguf(Path(folder)))
         spec = build_model_from_config(found.config, found.generation, where=str(folder))
-        return replace(spec, notes=(*spec.notes, *found.notes))
+        return replace(spec, notes=(*spec.notes, *found.notes), quantization_config={"quant_method": "gguf"})
     config = _read_json(Path(folder) / "config.json")
     generation_file = Path(folder) / "generation_config.json"
     return build_model_from_config(config, _read_json(generation_file) if generation_file.exists() else {})
