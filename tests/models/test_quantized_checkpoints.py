@@ -1,7 +1,7 @@
 """Checkpoints that are already quantized, on devices, against transformers with the weights they stand for.
 
-transformers itself reads GPTQ and AWQ through gptqmodel and optimum, which are no wheels that run on a CPU: there it
-runs the dequantized weights in float32. Files of compressed-tensors it reads itself where that package is installed.
+transformers itself reads GPTQ and AWQ through gptqmodel, which is published as source only, to be built: there it runs
+the dequantized weights in float32. Files of compressed-tensors it reads itself where that package is installed.
 """
 
 from __future__ import annotations
