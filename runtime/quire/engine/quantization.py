@@ -14,6 +14,7 @@ from quire.graph.passes.assign_schemes import Role, assign_schemes, matrices
 from quire.graph.shapes import num_elements
 from quire.models import ModelSpec
 from quire.weights import CheckpointFiles
+from quire.weights.quantized_formats import OPENERS
 from quire.weights.quantized_source import StoredSchemes
 from quire.weights.schemes import PLAIN, WeightScheme
 
@@ -111,7 +112,7 @@ def _as_stored(model: ModelGraph, stored: Mapping[Source, str], capabilities: Ca
     if strict and notes:
         raise BackendError("--strict-device: the device cannot hold this checkpoint as it is stored",
                            because="; ".join(notes),
-                           try_=f"a checkpoint in {_names(capabilities)}, or the command without --strict-device")
+                           try_="the command without --strict-device, or a device with kernels for it")
     return SchemeChoice(assigned, notes)
 
 
@@ -123,7 +124,7 @@ def _schemes_by_role(asked: str, capabilities: Capabilities) -> Mapping[Role, st
     lacking = sorted(set(by_role.values()) - capabilities.weight_schemes)
     if lacking:
         raise ConfigError(f"quantization={asked!r}", because=f"the device has no kernel for {', '.join(lacking)}",
-                          try_=f"one of {_names(capabilities)}")
+                          try_=_choices(capabilities))
     return by_role
 
 
@@ -131,11 +132,14 @@ def _parsed(asked: str, capabilities: Capabilities) -> str:
     try:
         return WeightScheme.parse(asked).name
     except ConfigError:
-        raise ConfigError(f"quantization={asked!r}", because="the checkpoint does not hold it, and weights are not "
-                          "quantized into it as they load", try_=f"one of {_names(capabilities)}") from None
+        is_format = asked in (*OPENERS, "gguf")
+        because = "the checkpoint is not in this format" if is_format else "it is not the name of a scheme"
+        raise ConfigError(f"quantization={asked!r}", because=because, try_=_choices(capabilities)) from None
 
 
-def _names(capabilities: Capabilities) -> str:
+def _choices(capabilities: Capabilities) -> str:
     names = sorted(capabilities.weight_schemes - {PLAIN})
-    return ", ".join([*(name for name in ALIASES if set(ALIASES[name].values()) <= set(names) and name not in names),
-                      *names]) or "none: the device holds plain weights only"
+    if not names:
+        return "another --device: this one holds plain weights only; or the command without --quantization"
+    aliases = [name for name in ALIASES if set(ALIASES[name].values()) <= set(names) and name not in names]
+    return f"one of {', '.join([*aliases, *names])}"
