@@ -13,6 +13,7 @@ import pytest
 
 from quire import LLM, SamplingParams
 from quire.demo import demo_model_path
+from quire.errors import ConfigError
 from tests.gguf_export import add_tokenizer_json, everything, export
 from tests.serving import Server
 
@@ -68,6 +69,16 @@ def test_the_file_says_how_texts_end(demo_file: Callable[[str], Path]) -> None:
         assert tokenizer.eos_token_ids == (2, 0)
         (output,) = llm.chat([{"role": "user", "content": QUESTIONS[0]}], SamplingParams(temperature=0, max_tokens=100))
     assert output.outputs[0].finish_reason == "stop"
+
+
+def test_options_of_loading(demo_file: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match="load_format='safetensors'"):
+        LLM(str(demo_file("F16")), device="cpu", load_format="safetensors")
+    with pytest.raises(ConfigError, match="already quantized"):
+        LLM(str(demo_file("Q8_0")), device="cpu", quantization="int4_g32")
+    with LLM(str(demo_file("F16")), device="cpu", quantization="int8") as llm:
+        schemes = {weight.scheme for part in llm.engine.loaded.model.parts() for weight in part.graph.weights.values()}
+        assert "int8" in schemes
 
 
 def test_it_is_served(demo_file: Callable[[str], Path], published: list[str], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from quire.engine.config import EngineConfig, ResolvedConfig, resolve
 from quire.engine.core import EngineCore
 from quire.engine.input_processor import ModelLimits
 from quire.engine.quantization import choose_schemes, step_dtypes
+from quire.errors import ConfigError
 from quire.graph.cost import scheme_totals
 from quire.graph.ir import ModelGraph
 from quire.graph.kv_budget import fit_kv_blocks, kv_pools, most_kv_blocks
@@ -24,6 +25,7 @@ from quire.graph.report import schemes_text
 from quire.graph.shard import shard
 from quire.models import ModelSpec, build_model
 from quire.weights import CheckpointFiles, CheckpointWeights, DummyWeights, open_checkpoint, open_weights
+from quire.weights.gguf import is_gguf
 from quire.weights.hub import resolve_model
 from quire.weights.ranks import AllRanks
 
@@ -58,6 +60,9 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     """Loads everything. Raises the QuireError that names what does not fit."""
     start_s = time.monotonic()
     folder = resolve_model(config.model, revision=config.revision)
+    if config.load_format == "safetensors" and is_gguf(folder):
+        raise ConfigError(f"load_format='safetensors' of {folder}", because="it is a GGUF file",
+                          try_="load_format='auto', which takes what is there")
     spec = build_model(folder)
     backend = resolve_device(config.device, config.device_options)
     resolved = resolve(

@@ -33,7 +33,7 @@ def open_weights(
     Args:
         checkpoint: where it lies, or its files where they are open already; None for "dummy", which touches none.
         model: the graph this rank runs, before or after passes; cut by `quire.graph.shard` when world_size > 1.
-        load_format: "safetensors"; "auto" is the same today; "dummy" = random weights of `dtype` drawn from `seed`.
+        load_format: "auto" and "safetensors" read the checkpoint; "dummy" = random weights of `dtype` from `seed`.
         rank, world_size: the place in the tensor-parallel group.
         ignorable_tensors: `ModelSpec.ignorable_tensors`. where: how errors call the checkpoint.
     Raises ModelError for a checkpoint that does not fit the model, ConfigError for an unknown load format.
