@@ -1,7 +1,7 @@
 // Speed of the kernels beside the machine's limits, measured in the same rounds:
 //   kernel_bench [threads] [rounds] [isa or ""] [one format, or "attention"]
-// A memory-bound kernel is given as a share of read4 (four read streams per thread), a compute-bound one as a
-// share of the multiply-add peak. Shares are medians over rounds of kernel / limit measured next to each other.
+// A memory-bound kernel is given as a share of read4 (four read streams per thread; attention of read1, as it reads
+// one sequence of blocks), a compute-bound one as a share of the multiply-add peak. Shares are medians over rounds of kernel / limit measured next to each other.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -64,20 +64,21 @@ class Bench {
     return static_cast<double>(kIterations * kFlopsPerIteration * team_.size()) / seconds;
   }
 
-  // work() is one timed run and returns its time.
+  // work() is one timed run and returns its time. streams: read streams of the limit beside a memory-bound kernel.
   template <class F>
-  void report(const std::string& name, double amount, bool memory_bound, F&& work) {
+  void report(const std::string& name, double amount, bool memory_bound, F&& work, int streams = 4) {
     std::vector<double> rates, shares;
     work();
     for (int r = 0; r < rounds_; ++r) {
-      const double before = memory_bound ? read_bandwidth(4) : flop_peak();
+      const double before = memory_bound ? read_bandwidth(streams) : flop_peak();
       const double rate = amount / work();
-      const double after = memory_bound ? read_bandwidth(4) : flop_peak();
+      const double after = memory_bound ? read_bandwidth(streams) : flop_peak();
       rates.push_back(rate);
       shares.push_back(rate / (0.5 * (before + after)));
     }
+    const std::string limit = memory_bound ? "read" + std::to_string(streams) : "peak";
     std::printf("%-34s %8.1f %s  %5.2f of %s (best round %.1f)\n", name.c_str(), median(rates) / 1e9, memory_bound ? "GB/s  " : "Gop/s ",
-                median(shares), memory_bound ? "read4" : "peak", *std::max_element(rates.begin(), rates.end()) / 1e9);
+                median(shares), limit.c_str(), *std::max_element(rates.begin(), rates.end()) / 1e9);
     std::fflush(stdout);
   }
 
@@ -195,7 +196,7 @@ class Bench {
         if (a.num_merges) seconds += run_items(table_.attention_merge, a, a.num_merges, scratch);
       }
       return seconds;
-    });
+    }, 1);
   }
 
  private:
@@ -227,9 +228,10 @@ int main(int argc, char** argv) {
     for (int64_t m : {1, 2, 4, 8, 32}) b.linear(f.format, f.group, f.zeros, f.name, m, f.copies);
     b.linear(f.format, f.group, f.zeros, f.name, 512, 1);
   }
-  for (auto [dtype, name] : {std::pair<DType, const char*>{DType::f32, "f32"}, {DType::bf16, "bf16"}, {DType::f16, "f16"}}) {
+  for (auto [dtype, name] : {std::pair<DType, const char*>{DType::f32, "f32"}, {DType::bf16, "bf16"}, {DType::f16, "f16"}, {DType::i8, "int8"}}) {
     if (!only.empty() && only != name && only != "attention") continue;
     b.attention(dtype, name, 4096, 1, 8);
+    b.attention(dtype, name, 32768, 1, 4);
     b.attention(dtype, name, 512, 512, 4);
     b.attention(dtype, name, 4096, 256, 1);
   }

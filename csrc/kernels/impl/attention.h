@@ -5,9 +5,12 @@
 // blocks; span states are merged in order. So decode, prefill, any chunking and any split agree bit for bit.
 // Online softmax: Milakov and Gimelshein, arXiv:1805.02867; split over keys: Dao et al., FlashDecoding (2023).
 
+#include "attention_product.h"
+
 constexpr int64_t kSpanKeys = 1024;
 constexpr int64_t kTileQueries = 48;      // rows (query row, head) of an item, about
 constexpr int64_t kSplitQueryRows = 4;    // items with more query rows are not split over spans
+constexpr int64_t kPrefetchedRows = 8;    // more rows compute for longer than their keys take to come
 constexpr int64_t kMaxPartialFloats = int64_t{1} << 22;
 
 QUIRE_INLINE int64_t span_blocks(int64_t block_size) { return max_of(1, kSpanKeys / block_size); }
@@ -181,7 +184,7 @@ void widen(const void* in, int64_t count, float* out) {
 // each row stays ascending and a masked value is never touched.
 template <DType T>
 void add_values(int64_t rows, const KeyRange* in_block, const float* weights, int64_t block_size, const void* v,
-                int64_t v_head_dim, float* values, Ahead& ahead) {
+                int64_t v_head_dim, float* values, int64_t ahead) {
   const uint8_t* bytes = static_cast<const uint8_t*>(v);
   const int64_t stride = padded(v_head_dim);
   for (int64_t r0 = 0; r0 < rows; r0 += kProductRows) {
@@ -206,7 +209,7 @@ void add_values(int64_t rows, const KeyRange* in_block, const float* weights, in
 
 template <DType T>
 void attend_block(const AttentionArgs& a, const AttentionItem& item, const AttentionScratch& s, int64_t rows,
-                  int64_t key0, const uint8_t* k, Ahead& ahead) {
+                  int64_t key0, const uint8_t* k, int64_t ahead) {
   const KvCache& c = a.cache;
   const int64_t group = a.heads / c.kv_heads, stride = padded(c.v_head_dim);
   const int64_t index0 = a.seq_lens[item.seq] - (a.query_start_loc[item.seq + 1] - a.query_start_loc[item.seq]) + item.row;
@@ -223,13 +226,15 @@ void attend_block(const AttentionArgs& a, const AttentionItem& item, const Atten
   }
   if (first >= last) return;
   const uint8_t* v = k + c.head_dim * c.block_size * dtype_bytes(T);
+  if (T == DType::i8 && ahead)
+    for (int64_t at = kv_block_head_elements(c); at < kv_block_head_bytes(c); at += 64) prefetch(k + ahead + at);
   const int64_t column0 = first / 16 * 16, columns = round_up(last, 16) - column0;
-  const bool widened = T != DType::f32 && rows > 4;
+  const bool widened = T != DType::f32 && rows > kDirectRows;
   if (widened) {
     widen<T>(k, c.head_dim * c.block_size, s.wide_k);
     widen<T>(v + first * c.v_head_dim * dtype_bytes(T), (last - first) * c.v_head_dim, s.wide_v + first * c.v_head_dim);
     multiply<DType::f32, false>(rows, c.head_dim, columns, s.q, c.head_dim, s.wide_k + column0, c.block_size,
-                                s.scores + column0, c.block_size, ahead);
+                                s.scores + column0, c.block_size, 0);
   } else {
     multiply<T, false>(rows, c.head_dim, columns, s.q, c.head_dim, k + column0 * dtype_bytes(T), c.block_size,
                        s.scores + column0, c.block_size, ahead);
@@ -249,7 +254,7 @@ void attend_block(const AttentionArgs& a, const AttentionItem& item, const Atten
     float* values = s.values + r * stride;
     for (int64_t d = 0; d < stride; d += 8) store(values + d, load(values + d) * broadcast(factor));
   }
-  if (widened) add_values<DType::f32>(rows, in_block, s.scores, c.block_size, s.wide_v, c.v_head_dim, s.values, ahead);
+  if (widened) add_values<DType::f32>(rows, in_block, s.scores, c.block_size, s.wide_v, c.v_head_dim, s.values, 0);
   else add_values<T>(rows, in_block, s.scores, c.block_size, v, c.v_head_dim, s.values, ahead);
 }
 
@@ -269,11 +274,11 @@ void attend_span(const AttentionArgs& a, const AttentionItem& item, const Attent
   auto block_data = [&](int64_t b) {
     return static_cast<const uint8_t*>(c.data) + (table[b] * c.kv_heads + item.kv_head) * head_bytes;
   };
+  const int64_t item_end = min_of(item.span_end * blocks, ceil_div(s.seen[rows - 1].last, c.block_size));
   for (int64_t b = first_block; b < last_block; ++b) {
     if (table[b] < 0) continue;
-    Ahead ahead;
-    if (rows <= 8 && b + 1 < last_block && table[b + 1] >= 0) ahead = {block_data(b + 1), block_data(b + 1) + head_bytes};
-    attend_block<T>(a, item, s, rows, b * c.block_size, block_data(b), ahead);
+    const bool prefetches = rows <= kPrefetchedRows && b + 1 < item_end && table[b + 1] >= 0;
+    attend_block<T>(a, item, s, rows, b * c.block_size, block_data(b), prefetches ? block_data(b + 1) - block_data(b) : 0);
   }
 }
 
