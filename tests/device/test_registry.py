@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from quire.device import ContractError, registry
 from quire.device.capabilities import CONTRACT_VERSION
 from quire.device.registry import device_names, list_devices, resolve_device
 from quire.errors import BackendError, ConfigError
+from quire.graph.ir import CacheRef, Part, Src
+from quire.graph.shapes import T, shape_of
+from quire.graph.trace import Tracer
+from tests.device.conftest import make_plan
 
 GOOD = """
     from quire.device import Capabilities, ConfigError, DeviceReport, hookimpl
@@ -31,7 +36,7 @@ GOOD = """
 
     @hookimpl
     def quire_create_executor(device, plan):
-        return "executor of " + device if plan == "plan" else None
+        return "executor of " + device if plan.block_size == 16 else None
 """
 
 Install = Callable[..., None]
@@ -81,13 +86,32 @@ def test_a_named_backend_is_the_only_one_imported(install: Install, tmp_path: Pa
     assert (backend.name, backend.package, backend.version) == ("alpha", "tmp-alpha", "2.5")
     assert backend.report.name == "chip"
     assert backend.options == {"speed": "9"}
-    assert backend.create_executor("plan") == "executor of alpha"  # type: ignore[arg-type, comparison-overlap]
+    assert backend.create_executor(make_plan(block_size=16)) == "executor of alpha"  # type: ignore[comparison-overlap]
 
 
 def test_an_executor_that_is_nothing_breaks_the_contract(install: Install) -> None:
     install("alpha")
     with pytest.raises(ContractError, match="returned nothing"):
-        resolve_device("alpha").create_executor("other")  # type: ignore[arg-type]
+        resolve_device("alpha").create_executor(make_plan(block_size=8))
+
+
+@pytest.mark.parametrize(("feature", "attrs"), [("sinks", {}), ("alibi", {"alibi": 8.0})])
+def test_a_feature_of_an_op_that_came_later_is_not_left_out_silently(install: Install, feature: str,
+                                                                    attrs: dict[str, float]) -> None:
+    install("alpha")  # declares no op_features, as a backend that was written before they were
+    part = _attention_layer(feature == "sinks", **attrs)
+    plan = make_plan(block_size=16)
+    model = replace(plan.model, layers=(part, *plan.model.layers))
+    with pytest.raises(BackendError, match=f"does not implement paged_attention.{feature}"):
+        resolve_device("alpha").create_executor(replace(plan, model=model))
+
+
+def _attention_layer(sinks: bool, **attrs: float) -> Part:
+    t = Tracer()
+    cache = t.cache("kv", CacheRef("full", 0))
+    weight = t.weight("sinks", (4,), Src("sinks", shape_of(4))) if sinks else None
+    t.output("out", t.paged_attention(t.input("q", (T, 4, 8)), cache, weight, scale=1.0, **attrs))
+    return t.part("layer.")
 
 
 def test_an_unknown_name_lists_the_known_ones(install: Install) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -173,3 +174,25 @@ def test_half_precision_reads_are_those_of_the_rounded_cache() -> None:
     assert out.dtype == np.float16
     expected = _dense(q, paged.keys[0], paged.values[0], 0.3, 0, 0.0, True)
     np.testing.assert_allclose(out.astype(np.float32), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("window", [0, 5])
+def test_sinks_and_slopes_are_a_key_without_value_and_a_bias(window: int) -> None:
+    """Against torch: a column of sink logits is put before the scores and dropped behind the softmax."""
+    rng = np.random.default_rng(3)
+    paged = _paged([13], 4, rng)
+    q = rng.standard_normal((13, H, D)).astype(np.float32)
+    sinks = rng.standard_normal(H).astype(np.float32)
+    slopes = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)
+    found = paged_attention(q, paged.cache, sinks, scale=0.3, window=window, alibi_slopes=slopes, **paged.kwargs([13]))
+    q_, k_, v_ = (torch.from_numpy(a.astype(np.float64)).transpose(0, 1) for a in (q, paged.keys[0], paged.values[0]))
+    k_, v_ = k_.repeat_interleave(H // KV, 0), v_.repeat_interleave(H // KV, 0)
+    distances = torch.arange(13)[None, :] - torch.arange(13)[:, None]
+    scores = q_ @ k_.transpose(1, 2) * 0.3 + torch.from_numpy(slopes).double()[:, None, None] * distances
+    seen = distances <= 0
+    if window:
+        seen &= distances > -window
+    scores = torch.cat([torch.from_numpy(sinks).double()[:, None, None].expand(H, 13, 1),
+                        scores.masked_fill(~seen, -torch.inf)], dim=-1)
+    expected = (torch.softmax(scores, -1)[..., 1:] @ v_).transpose(0, 1).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

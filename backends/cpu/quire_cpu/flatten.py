@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from quire.device.contract import ExecutorPlan
 from quire.errors import BackendError
 from quire.graph.ir import CacheRef, Graph, Part, Value
@@ -56,6 +58,7 @@ class FlatPlan:
         self.group_index = self._add_groups()
         self.weights = PlanWeights(plan, self.native)
         self._rope_tables: dict[RopeSpec, int] = {}
+        self._constants: dict[bytes, int] = {}
         self.has_logits = LOGITS in plan.model.heads
         self._add_parts()
 
@@ -108,7 +111,7 @@ class FlatPlan:
             if OPS[node.op].view and all(plan.places[value].is_view for value in node.outputs):
                 continue
             LOWERINGS[node.op](OpSite(node, graph, shapes, operands, caches, self.group_index, self.weights,
-                                      self._rope_table, emit))
+                                      self._rope_table, self._constant, self._plan.model.axes, emit))
         copied = dict(plan.copies)
         for value, name in copied.items():
             source = operands[value]
@@ -132,6 +135,15 @@ class FlatPlan:
         if spec not in self._rope_tables:
             self._rope_tables[spec] = self.native.add_rotary(*rope_table(spec, self._plan.max_model_len))
         return self._rope_tables[spec]
+
+    def _constant(self, vector: np.ndarray | None) -> int | None:
+        if vector is None:
+            return None
+        key = vector.tobytes()
+        if key not in self._constants:
+            self._constants[key] = self.native.add_vector(len(vector))
+            self.native.fill_vector(self._constants[key], vector, "float32")
+        return self._constants[key]
 
 
 def _rows(value: Value, sizes: Mapping[str, int]) -> tuple[Any, int]:

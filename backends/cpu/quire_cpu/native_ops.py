@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from quire.errors import BackendError
-from quire.graph.ir import CacheRef, Graph, Node, Weight
+from quire.graph.alibi import slopes_of_node
+from quire.graph.ir import Axis, CacheRef, Graph, Node, Weight
 from quire.graph.rope import RopeSpec
 from quire_cpu import _native
 from quire_cpu.weights import PlanWeights
@@ -26,7 +29,7 @@ class OpSite:
         shapes: of every value, in ints at the plan's largest step.
         operands: value id -> native operand, rows as in dimension 0; caches are absent.
         caches: value id -> the cache it stands for.
-        rope_table: spec -> native handle.
+        rope_table: spec -> native handle. constant: a float32 vector, or None -> native handle, or None.
         emit: emit(native op, **fields) appends a call.
     """
 
@@ -38,6 +41,8 @@ class OpSite:
     group_index: Mapping[str, int]
     weights: PlanWeights
     rope_table: Callable[[RopeSpec], int]
+    constant: Callable[[np.ndarray | None], int | None]
+    axes: Mapping[str, Axis]
     emit: Callable[..., None]
 
     def input(self, index: int) -> Any:
@@ -56,6 +61,10 @@ class OpSite:
     def vector(self, index: int) -> int | None:
         weight = self.weight(index)
         return None if weight is None else self.weights.vector(weight)
+
+    def slopes(self) -> np.ndarray | None:
+        """ALiBi slopes of an attention's heads; the device has one rank."""
+        return slopes_of_node(self.node, self.graph, self.axes)
 
     def cache(self, index: int) -> dict[str, int]:
         """group and slot of the cache operand `index`."""
@@ -166,7 +175,7 @@ def _paged_attention(site: OpSite) -> None:
     node = site.node
     site.emit("paged_attention", q=site.input(0), y=site.output(), heads=site.input_shape(0)[1], **site.cache(1),
               window=int(node.attr("window")), scale=float(node.attr("scale")), softcap=float(node.attr("softcap")),
-              causal=bool(node.attr("causal")), sinks=None, alibi_slopes=None)
+              causal=bool(node.attr("causal")), sinks=site.vector(0), alibi_slopes=site.constant(site.slopes()))
 
 
 def _route_experts(site: OpSite) -> None:

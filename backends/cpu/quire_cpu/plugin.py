@@ -8,7 +8,7 @@ from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceRepo
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.device.host_memory import host_memory
-from quire.graph.ops import PLAIN_OPS
+from quire.graph.ops import OP_FEATURES, PLAIN_OPS
 
 _SCHEMES = frozenset({
     "plain", "int8", "int8_g32", "int8_g64", "int8_g128",
@@ -25,6 +25,7 @@ CAPABILITIES = Capabilities(
     kv_dtypes=("bfloat16", "float32", "float16", "int8"),
     block_sizes=(64, 32, 16, 128),
     ops=PLAIN_OPS,
+    op_features=OP_FEATURES,
     weight_schemes=_SCHEMES,
     fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}),
     default_num_batched_tokens=512,

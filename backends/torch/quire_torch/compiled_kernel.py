@@ -110,12 +110,13 @@ def _source(variant: Variant, block_m: int, block_n: int) -> ASTSource:
     constants: dict[str, Any] = {
         "GROUP": variant.group, "HEAD_DIM": variant.head_dim, "HEAD_DIM_V": variant.head_dim, "PADDED": padded,
         "PADDED_V": padded, "PAGE": 16, "BLOCK_M": block_m, "BLOCK_N": block_n, "CAUSAL": True,
-        "HAS_WINDOW": variant.window, "HAS_SOFTCAP": variant.softcap, "WIDEN": False,
+        "HAS_WINDOW": variant.window, "HAS_SOFTCAP": variant.softcap, "HAS_SINKS": False, "HAS_ALIBI": False,
+        "WIDEN": False,
     }
     names = paged_attention_kernel.arg_names
     types = dict.fromkeys(("out", "q", "k_cache", "v_cache"), f"*{variant.dtype}")
     types |= dict.fromkeys(("block_tables", "query_start_loc", "num_computed", "tile_seqs", "tile_rows"), "*i32")
-    types |= {"scale": "fp32", "softcap": "fp32"}
+    types |= {"scale": "fp32", "softcap": "fp32", "sinks": f"*{variant.dtype}", "alibi_slopes": "*fp32"}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
     aligned = [name for name in names if name in types and types[name].startswith("*")]
     aligned += [name for name in names if name.startswith("stride") and name != "stride_table"]

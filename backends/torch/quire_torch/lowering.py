@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from quire.device.contract import CacheHandle, ExecutorPlan, Kernel, StepContext
+from quire.graph.alibi import slopes_of_rank
 from quire.graph.bound_attrs import bound_attrs
 from quire.graph.ir import Graph, Node
 from quire.graph.rope import RopeSpec, rope_table
@@ -34,8 +35,13 @@ class Attention(Protocol):
     """One way to attend over paged caches: in plain torch, or by a kernel."""
 
     def __call__(self, context: StepContext, q: torch.Tensor, cache: CacheHandle, *, scale: float, window: int,
-                 softcap: float, causal: bool) -> torch.Tensor:
-        """[T, H, dv] in q's dtype."""
+                 softcap: float, causal: bool, sinks: torch.Tensor | None = None,
+                 slopes: torch.Tensor | None = None) -> torch.Tensor:
+        """[T, H, dv] in q's dtype.
+
+        Args:
+            sinks: [H] logits of a key without a value. slopes: float32 [H] of ALiBi.
+        """
 
 
 class Lowering:
@@ -51,7 +57,7 @@ class Lowering:
         if node.op == "cache_write":
             return self._cache_write()
         if node.op == "paged_attention":
-            return self._paged_attention(attrs)
+            return self._paged_attention(attrs, slopes_of_rank(node, graph, plan.model.axes, plan.parallel.rank))
         if node.op == "rotary":
             return self._rotary(attrs["table"], attrs["style"], plan.max_model_len)
         if node.op == "rotary_cache_write":
@@ -76,10 +82,13 @@ class Lowering:
 
         return kernel
 
-    def _paged_attention(self, attrs: dict[str, Any]) -> Kernel:
-        def kernel(context: StepContext, inputs: tuple[Any, ...], _: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _paged_attention(self, attrs: dict[str, Any], alibi_slopes: np.ndarray | None) -> Kernel:
+        slopes = None if alibi_slopes is None else self._put(alibi_slopes)
+        del attrs["alibi"]
+
+        def kernel(context: StepContext, inputs: tuple[Any, ...], weights: tuple[Any, ...]) -> tuple[Any, ...]:
             q, cache = inputs
-            return (self._attention(context, q, cache, **attrs),)
+            return (self._attention(context, q, cache, sinks=weights[0], slopes=slopes, **attrs),)
 
         return kernel
 

@@ -9,7 +9,7 @@ from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.device.host_memory import host_memory
 from quire.errors import ConfigError
-from quire.graph.ops import PLAIN_OPS
+from quire.graph.ops import OP_FEATURES, PLAIN_OPS
 from quire_torch.installed import torch_version
 from quire_torch.options import TorchOptions
 
@@ -24,6 +24,7 @@ CAPABILITIES = Capabilities(
     kv_dtypes=_FLOATS,
     block_sizes=(16, 32, 64, 128, 8, 4, 2, 1),
     ops=PLAIN_OPS,
+    op_features=OP_FEATURES,
     fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}),
     default_num_batched_tokens=512,
     default_num_seqs=64,

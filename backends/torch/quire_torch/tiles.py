@@ -45,7 +45,7 @@ def attention_tiles(batch: StepBatch, group: str, block_size: int, put: Callable
         seen = np.broadcast_to(seen, (len(seqs), num_rows, keys.shape[1]))
         pages = np.where(pages < 0, trash, pages)
         tiles.append(Tile(put(rows.reshape(-1).astype(np.int64)), put(pages.astype(np.int64)),
-                          put(np.ascontiguousarray(seen))))
+                          put(np.ascontiguousarray(seen)), put(index.astype(np.int64)), put(keys.astype(np.int64))))
     return tiles
 
 

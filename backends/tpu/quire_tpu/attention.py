@@ -29,10 +29,14 @@ def cache_write(cache: StackedCache, k: jax.Array, v: jax.Array, state: StepStat
 
 
 def paged_attention(q: jax.Array, cache: StackedCache, state: StepState, *, num_kv_heads: int, scale: float,
-                    window: int, softcap: float, causal: bool) -> jax.Array:
+                    window: int, softcap: float, causal: bool, sinks: jax.Array | None = None,
+                    alibi_slopes: jax.Array | None = None) -> jax.Array:
     """softmax(scale * q.k) @ v over the keys each row sees: q [T, H, d] to [T, H, dv]; a row without keys is 0.
 
     What is masked may be NaN: scores are replaced, and masked values are zeroed before the product.
+
+    Args:
+        sinks: [H] logits of a key without a value, for the softmax's sum. alibi_slopes: float32 [H].
     """
     num_tokens, num_heads, head_dim = q.shape
     pages = max(1, _CHUNK_KEYS // state.block_size)
@@ -55,6 +59,9 @@ def paged_attention(q: jax.Array, cache: StackedCache, state: StepState, *, num_
         scores = matmul(grouped, k[state.seq_ids], (((3,), (3,)), ((0, 1), (0, 2)))) * jnp.float32(scale)
         if softcap:
             scores = capped(scores, softcap)
+        if alibi_slopes is not None:
+            distances = (key - index).astype(jnp.float32)[:, None, None, :]  # [T, 1, 1, J]
+            scores = scores + alibi_slopes.reshape(1, num_kv_heads, -1, 1) * distances
         scores = jnp.where(seen[:, None, None, :], scores, MASKED)  # [T, KV, G, J]
         higher = jnp.maximum(best, scores.max(axis=-1))
         weights = jnp.where(seen[:, None, None, :], jnp.exp(scores - higher[..., None]), 0)
@@ -65,8 +72,12 @@ def paged_attention(q: jax.Array, cache: StackedCache, state: StepState, *, num_
 
     value_dim = cache.arrays["v"].shape[-1] // num_kv_heads
     rows = grouped.shape[:3]
-    start = (jnp.full(rows, MASKED, jnp.float32), jnp.zeros(rows, jnp.float32),
-             jnp.zeros((*rows, value_dim), jnp.float32))
+    if sinks is None:
+        best, total = jnp.full(rows, MASKED, jnp.float32), jnp.zeros(rows, jnp.float32)
+    else:  # a key that came before all others and has no value
+        best = jnp.broadcast_to(sinks.astype(jnp.float32).reshape(1, num_kv_heads, -1), rows)
+        total = jnp.ones(rows, jnp.float32)
+    start = (best, total, jnp.zeros((*rows, value_dim), jnp.float32))
     longest = jnp.max(jnp.where((table != trash).any(axis=1), state.seq_lens, 0))
     first = jnp.maximum(jnp.min(state.num_computed) - window + 1, 0) // keys if window else 0
     _, total, out = lax.fori_loop(first, -(-longest // keys), chunk, start)

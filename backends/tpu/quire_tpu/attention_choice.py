@@ -6,16 +6,26 @@ from functools import partial
 
 from quire.device.contract import ExecutorPlan
 from quire.errors import ConfigError
+from quire.graph.op_spec import features_used
+from quire.graph.ops import OPS
 from quire_tpu.attention import paged_attention
 from quire_tpu.lowering import Attention
 from quire_tpu.options import TpuOptions
 
 
 def choose_attention(plan: ExecutorPlan, options: TpuOptions) -> Attention:
-    """The function for `paged_attention`.
+    """The function for `paged_attention`. The Pallas kernel knows neither attention sinks nor ALiBi.
 
-    Raises: ConfigError when the kernel is asked for by name on a TPU and the plan's heads or blocks do not fit it.
+    Raises: ConfigError when the kernel is asked for by name, and the model needs those, or, on a TPU, the plan's heads
+        or blocks do not fit it.
     """
+    features = {feature for part in plan.model.parts() for node in part.graph.nodes if node.op == "paged_attention"
+                for feature in features_used(OPS[node.op], node)}
+    if features:
+        if options.attention == "pallas":
+            raise ConfigError("attention=pallas", because=f"the kernel does not know {', '.join(sorted(features))}",
+                              try_="--tpu-attention auto")
+        return paged_attention
     if options.attention == "jnp" or (options.attention == "auto" and options.platform != "tpu"):
         return paged_attention
     from quire_tpu.kernels.ragged_paged_attention import fits, ragged_paged_attention

@@ -12,6 +12,7 @@ from jax import lax
 from quire.device.contract import ExecutorPlan
 from quire.device.dtypes import numpy_dtype
 from quire.errors import BackendError
+from quire.graph.alibi import slopes_of_node
 from quire.graph.ir import Graph, Node
 from quire.graph.rope import RopeSpec
 from quire.graph.shapes import Dim
@@ -125,11 +126,19 @@ def _rotary_cache_write(n: _Lowering) -> JaxKernel:
 
 
 def _paged_attention(n: _Lowering) -> JaxKernel:
-    def kernel(state: StepState, x: tuple[Any, ...], _: tuple[Any, ...]) -> tuple[Any, ...]:
+    del n.attrs["alibi"]
+    slopes = slopes_of_node(n.node, n.graph, n.plan.model.axes)
+
+    def kernel(state: StepState, x: tuple[Any, ...], weights: tuple[Any, ...]) -> tuple[Any, ...]:
         q, cache = x
+        features: dict[str, jax.Array] = {} if weights[0] is None else {"sinks": weights[0]}
+        if slopes is not None:
+            num_heads = q.shape[1]
+            first = lax.axis_index(plain_ops.TP) * num_heads if len(slopes) > num_heads else 0
+            features["alibi_slopes"] = lax.dynamic_slice_in_dim(jnp.asarray(slopes), first, num_heads)
         assert isinstance(cache, StackedCache)
         spec = n.plan.model.kv_groups[cache.group].arrays[0]
-        return (n.attention(q, cache, state, num_kv_heads=n.size(spec.shape[0]), **n.attrs),)
+        return (n.attention(q, cache, state, num_kv_heads=n.size(spec.shape[0]), **features, **n.attrs),)
     return kernel
 
 

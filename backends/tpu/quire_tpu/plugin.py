@@ -11,7 +11,7 @@ from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceRepo
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.errors import BackendError, ConfigError
-from quire.graph.ops import PLAIN_OPS
+from quire.graph.ops import OP_FEATURES, PLAIN_OPS
 from quire_tpu.options import PLATFORM_VARIABLE, TpuOptions
 
 QUIRE_CONTRACT = (1, 1)
@@ -49,6 +49,7 @@ def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
         kv_dtypes=dtypes,
         block_sizes=(32, 64, 128, 16) if on_tpu else (16, 32, 64, 128, 8, 4, 2, 1),
         ops=PLAIN_OPS,
+        op_features=OP_FEATURES,
         fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}),
         default_num_batched_tokens=1024 if on_tpu else 256,
         default_num_seqs=128 if on_tpu else 16,

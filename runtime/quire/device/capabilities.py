@@ -24,6 +24,8 @@ class Capabilities:
         block_sizes: KV block sizes in tokens, preferred first.
         ops: plain ops it lowers itself; the others run on the reference and are listed at start.
         fused_ops: fused ops it wants; passes fire for these only.
+        op_features: operands and attributes of ops that came after the op itself and that its kernels obey, of
+            `quire.graph.ops.OP_FEATURES`; a graph that uses another one is refused.
         group_kinds: cache kinds ("full", "sliding", ...).
         max_num_batched_tokens, max_num_seqs: most tokens and sequences in one step; None = no limit of its own.
         default_num_batched_tokens, default_num_seqs: the engine's defaults on this device, chosen by measurement.
@@ -47,6 +49,7 @@ class Capabilities:
     ops: frozenset[str]
     weight_schemes: frozenset[str] = frozenset({"plain"})
     fused_ops: frozenset[str] = frozenset()
+    op_features: frozenset[str] = frozenset()
     group_kinds: frozenset[str] = frozenset({"full", "sliding"})
     max_num_batched_tokens: int | None = None
     max_num_seqs: int | None = None

@@ -7,15 +7,31 @@ from collections.abc import Iterable, Iterator
 from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan
 from quire.errors import BackendError
+from quire.graph.op_spec import features_used
+from quire.graph.ops import OPS
 
 
 def check_plan(plan: ExecutorPlan, capabilities: Capabilities, device: str) -> None:
     """Raises BackendError that lists everything in the plan which the device's capabilities do not cover."""
+    check_features(plan, capabilities, device)
     problems = list(_problems(plan, capabilities))
     if problems:
         raise BackendError(f"device {device} cannot run this plan: {'; '.join(problems)}",
                            because="its declared capabilities do not cover it",
                            try_="values from `quire devices`, or another --device")
+
+
+def check_features(plan: ExecutorPlan, capabilities: Capabilities, device: str) -> None:
+    """Raises BackendError when the graph uses an operand or attribute of an op that the device did not declare.
+
+    A backend written before it existed would take the node and leave it out.
+    """
+    used = {feature for part in plan.model.parts() for node in part.graph.nodes
+            for feature in features_used(OPS[node.op], node)}
+    if missing := sorted(used - capabilities.op_features):
+        raise BackendError(f"device {device} does not implement {', '.join(missing)}",
+                           because="the model needs it, and the backend does not declare it",
+                           try_="a newer version of the backend, or another --device")
 
 
 def _problems(plan: ExecutorPlan, capabilities: Capabilities) -> Iterator[str]:

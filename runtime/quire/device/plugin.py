@@ -10,6 +10,7 @@ import pluggy
 from quire.device import hookspecs
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
+from quire.device.plan_check import check_features
 from quire.errors import BackendError, ContractError, QuireError
 
 _HOOKS = ("quire_probe", "quire_capabilities", "quire_create_executor")
@@ -48,7 +49,8 @@ class Plugin:
         return answer
 
     def create_executor(self, device: str, plan: ExecutorPlan) -> Executor:
-        """An executor for the plan."""
+        """An executor for the plan. Raises BackendError for a graph with features of ops that were not declared."""
+        check_features(plan, self.capabilities(device, plan.options), device)
         executor = self._call("quire_create_executor", device, plan=plan)
         if executor is None:
             raise ContractError(f"quire_create_executor of {self._module} returned nothing",

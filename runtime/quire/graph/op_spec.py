@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quire.errors import ModelError
-from quire.graph.ir import Value, ValueDtype, Weight
+from quire.graph.ir import Node, Value, ValueDtype, Weight
 from quire.graph.shapes import Dim, Shape, num_elements
 
 
@@ -68,6 +68,8 @@ class OpSpec:
         in_place: (input, output) index pairs that may share memory.
         view: results alias input 0; no work is done.
         row_independent: row t of the result depends on row t of the inputs only (and on the cache).
+        features: operands and attributes that came after the op itself. A graph may use one (give the operand, or a
+            value that is not the default) only on a device that declares "op.name" in `Capabilities.op_features`.
         fused_from: the plain ops a fused op stands for; () for plain ops. Passes fire only where declared.
         tolerance: activation dtype -> allowed |a-b| / (|b| + rms(b)) against the reference.
     """
@@ -84,6 +86,7 @@ class OpSpec:
     in_place: tuple[tuple[int, int], ...] = ()
     view: bool = False
     row_independent: bool = True
+    features: tuple[str, ...] = ()
     fused_from: tuple[str, ...] = ()
     tolerance: Mapping[str, float] = field(
         default_factory=lambda: {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
@@ -101,6 +104,15 @@ class OpSpec:
                 because=f"it takes {', '.join(self.attrs) or 'none'}",
             )
         return {**self.attrs, **given}
+
+
+def features_used(spec: OpSpec, node: Node) -> tuple[str, ...]:
+    """The features of the op that a node uses, as "op.name"."""
+    weights = {name.rstrip("?"): bool(given) for name, given in zip(spec.weights, node.weights, strict=True)}
+    inputs = {name.rstrip("?"): value >= 0 for name, value in zip(spec.inputs, node.inputs, strict=True)}
+    used = {name: node.attr(name) != spec.attrs[name] for name in spec.features if name in spec.attrs}
+    used |= {name: given for name, given in {**inputs, **weights}.items() if name in spec.features}
+    return tuple(f"{spec.name}.{name}" for name in spec.features if used[name])
 
 
 def shape_error(op: str, message: str) -> ModelError:

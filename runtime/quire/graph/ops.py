@@ -108,6 +108,9 @@ def _cache_write(args: OpArgs) -> Outputs:
 def _paged_attention(args: OpArgs) -> Outputs:
     if len(args.shape(0)) != 3:
         raise shape_error("paged_attention", f"q is {args.shape(0)}, not [T, heads, head_dim]")
+    sinks = args.weights[0]
+    if sinks is not None and sinks.shape != args.shape(0)[1:2]:
+        raise shape_error("paged_attention", f"sinks are {sinks.shape}, q has {args.shape(0)[1]} heads")
     return _same(args)
 
 
@@ -182,8 +185,9 @@ _SPECS = (
     OpSpec("rotary", ("x", "positions"), (), ("out",), _ROTARY_ATTRS, _rotary, elementwise_flops(3),
            in_place=((0, 0),)),
     OpSpec("cache_write", ("cache", "k", "v"), (), ("cache",), {}, _cache_write, lambda a: Dim.of(0)),
-    OpSpec("paged_attention", ("q", "cache"), (), ("out",),
-           {"scale": REQUIRED, "window": 0, "softcap": 0.0, "causal": True}, _paged_attention, _attention_flops),
+    OpSpec("paged_attention", ("q", "cache"), ("sinks?",), ("out",),
+           {"scale": REQUIRED, "window": 0, "softcap": 0.0, "causal": True, "alibi": 0.0}, _paged_attention,
+           _attention_flops, features=("sinks", "alibi")),
     OpSpec("route_experts", ("logits",), (), ("ids", "weights"),
            {"k": REQUIRED, "score": "softmax", "normalize": True, "scale": 1.0}, _route_experts, elementwise_flops(6)),
     OpSpec("experts", ("x", "ids", "weights"), ("w13", "w2"), ("out",), {"act": REQUIRED}, _experts, _expert_flops,
@@ -202,4 +206,6 @@ OPS: Mapping[str, OpSpec] = MappingProxyType({spec.name: spec for spec in _SPECS
 """Every op by name."""
 
 PLAIN_OPS = frozenset(spec.name for spec in _SPECS if not spec.fused_from)
+OP_FEATURES = frozenset(f"{spec.name}.{name}" for spec in _SPECS for name in spec.features)
+"""What `Capabilities.op_features` may name: operands and attributes that came after their op."""
 FUSED_OPS = frozenset(spec.name for spec in _SPECS if spec.fused_from)

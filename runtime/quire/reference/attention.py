@@ -40,9 +40,9 @@ def _slots(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1, *array.shape[2:])
 
 
-def paged_attention(q: np.ndarray, cache: PagedCache, *, block_tables: np.ndarray, query_start_loc: np.ndarray,
-                    num_computed: np.ndarray, scale: float, window: int = 0, softcap: float = 0.0,
-                    causal: bool = True) -> np.ndarray:
+def paged_attention(q: np.ndarray, cache: PagedCache, sinks: np.ndarray | None = None, *, block_tables: np.ndarray,
+                    query_start_loc: np.ndarray, num_computed: np.ndarray, scale: float, window: int = 0,
+                    softcap: float = 0.0, causal: bool = True, alibi_slopes: np.ndarray | None = None) -> np.ndarray:
     """softmax(scale * q.k) @ v of every query row over the keys it sees.
 
     Row i of sequence s has KV index `num_computed[s] + i`. It sees key j of its sequence if (not causal or
@@ -52,6 +52,8 @@ def paged_attention(q: np.ndarray, cache: PagedCache, *, block_tables: np.ndarra
     Args:
         q: [T, H, d]. block_tables: int32 [S, B]. query_start_loc: int32 [S+1]. num_computed: int32 [S].
         softcap: > 0 caps scaled scores before the softmax: cap * tanh(score / cap).
+        sinks: [H] logits, taken as they are, of a key without a value: they take part in the softmax's sum only.
+        alibi_slopes: float32 [H] (`quire.graph.alibi`); adds slope * (key index - row index) after the softcap.
     Returns: [T, H, dv] in q's dtype; scores, softmax and sums are float32.
     Source: arXiv:2309.06180; grouped queries arXiv:2305.13245.
     """
@@ -66,7 +68,8 @@ def paged_attention(q: np.ndarray, cache: PagedCache, *, block_tables: np.ndarra
             keys = np.arange(first, index + 1 if causal else seq_len)
             k, v = _gather(cache, table, keys)
             if k.shape[1]:
-                out[row] = _attend(q32[row], k, v, scale, softcap)
+                bias = None if alibi_slopes is None else _bias(alibi_slopes, keys, index, table, cache["k"].shape[1])
+                out[row] = _attend(q32[row], k, v, scale, softcap, sinks, bias)
     return round_to(out, q.dtype)
 
 
@@ -83,13 +86,29 @@ def _gather(cache: PagedCache, table: np.ndarray, keys: np.ndarray) -> tuple[np.
     return as_f32(k.swapaxes(0, 1)), as_f32(v.swapaxes(0, 1))
 
 
-def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, softcap: float) -> np.ndarray:
+def _bias(slopes: np.ndarray, keys: np.ndarray, index: int, table: np.ndarray, block_size: int) -> np.ndarray:
+    """float32 [H, n] of the keys whose blocks are resident."""
+    keys = keys[table[keys // block_size] >= 0]
+    return slopes[:, None] * (keys - index).astype(np.float32)
+
+
+def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, softcap: float, sinks: np.ndarray | None,
+            bias: np.ndarray | None) -> np.ndarray:
     """One query row [H, d] over k [KV, n, d], v [KV, n, dv]: float32 [H, dv]."""
     num_heads, num_kv_heads = q.shape[0], k.shape[0]
     grouped = q.reshape(num_kv_heads, num_heads // num_kv_heads, -1)
     scores = np.matmul(grouped, k.swapaxes(1, 2)) * np.float32(scale)  # [KV, H/KV, n]
     if softcap:
         scores = capped(scores, softcap)
-    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    probabilities = scores / scores.sum(axis=-1, keepdims=True)
+    if bias is not None:
+        scores = scores + bias.reshape(scores.shape)
+    largest = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        sink = as_f32(sinks).reshape(*scores.shape[:2], 1)
+        largest = np.maximum(largest, sink)
+    scores = np.exp(scores - largest)
+    total = scores.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + np.exp(sink - largest)
+    probabilities = scores / total
     return np.matmul(probabilities, v).reshape(num_heads, -1)

@@ -19,7 +19,7 @@ from quire.device.host_memory import host_memory
 from quire.errors import ConfigError
 from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
 from quire.graph.kv_arrays import QUANTIZED_KV_DTYPES, held_arrays
-from quire.graph.ops import PLAIN_OPS
+from quire.graph.ops import OP_FEATURES, PLAIN_OPS
 from quire.graph.shapes import concrete
 from quire.reference.lowering import lower_reference
 from quire.sampling.batch import I32
@@ -41,6 +41,7 @@ CAPABILITIES = Capabilities(
     kv_dtypes=(*_FLOATS, "int8"),
     block_sizes=(16, 32, 8, 4, 2, 1, 64, 128, 256),
     ops=PLAIN_OPS,
+    op_features=OP_FEATURES,
     weight_schemes=_SCHEMES,
     row_determinism="batch_invariant",
     default_num_seqs=32,

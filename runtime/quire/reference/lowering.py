@@ -10,6 +10,7 @@ import numpy as np
 from quire.device.contract import ExecutorPlan, Kernel, StepContext
 from quire.device.dtypes import numpy_dtype
 from quire.errors import InternalError
+from quire.graph.alibi import slopes_of_rank
 from quire.graph.bound_attrs import bound_attrs
 from quire.graph.ir import Graph, Node
 from quire.reference import REFERENCE
@@ -23,7 +24,7 @@ def lower_reference(node: Node, graph: Graph, plan: ExecutorPlan) -> Kernel:
     function = REFERENCE.get(node.op)
     if function is None:
         raise InternalError(f"op {node.op} has no reference")
-    attrs = _bound_attrs(node, plan)
+    attrs = _bound_attrs(node, graph, plan)
     dtypes = _result_dtypes(node, graph, plan.act_dtype)
     cache_input = next((i for i, v in enumerate(node.inputs) if v >= 0 and graph.values[v].dtype == "cache"), None)
 
@@ -64,11 +65,14 @@ _STEP_KEYWORDS: Mapping[str, _StepKeywords] = {
 }
 
 
-def _bound_attrs(node: Node, plan: ExecutorPlan) -> dict[str, Any]:
+def _bound_attrs(node: Node, graph: Graph, plan: ExecutorPlan) -> dict[str, Any]:
     """The function's keywords: node attributes with Dims evaluated, and what the plan knows."""
     attrs = bound_attrs(node, plan.model.axis_sizes())
     if node.op == "embedding":
         attrs["dtype"] = numpy_dtype(plan.act_dtype)
+    elif node.op == "paged_attention":
+        del attrs["alibi"]
+        attrs["alibi_slopes"] = slopes_of_rank(node, graph, plan.model.axes, plan.parallel.rank)
     elif node.op in ("rotary", "rotary_cache_write"):
         attrs["max_len"] = plan.max_model_len
     elif node.op in ("all_reduce", "all_gather"):

@@ -6,6 +6,7 @@ Exits with an error at the first case that differs, and prints how many were com
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from quire.device.batch import GroupBatch, StepBatch
 from quire.device.contract import CacheHandle, KVPlan, StepContext
 from quire.device.graph_executor import GraphExecutor
 from quire.device.step_context import step_context
+from quire.graph.alibi import alibi_slopes
 from quire_torch.library import TorchLibrary
 from quire_torch.options import TorchOptions
 from quire_torch.plugin import CAPABILITIES
@@ -65,14 +67,18 @@ def filled_cache(rng: np.random.Generator, context: StepContext, kv_heads: int, 
 
 
 def compare(heads: int, kv_heads: int, head_dim: int, window: int, softcap: float, causal: bool,
-            dtype: torch.dtype) -> None:
+            dtype: torch.dtype, extras: str = "") -> None:
     """One case; raises AssertionError where the two disagree."""
     rng = np.random.default_rng(heads * head_dim + window)
     context, memo = step(rng, window), StepMemo()
     cache = filled_cache(rng, context, kv_heads, head_dim, dtype)
     q = host_tensor(rng.standard_normal((context.batch.num_tokens, heads, 2 * head_dim)).astype(np.float32)).to(dtype)
     q = q[..., :head_dim]  # strided, as after a split
-    attrs = {"scale": 0.4, "window": window, "softcap": softcap, "causal": causal}
+    attrs: dict[str, Any] = {"scale": 0.4, "window": window, "softcap": softcap, "causal": causal}
+    if "sinks" in extras:
+        attrs["sinks"] = host_tensor(rng.standard_normal(heads).astype(np.float32)).to(dtype)
+    if "alibi" in extras:
+        attrs["slopes"] = host_tensor(alibi_slopes(heads))
     expected = TorchAttention(host_tensor, memo)(context, q, cache, **attrs)
     result = TritonAttention(host_tensor, memo)(context, q, cache, **attrs)
     assert result.dtype == dtype
@@ -104,6 +110,8 @@ def main() -> None:
     cases = [(4, 2, 8, 0, 0.0, True, torch.float32), (7, 1, 24, 0, 0.0, True, torch.float16)]
     cases += [(4, 2, 16, *masks, torch.float32) for masks in product((0, 1, 6), (0.0, 1.5), (True, False))]
     cases += [(6, 2, 16, 6, 1.5, True, dtype) for dtype in (torch.float16, torch.bfloat16)]
+    cases += [(6, 2, 16, window, 0.0, True, torch.float32, extras)
+              for window in (0, 6) for extras in ("sinks", "alibi", "sinks and alibi")]
     for case in cases:
         compare(*case)
     print(f"{len(cases)} cases agree")

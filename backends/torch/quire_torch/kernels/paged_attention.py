@@ -43,12 +43,13 @@ def launch_config(head_dim: int, group: int, itemsize: int, *, decode: bool, war
 @triton.jit
 def paged_attention_kernel(  # type: ignore[no-untyped-def]
     out, q, k_cache, v_cache, block_tables, query_start_loc, num_computed, tile_seqs, tile_rows,
-    scale, softcap, window,
+    sinks, alibi_slopes, scale, softcap, window,
     stride_out_token, stride_out_head, stride_q_token, stride_q_head,
     stride_k_block, stride_k_slot, stride_k_head, stride_v_block, stride_v_slot, stride_v_head, stride_table,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, PADDED: tl.constexpr,
     PADDED_V: tl.constexpr, PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
-    HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, WIDEN: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_ALIBI: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One tile of one KV head. Grid: (N tiles, KV).
 
@@ -56,6 +57,7 @@ def paged_attention_kernel(  # type: ignore[no-untyped-def]
         out: [T, H, dv]. q: [T, H, d]. k_cache, v_cache: [blocks, PAGE, KV, d]; the last dimension is contiguous.
         block_tables: int32 [S, B], -1 = not resident. query_start_loc: int32 [S+1]. num_computed: int32 [S].
         tile_seqs, tile_rows: int32 [N], the tile's sequence, and its first query row in that sequence.
+        sinks: [H] logits of a key without a value, read where HAS_SINKS. alibi_slopes: float32 [H], where HAS_ALIBI.
         WIDEN: operands are widened to float32 first (where 16-bit products are not to be had).
     """
     seq = tl.load(tile_seqs + tl.program_id(0))
@@ -85,8 +87,13 @@ def paged_attention_kernel(  # type: ignore[no-untyped-def]
     if HAS_WINDOW:
         start = tl.maximum(computed + first_row - window + 1, 0)
 
+    if HAS_ALIBI:
+        slopes = tl.load(alibi_slopes + head, mask=used, other=0.0)
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
+    if HAS_SINKS:  # a key that came before all others and has no value
+        largest = tl.load(sinks + head, mask=used, other=0.0).to(tl.float32)
+        total += 1.0
     acc = tl.zeros([BLOCK_M, PADDED_V], tl.float32)
     for block_start in range(start // BLOCK_N * BLOCK_N, end, BLOCK_N):
         key = block_start + tl.arange(0, BLOCK_N)
@@ -108,6 +115,8 @@ def paged_attention_kernel(  # type: ignore[no-untyped-def]
         scores = tl.dot(queries, keys, input_precision="ieee") * scale
         if HAS_SOFTCAP:  # cap * tanh(x / cap), and tanh(y) = 2 / (1 + exp(-2y)) - 1
             scores = softcap * (2.0 / (1.0 + tl.exp(scores * (-2.0 / softcap))) - 1.0)
+        if HAS_ALIBI:
+            scores += slopes[:, None] * (key[None, :] - index[:, None]).to(tl.float32)
         seen = inside[None, :] & used[:, None]
         if CAUSAL:
             seen = seen & (key[None, :] <= index[:, None])

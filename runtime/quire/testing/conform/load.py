@@ -10,7 +10,7 @@ from quire.device.capabilities import CONTRACT_VERSION
 from quire.device.contract import ExecutorPlan
 from quire.device.dtypes import numpy_dtype
 from quire.errors import BackendError, ConfigError, QuireError
-from quire.graph.ops import FUSED_OPS, PLAIN_OPS
+from quire.graph.ops import FUSED_OPS, OP_FEATURES, PLAIN_OPS
 from quire.sampling.batch import FEATURES
 from quire.testing.conform.case import Case, CheckFailedError, Finding, NotApplicableError, require
 from quire.testing.conform.op_case import op_model, op_weights
@@ -78,6 +78,7 @@ def _capabilities(subject: Subject) -> Finding:
         for dtype in getattr(declared, name):
             numpy_dtype(dtype)
     for what, stray in (("ops", declared.ops - PLAIN_OPS), ("fused_ops", declared.fused_ops - FUSED_OPS),
+                        ("op_features", declared.op_features - OP_FEATURES),
                         ("device_sampling", declared.device_sampling - set(FEATURES))):
         require(not stray, f"{what} has {', '.join(sorted(stray))}, which this contract does not know")
     require(all(size > 0 for size in declared.block_sizes), f"block sizes are {declared.block_sizes}")

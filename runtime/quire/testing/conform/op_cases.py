@@ -100,6 +100,11 @@ FIXED: dict[str, tuple[_Row, ...]] = {
         _attention("softcap_window", _LONG, spread=3.0, softcap=2.0, window=7),
         _attention("peaked_scores", _RAGGED, spread=12.0),
         _attention("not_causal", ((0, 7), (0, 2)), causal=False),
+        _attention("sinks", _RAGGED, {**_GQA, "sinks": 1}),
+        _attention("sinks_window_softcap", _LONG, {**_GQA, "sinks": 1}, spread=3.0, window=9, softcap=2.0),
+        _attention("alibi", _LONG, {"heads": 4, "kv_heads": 4, "head_dim": 16}, alibi=8.0),
+        _attention("alibi_odd_heads", _RAGGED, {"heads": 6, "kv_heads": 2, "head_dim": 16}, alibi=4.0),
+        _attention("alibi_sinks_window", _LONG, {**_GQA, "sinks": 1}, alibi=8.0, window=20),
     ),
     "route_experts": (
         ("softmax", {"width": 24, "mlp": 16, "experts": 7}, {"k": 2}, {}),
@@ -162,9 +167,18 @@ def tolerance(case: OpCase) -> float:
     return bounds[case.dtypes.act]
 
 
+def undeclared_features(op: str, capabilities: Capabilities, sizes: Mapping[str, int], attrs: Mapping[str, Any]
+                        ) -> tuple[str, ...]:
+    """Features of the op that a case with these sizes and attributes needs and the device does not declare."""
+    needed = (f"{op}.{name}" for name in OPS[op].features if sizes.get(name) or attrs.get(name))
+    return tuple(feature for feature in needed if feature not in capabilities.op_features)
+
+
 def fixed_cases(op: str, capabilities: Capabilities, seed: int) -> Iterator[OpCase]:
-    """The op's fixed cases in every dtype that the device declares."""
+    """The op's fixed cases in every dtype that the device declares, of the features that it declares."""
     for variant, sizes, attrs, fields in FIXED.get(op, ()):
+        if undeclared_features(op, capabilities, sizes, attrs):
+            continue
         for dtypes in dtypes_of(op, capabilities):
             yield OpCase(op, variant, sizes, attrs, dtypes, seed=seed, **fields)
 

@@ -115,7 +115,8 @@ def _paged_attention(case: OpCase) -> OpBody:
             q, o.written = o.t.rotary_cache_write(q, k, v, o.positions, o.cache, **rotary)
         else:
             o.written = o.t.cache_write(o.cache, k, v)
-        out = o.t.paged_attention(q, o.written, **{"scale": dim**-0.5, **attention})
+        sinks = o.weight("sinks", heads) if case.size("sinks") else None
+        out = o.t.paged_attention(q, o.written, sinks, **{"scale": dim**-0.5, **attention})
         return o.flat(out, heads * dim)
 
     return OpBody((heads + 2 * kv_heads) * dim, heads * dim, trace, uses_cache=True,

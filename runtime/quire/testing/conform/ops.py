@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from quire.device.contract import MemoryReport
-from quire.graph.ops import FUSED_OPS, PLAIN_OPS
+from quire.graph.ops import FUSED_OPS, OPS, PLAIN_OPS
 from quire.testing.conform.case import Case, Finding, NotApplicableError, require, require_close
 from quire.testing.conform.op_case import OpCase, op_model, op_weights
 from quire.testing.conform.op_cases import fixed_cases, tolerance
@@ -28,6 +28,9 @@ def op_level(subject: Subject, seed: int, extra: tuple[OpCase, ...] = ()) -> Ite
         if why_not:
             yield Case(f"L2/{op}", _refuse(why_not))
             continue
+        for name in OPS[op].features:
+            if (feature := f"{op}.{name}") not in capabilities.op_features:
+                yield Case(f"L2/{op}/{name}", _refuse(f"the device does not declare {feature}"))
         cases = list(fixed_cases(op, capabilities, seed))
         if hypothesis_version() is None:
             yield Case(f"L2/{op}/drawn", _refuse("hypothesis is not installed, no shapes are drawn"))

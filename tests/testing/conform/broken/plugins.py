@@ -103,8 +103,17 @@ def with_executor(**methods: Any) -> type[Plugin]:
 # ---- ops ----------------------------------------------------------------------------------------------------
 
 
-def _window_off_by_one(q: Any, cache: Any, *, window: int = 0, **rest: Any) -> Any:
-    return REFERENCE["paged_attention"](q, cache, window=window + 1 if window else 0, **rest)
+def _window_off_by_one(q: Any, cache: Any, sinks: Any = None, *, window: int = 0, **rest: Any) -> Any:
+    return REFERENCE["paged_attention"](q, cache, sinks, window=window + 1 if window else 0, **rest)
+
+
+def _leaves_sinks_out(q: Any, cache: Any, _: Any = None, **rest: Any) -> Any:
+    return REFERENCE["paged_attention"](q, cache, **rest)
+
+
+def _slopes_of_the_next_head(q: Any, cache: Any, sinks: Any = None, *, alibi_slopes: Any = None, **rest: Any) -> Any:
+    turned = None if alibi_slopes is None else np.roll(alibi_slopes, 1)
+    return REFERENCE["paged_attention"](q, cache, sinks, alibi_slopes=turned, **rest)
 
 
 def _slot_off_by_one(cache: Any, k: Any, v: Any, *, slots: np.ndarray) -> Any:
@@ -112,10 +121,10 @@ def _slot_off_by_one(cache: Any, k: Any, v: Any, *, slots: np.ndarray) -> Any:
     return REFERENCE["cache_write"](cache, k, v, slots=slots - slots % size + (slots + 1) % size)
 
 
-def _nan_leak(q: np.ndarray, cache: Any, *, block_tables: Any, query_start_loc: Any, num_computed: Any,
-              **rest: Any) -> Any:
+def _nan_leak(q: np.ndarray, cache: Any, sinks: Any = None, *, block_tables: Any, query_start_loc: Any,
+              num_computed: Any, **rest: Any) -> Any:
     """Masks scores, then multiplies whole blocks of values by zeros."""
-    out = REFERENCE["paged_attention"](q, cache, block_tables=block_tables, query_start_loc=query_start_loc,
+    out = REFERENCE["paged_attention"](q, cache, sinks, block_tables=block_tables, query_start_loc=query_start_loc,
                                        num_computed=num_computed, **rest).copy()
     size = cache["v"].shape[1]
     for s, table in enumerate(block_tables):
@@ -126,9 +135,10 @@ def _nan_leak(q: np.ndarray, cache: Any, *, block_tables: Any, query_start_loc: 
     return out
 
 
-def _stale_pages(q: np.ndarray, cache: Any, *, block_tables: np.ndarray, window: int = 0, **rest: Any) -> Any:
+def _stale_pages(q: np.ndarray, cache: Any, sinks: Any = None, *, block_tables: np.ndarray, window: int = 0,
+                 **rest: Any) -> Any:
     """Does not know -1: reads what was freed as if it were block 0, a little."""
-    out = REFERENCE["paged_attention"](q, cache, block_tables=block_tables, window=window, **rest)
+    out = REFERENCE["paged_attention"](q, cache, sinks, block_tables=block_tables, window=window, **rest)
     freed = (block_tables < 0).any()
     return out + np.float32(0.1) * cache["v"][0, 0, 0, 0] if freed and window else out
 
@@ -335,6 +345,9 @@ BROKEN: dict[str, Broken] = {
     "swaps_keys_and_values": Broken(with_executor(read_blocks=_swaps_keys_and_values), "L1/pages/hold_keys_and_values"),
     "nan_leak": Broken(with_op("paged_attention", _nan_leak), "L1/pages/unwritten_slots_stay_unseen"),
     "wrong_causal_mask": Broken(with_op("paged_attention", causal=False), "L2/paged_attention/*"),
+    "leaves_sinks_out": Broken(with_op("paged_attention", _leaves_sinks_out), "L2/paged_attention/sinks/*"),
+    "slopes_of_the_next_head": Broken(with_op("paged_attention", _slopes_of_the_next_head),
+                                      "L2/paged_attention/alibi/*"),
     "window_off_by_one": Broken(with_op("paged_attention", _window_off_by_one), "L2/paged_attention/window/*"),
     "softcap_missing": Broken(with_op("paged_attention", softcap=0.0), "L2/paged_attention/softcap/*"),
     "norm_offset_dropped": Broken(with_op("add_rms_norm", weight_offset=0.0), "L2/add_rms_norm/offset_normed/*"),
