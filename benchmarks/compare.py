@@ -14,7 +14,7 @@ from typing import Any
 
 from comparison.bar_chart import bar_chart
 from comparison.contender import OURS, PEERS, Contender, Running
-from comparison.markdown import markdown
+from comparison.markdown import markdown, refill
 from comparison.result import Result
 from comparison.rows import Row, process_rows, speed_rows
 
@@ -43,6 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=0, help="fresh processes for the rows of start and memory")
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/quire-compare"), help="converted checkpoints")
     parser.add_argument("--out", type=Path, help="writes OUT.md, OUT.json and OUT.svg")
+    parser.add_argument("--refill", metavar="PAGE#MARK", help="puts the tables between a page's marks")
     args = parser.parse_args()
     for name in ("python", "peer_formats", "peer_options"):
         given = getattr(args, name)
@@ -154,6 +155,9 @@ def main() -> None:
     print(text)
     if args.out is not None:
         write(args.out, title, text, comparison, results)
+    if args.refill is not None:
+        page, _, mark = args.refill.partition("#")
+        refill(Path(page), mark, text)
 
 
 if __name__ == "__main__":

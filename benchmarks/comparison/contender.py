@@ -17,7 +17,7 @@ OURS = "quire"
 PEERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "llama-cpp": ("llama_cpp_peer.py", ("BF16", "F16", "Q8_0", "Q4_0")),
     "transformers": ("transformers_peer.py", ("float32",)),
-    "vllm": ("vllm_peer.py", ("float32",)),
+    "vllm": ("vllm_peer.py", ("bfloat16", "float32")),
 }
 """Peer -> its script, and the formats it is run in unless others are asked for."""
 

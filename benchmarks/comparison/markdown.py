@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from comparison.result import Result, Standing
 
 
@@ -17,6 +19,17 @@ def markdown(results: list[Result]) -> str:
         figures = " | ".join(number(result.median(label)) for label in labels)
         lines.append(f"| {result.row.name}, {result.row.unit} | {figures} |")
     return "\n".join(lines) + "\n"
+
+
+def refill(page: Path, mark: str, text: str) -> None:
+    """Puts `text` between the marks of a page, in place of what stands there. ValueError where it has no such marks."""
+    written = page.read_text(encoding="utf-8")
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, found_begin, rest = written.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not mark or not found_begin or not found_end:
+        raise ValueError(f"{page} has no {begin} ... {end}")
+    page.write_text(f"{before}{begin}\n{text.rstrip()}\n{end}{after}", encoding="utf-8")
 
 
 def number(value: float) -> str:

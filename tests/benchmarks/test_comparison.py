@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from comparison.bar_chart import bar_chart
 from comparison.contender import Contender, Running
-from comparison.markdown import markdown
+from comparison.markdown import markdown, refill
 from comparison.result import Result
 from comparison.rows import Row, process_rows, speed_rows
 
@@ -98,6 +98,17 @@ def test_tables_and_chart_hold_every_figure() -> None:
     assert len(bars) == len(results) * len(CONTENDERS)
     assert bars[0] / bars[4] == pytest.approx(30.5 / 1040.5, rel=0.01)
     assert json.loads(json.dumps(results[0].as_json()))["medians"]["quire int4"] == 60.5
+
+
+def test_tables_are_put_into_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# a\n<!-- peers -->\nold\n<!-- /peers -->\nlast\n")
+    refill(page, "peers", "new\n")
+    refill(page, "peers", "newer\n")
+    assert page.read_text() == "# a\n<!-- peers -->\nnewer\n<!-- /peers -->\nlast\n"
+    for mark in ("other", ""):
+        with pytest.raises(ValueError, match="has no"):
+            refill(page, mark, "x")
 
 
 ECHO = """
