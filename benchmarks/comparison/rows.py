@@ -42,13 +42,16 @@ class Row:
     def limit(self, answer: dict[str, float], limits: MachineLimits, bits: int) -> float | None:
         """What the machine's measured limits allow for the bytes or operations that our answer tells; None = neither.
 
-        Prefill of integers stands beside the peak of 8-bit integer arithmetic, of floats beside float32's.
+        Prefill and batches of integers stand beside the peak of 8-bit integer arithmetic, of floats beside float32's.
         """
+        load, integers = self.workload, limits.int8_ops_per_s if bits <= 8 else None
         if self.kind == "decode":
             return limits.read_bytes_per_s / answer["decode_bytes"]
         if self.kind == "prefill":
-            integers = limits.int8_ops_per_s if bits <= 8 else None
-            return (integers or limits.flops_per_s) * self.workload.num_prompt_tokens / answer["prefill_operations"]
+            return (integers or limits.flops_per_s) * load.num_prompt_tokens / answer["prefill_operations"]
+        if self.kind == "batch":
+            num_output_tokens = len(load.prompts) * load.output_len
+            return (integers or limits.flops_per_s) * num_output_tokens / answer["batch_operations"]
         return None
 
 

@@ -1,7 +1,7 @@
 """Our own side of a comparison; run by compare.py with the interpreter that runs compare.py.
 
 Formats: a weight dtype (bfloat16, float16, float32), or what `--quantization` takes. Options: EngineConfig's fields.
-An answer to one request also tells what the work must read and compute at least, for the shares of the limits.
+An answer also tells what the work must read and compute at least, for the shares of the limits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from protocol import Arguments, serve
 
 import quire
-from quire.bench.bounds import decode_bytes, prefill_operations
+from quire.bench.bounds import batch_operations, decode_bytes, prefill_operations
 from quire.bench.runs import run_once
 from quire.bench.workload import Workload
 from quire.engine.config import EngineConfig
@@ -36,9 +36,12 @@ def main() -> None:
     engine = LLMEngine(engine_config(args))
 
     def run(prompts: list[list[int]], output_len: int) -> dict[str, float]:
-        first_s, total_s = run_once(engine, Workload(tuple(map(tuple, prompts)), output_len))
+        load = Workload(tuple(map(tuple, prompts)), output_len)
+        first_s, total_s = run_once(engine, load)
         answer = {"first_s": first_s, "total_s": total_s}
-        if len(prompts) == 1:
+        if len(prompts) > 1:
+            answer["batch_operations"] = batch_operations(engine.loaded, load)
+        else:
             answer["decode_bytes"] = decode_bytes(engine.loaded, len(prompts[0]) + output_len // 2)
             answer["prefill_operations"] = prefill_operations(engine.loaded, len(prompts[0]))
         return answer

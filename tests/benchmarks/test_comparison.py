@@ -43,11 +43,13 @@ def test_figures_follow_from_times() -> None:
 
 def test_limits_follow_from_what_our_answer_reads_and_computes() -> None:
     decode, prefill, batch = rows()
-    answer = {"first_s": 1.0, "total_s": 2.0, "decode_bytes": 1e9, "prefill_operations": 512e9}
+    answer = {"first_s": 1.0, "total_s": 2.0, "decode_bytes": 1e9, "prefill_operations": 512e9,
+              "batch_operations": 32 * 64e9}
     assert decode.limit(answer, LIMITS, 16) == 40
     assert prefill.limit(answer, LIMITS, 16) == 200
     assert prefill.limit(answer, LIMITS, 4) == 800
-    assert batch.limit(answer, LIMITS, 16) is None
+    assert batch.limit(answer, LIMITS, 8) == 800
+    assert process_rows(1000)[0].limit(answer, LIMITS, 16) is None
 
 
 def test_a_format_is_compared_with_the_best_peer_of_its_width_in_every_round() -> None:
