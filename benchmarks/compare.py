@@ -151,7 +151,8 @@ def main() -> None:
     )) + results
     title = f"{args.checkpoint.resolve().name}, {args.threads} threads, {platform.machine()}, {date.today()}"
     versions = "".join(f"- {label}: {version}\n" for label, version in comparison.versions.items())
-    text = f"{title}; medians of {args.rounds} rounds\n\n{versions}\n{markdown(results)}"
+    rounds = "one round" if args.rounds == 1 else f"medians of {args.rounds} rounds"
+    text = f"{title}; {rounds}\n\n{versions}\n{markdown(results)}"
     print(text)
     if args.out is not None:
         write(args.out, title, text, comparison, results)

@@ -46,7 +46,7 @@ def main() -> None:
             answer["prefill_operations"] = prefill_operations(engine.loaded, len(prompts[0]))
         return answer
 
-    serve(f"quire {quire.__version__}, {args.format}", run)
+    serve(f"quire {quire.__version__}, {args.format}, {engine.loaded.backend.report.driver}", run)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ namespace quire {
 namespace {
 
 constexpr int64_t kReadBytes = int64_t{256} << 20;
-constexpr int64_t kRounds = 8;
-constexpr int64_t kIterations = 8'000'000;  // of an arithmetic loop, a round
+constexpr int64_t kRounds = 16;
+constexpr int64_t kIterations = 2'000'000;  // of an arithmetic loop, a round
 
 std::atomic<uint64_t> sink{0};  // results go here, or the loops would be dropped
 
