@@ -63,10 +63,9 @@ class StepProgram:
     def weight_format(self, weight_dims: int, repeats: int, dtype: Any) -> Sharding | Format:
         """Of a weight [repeats, ...] (without that axis for one layer), which is the same for every bucket."""
         sharding = self.sharding(by_rank=True)
-        if repeats == 1 or weight_dims < 2:
+        if repeats == 1 or weight_dims < 2 or self.world_size > 1:  # XLA drops the tiles of what is cut over ranks
             return sharding
-        num_dims = weight_dims + 1 + (self.world_size > 1)
-        return stacked_format(sharding, self.devices[0].device_kind, num_dims, dtype)
+        return stacked_format(sharding, self.devices[0].device_kind, weight_dims + 1, dtype)
 
     def rope_tables(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The rotary tables in the order in which the program takes them."""

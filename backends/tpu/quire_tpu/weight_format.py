@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.experimental.layout import Format, Layout
-from jax.sharding import Sharding, SingleDeviceSharding
+from jax.sharding import Sharding
 
 STACKED_TILES = {"TPU7x": ((16, 128), (2, 1))}
 """Device kind -> tiles of stacked bfloat16 matrices: rows x lanes, then the pairs that share a 32-bit word."""
@@ -20,16 +20,13 @@ STACKED_TILES = {"TPU7x": ((16, 128), (2, 1))}
 def stacked_format(sharding: Sharding, device_kind: str, num_dims: int, dtype: Any) -> Sharding | Format:
     """Where and how an array of stacked matrices is put: the sharding alone where the chip's default is right.
 
+    XLA keeps such tiles for arguments on one chip only; of those that are cut over several it drops them.
+
     Args:
-        num_dims: dimensions of the whole array, the leading axis of ranks included.
+        num_dims: dimensions of the stacked array.
     """
     tiles = STACKED_TILES.get(device_kind)
     if tiles is None or jnp.dtype(dtype) != jnp.bfloat16:
         return sharding
     return Format(Layout(tuple(range(num_dims)), tiles), sharding)
 
-
-def on_device(where: Sharding | Format, device: Any) -> Sharding | Format:
-    """The same for one rank's piece, on its own device."""
-    own = SingleDeviceSharding(device)
-    return Format(where.layout, own) if isinstance(where, Format) else own

@@ -13,7 +13,6 @@ from quire.device.dtypes import numpy_dtype
 from quire.errors import BackendError
 from quire.graph.ir import Part, Source, Weight
 from quire_tpu.program import StepProgram, Weights
-from quire_tpu.weight_format import on_device
 
 
 class RankedWeights(Protocol):
@@ -66,10 +65,10 @@ class JaxWeightLoader:
     def _new(self, weights: Sequence[Weight], dtype: str) -> jax.Array:
         shards = [self._shard(source, weights, dtype) for source in self._sources]
         self.device_bytes += sum(shard.nbytes for shard in shards)
-        where = self._program.weight_format(len(weights[0].shape), len(weights), shards[0].dtype)
         if len(shards) == 1:
+            where = self._program.weight_format(len(weights[0].shape), len(weights), shards[0].dtype)
             return jax.device_put(shards[0], where)
-        placed = [jax.device_put(shard[None], on_device(where, device))
+        placed = [jax.device_put(shard[None], device)
                   for shard, device in zip(shards, self._program.devices, strict=True)]
         return jax.make_array_from_single_device_arrays((len(shards), *shards[0].shape),
                                                         self._program.sharding(by_rank=True), placed)

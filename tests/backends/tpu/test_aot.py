@@ -16,7 +16,7 @@ from jax.experimental.layout import Format
 
 from quire_tpu import aot
 from quire_tpu.plain_ops import linear
-from quire_tpu.weight_format import on_device, stacked_format
+from quire_tpu.weight_format import stacked_format
 
 pytestmark = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu, the compiler, is not installed")
 
@@ -67,24 +67,24 @@ def test_a_cache_that_is_scanned_over_does_not_pass() -> None:
     memory = compiled.memory_analysis()
     num_bytes = 2 * 4 * 256 * 32 * 256
     assert memory.alias_size_in_bytes == num_bytes
-    assert aot.copy_problem(compiled.as_text(), [shape], [], memory.temp_size_in_bytes, num_bytes)
+    assert aot.kv_problem(compiled.as_text(), [shape], memory.temp_size_in_bytes, num_bytes)
 
 
 def test_stacked_weights_that_lie_as_the_chip_would_have_them_do_not_pass_on_tpu7x() -> None:
     """Nothing is wrong with the program; the step would begin by laying out every matrix anew."""
     device = topologies.get_topology_desc(platform="tpu", topology_name="tpu7x:2x2x1").devices[0]
-    where, shape = jax.sharding.SingleDeviceSharding(device), (6, 2048, 2048)
+    where, shape = jax.sharding.SingleDeviceSharding(device), (12, 4096, 4096)
 
     def layers(x: jax.Array, stacked: jax.Array) -> jax.Array:
         return lax.scan(lambda x, weight: (jnp.tanh(linear(x, weight, None, out_dtype=x.dtype)), None), x, stacked)[0]
 
     def problem(placed: Any) -> str:
-        x = jax.ShapeDtypeStruct((64, 2048), jnp.bfloat16, sharding=where)
+        x = jax.ShapeDtypeStruct((64, 4096), jnp.bfloat16, sharding=where)
         stacked = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=placed)
         compiled = jax.jit(layers).lower(x, stacked).compile()
-        return aot.copy_problem(compiled.as_text(), [(1, 1, 1, 1)], [shape], 0, 1)
+        return aot.weight_problem(compiled.as_text(), [shape])
 
-    assert problem(where).startswith("an array of the weights, [6,2048,2048], is made by")
+    assert problem(where).startswith("a weight, [12,4096,4096], is copied in every step, by ")
     assert problem(stacked_format(where, device.device_kind, 3, jnp.bfloat16)) == ""
 
 
@@ -95,7 +95,3 @@ def test_only_what_that_chip_needs_is_placed_by_hand() -> None:
     placed = stacked_format(where, "TPU7x", 4, jnp.bfloat16)
     assert isinstance(placed, Format)
     assert placed.layout.major_to_minor == (0, 1, 2, 3)
-    other = on_device(placed, jax.devices("cpu")[-1])
-    assert isinstance(other, Format)
-    assert other.layout == placed.layout
-    assert on_device(where, jax.devices("cpu")[0]) == where
