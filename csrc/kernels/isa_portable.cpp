@@ -21,6 +21,7 @@ namespace quire::portable {
 #include "impl/quantize_rows.h"
 #include "impl/linear_int8.h"
 #include "impl/linear_int4.h"
+#include "impl/linear_pack.h"
 #include "impl/linear.h"
 #include "impl/table.h"
 }  // namespace quire::portable

@@ -35,7 +35,8 @@ enum class WeightFormat : int32_t {
   bf16 = 1,
   f16 = 2,
   int8 = 3,  // signed, symmetric; one scale per output channel (group_size 0) or per group of inputs.
-             // Activations are quantized per row to 16 bits, sums are exact int32: W8A16.
+             // Activations are quantized to 16 bits per row (avx2, portable) or, as for int4, to 8 bits per (row, 32
+             // inputs) (avx512 tables); sums of products are exact int32.
   int4 = 4,  // 4 bits, scale per group (32, 64, 128); zero point 8, or per group when has_zeros.
              // Activations are quantized to 8 bits per (row, 32 inputs).
 };
@@ -316,7 +317,7 @@ struct KernelTable {
   const char* isa;  // "portable", "avx2", ...
 
   // Linear. The layout belongs to the table that made it. N, K >= 1, any.
-  //   int8: group_size 0 or a multiple of 32 up to 512. int4: group_size 32, 64 or 128. Float formats: 0.
+  //   int8: group_size 0, 16 or a multiple of 32 up to 512. int4: group_size 32, 64 or 128. Float formats: 0.
   PackedLinear (*linear_layout)(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros);
   RangeKernel<PackArgs> linear_pack;  // items: weight->num_panels; no scratch
   // Inverse of linear_pack, for tests and export: f32 rows [begin, end) of W into out [end - begin, K].

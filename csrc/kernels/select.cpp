@@ -17,6 +17,17 @@ namespace avx2 {
 const KernelTable& table();
 }
 #endif
+#ifdef QUIRE_HAVE_AVX512
+namespace avx512 {
+const KernelTable& table();
+}
+namespace avx512_vnni {
+const KernelTable& table();
+}
+namespace avx512_bf16 {
+const KernelTable& table();
+}
+#endif
 
 namespace {
 
@@ -52,6 +63,11 @@ const KernelTable* find(std::string_view name, const CpuFeatures& cpu) {
 #ifdef QUIRE_HAVE_AVX2
   if (name == "avx2" && cpu.avx2) return &avx2::table();
 #endif
+#ifdef QUIRE_HAVE_AVX512
+  if (name == "avx512_bf16" && cpu.avx512_vnni && cpu.avx512_bf16) return &avx512_bf16::table();
+  if (name == "avx512_vnni" && cpu.avx512_vnni) return &avx512_vnni::table();
+  if (name == "avx512" && cpu.avx512) return &avx512::table();
+#endif
   (void)cpu;
   if (name == "portable") return &portable::table();
   return nullptr;
@@ -74,7 +90,7 @@ CpuFeatures detect_cpu() {
 std::vector<std::string_view> available_kernels() {
   const CpuFeatures cpu = detect_cpu();
   std::vector<std::string_view> names;
-  for (std::string_view name : {"avx2", "portable"})
+  for (std::string_view name : {"avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable"})
     if (find(name, cpu)) names.push_back(name);
   return names;
 }

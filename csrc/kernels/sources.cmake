@@ -19,6 +19,20 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND QUIRE_KERNEL_DEFINITIONS QUIRE_HAVE_AVX2=1)
   set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx2.cpp PROPERTIES
     COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};-mavx2;-mfma;-mf16c")
+
+  # AVX-512: the table "avx512", and two more that replace the linears their instructions are for.
+  # gcc 12 takes the undefined operands of its own intrinsics for uninitialized ones.
+  set(QUIRE_AVX512_FLAGS -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=256
+    -Wno-uninitialized -Wno-maybe-uninitialized)
+  list(APPEND QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/isa_avx512.cpp ${QUIRE_KERNELS_DIR}/isa_avx512_vnni.cpp
+       ${QUIRE_KERNELS_DIR}/isa_avx512_bf16.cpp)
+  list(APPEND QUIRE_KERNEL_DEFINITIONS QUIRE_HAVE_AVX512=1)
+  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx512.cpp PROPERTIES
+    COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS}")
+  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx512_vnni.cpp PROPERTIES
+    COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS};-mavx512vnni")
+  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx512_bf16.cpp PROPERTIES
+    COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS};-mavx512vnni;-mavx512bf16")
 endif()
 
 add_library(quire_kernels OBJECT ${QUIRE_KERNEL_SOURCES})

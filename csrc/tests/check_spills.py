@@ -21,6 +21,11 @@ HOT = {
     r"quire::avx2::int4_tile<": 8,
     r"quire::avx2::multiply_tile<": 20,
     r"quire::avx2::gemm_(i16_)?6x16\(": 2,
+    r"quire::avx512::float_tile<": 48,
+    r"quire::avx512::quantized_tile<": 40,
+    r"quire::avx512::multiply_tile<": 20,
+    r"quire::avx512_vnni::quantized_tile<": 40,
+    r"quire::avx512_bf16::float_tile<": 16,
 }
 HEADER = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*)$")

@@ -1,9 +1,10 @@
-// Layout of packed weights for 256-bit kernels: panels of 16 output columns. Included inside namespace quire::QUIRE_ISA.
+// Layout of packed weights: panels of 16 output columns. Included inside namespace quire::QUIRE_ISA.
 //
 //   f32   [K][16] f32
 //   bf16  [K/2][16][2] bf16: a 32-bit lane holds two consecutive inputs of one column
 //   f16   [K][16] f16
-//   int8  groups of { [g/2][16][2] int8; [16] f16 scale unless per channel }, then [16] f32 column factor
+//   int8  groups of { [g/2][16][2] int8; [16] f16 scale unless per channel }, then [16] f32 column factor;
+//         with QUIRE_INT8_QUADS [g/4][16][4] bytes of value + 128
 //   int4  groups of { g/32 x [4][16][4] bytes, each byte inputs i (low) and i + 4 (high) of 8; [16] f16 scale;
 //         [16] f16 zero point if has_zeros }, then [16] f32 column factor
 // The column factor is a power of two that brings the largest group scale of the column near 1, so that f16
@@ -18,6 +19,16 @@ constexpr int64_t kRowBlock = 192;      // rows per work item of the blocked ker
 constexpr int64_t kInt8Block = 512;     // inputs whose products fit an int32 sum: 512 * 127 * 32767 < 2^31
 constexpr int64_t kInt4Block = 32;      // inputs that share one activation scale
 constexpr int64_t kFactorBytes = kPanelColumns * 4;
+#ifdef QUIRE_INT8_QUADS  // for products of unsigned by signed bytes, four to a lane
+constexpr int64_t kInt8Unit = 4;
+constexpr uint8_t kInt8Flip = 0x80;
+#else
+constexpr int64_t kInt8Unit = 2;
+constexpr uint8_t kInt8Flip = 0;
+#endif
+QUIRE_INLINE int64_t int8_index(int64_t i, int64_t column) {
+  return i / kInt8Unit * kInt8Unit * kPanelColumns + column * kInt8Unit + i % kInt8Unit;
+}
 
 QUIRE_INLINE bool is_float_format(WeightFormat f) { return f <= WeightFormat::f16; }
 QUIRE_INLINE int64_t num_groups(const PackedLinear& w) { return w.group_size ? ceil_div(w.k, w.group_size) : 1; }
@@ -33,7 +44,7 @@ QUIRE_INLINE int64_t group_bytes(const PackedLinear& w) {
 }
 
 inline PackedLinear linear_layout(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros) {
-  if (format == WeightFormat::int8 && group_size && (group_size % 32 || group_size > kInt8Block)) __builtin_trap();
+  if (format == WeightFormat::int8 && group_size && (group_size % 16 || (group_size > 16 && group_size % 32) || group_size > kInt8Block)) __builtin_trap();
   if (format == WeightFormat::int4 && group_size != 32 && group_size != 64 && group_size != 128) __builtin_trap();
   PackedLinear w;
   w.format = format;

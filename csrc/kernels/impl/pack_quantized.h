@@ -91,7 +91,7 @@ inline void pack_quantized_panel(const PackArgs& a, int64_t panel) {
           const int32_t q = quantize(row, k, inverse, s.zero, 0, 15);
           values[(i / 8) * 64 + c * 4 + i % 4] |= static_cast<uint8_t>(q << (i % 8 / 4 * 4));
         } else {
-          values[(i / 2) * 32 + c * 2 + i % 2] = static_cast<uint8_t>(quantize(row, k, inverse, 0.0f, -127, 127));
+          values[int8_index(i, c)] = static_cast<uint8_t>(quantize(row, k, inverse, 0.0f, -127, 127)) ^ kInt8Flip;
         }
       }
     }
@@ -112,7 +112,7 @@ inline void unpack_quantized_row(const PackedLinear& w, int64_t n, float* out) {
       q = static_cast<float>((values[(i / 8) * 64 + c * 4 + i % 4] >> (i % 8 / 4 * 4)) & 15);
       zero = w.has_zeros ? f16_to_f32(scales[kPanelColumns + c]) : 8.0f;
     } else {
-      q = static_cast<float>(static_cast<int8_t>(values[(i / 2) * 32 + c * 2 + i % 2]));
+      q = static_cast<float>(static_cast<int8_t>(values[int8_index(i, c)] ^ kInt8Flip));
     }
     out[k] = (q - zero) * (w.group_size ? f16_to_f32(scales[c]) : 1.0f) * factor;
   }

@@ -1,0 +1,176 @@
+// y = x @ W^T for int8 and int4 weights and rows in signed bytes, with 512-bit vectors: one vector is four inputs of the
+// 16 columns of a panel. Included inside namespace quire::QUIRE_ISA.
+//
+// Dot products of 32 (or 16) inputs are exact in int32. They are added in f32, in order, each with its activation
+// scale, over a group of weights; groups are added with the weights' scale. Tiles and chunks do not change that order.
+
+struct QuantizedShape {
+  static constexpr int kRows = 6, kPanels = 2;        // 12 dots, 12 group sums, 2 (int4: 4) vectors of weights, 1 of x
+  static constexpr int kFewRows = 2, kFewPanels = 4;
+  static constexpr int64_t kBlockRows = 192;
+};
+constexpr int64_t kQuantizedDepth = 1024;  // inputs of a chunk: at most 32 KiB of weights
+
+// sum[i] + the products of the four bytes of lane i; w unsigned (kSmall: below 16), x signed.
+template <bool kSmall>
+QUIRE_INLINE I32x16 dot_u8(I32x16 sum, I32x16 w, I32x16 x) {
+#ifdef __AVX512VNNI__
+  I32x16 v = (I32x16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+  __asm__("" : "+v"(v));  // sums may be regrouped by the compiler, which then runs out of registers
+  return v;
+#else
+  __m512i products;
+  if constexpr (kSmall) {
+    products = _mm512_madd_epi16(_mm512_maddubs_epi16((__m512i)w, (__m512i)x), _mm512_set1_epi16(1));
+  } else {  // 16-bit sums would saturate: even and odd bytes apart
+    const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16((__m512i)x, 8), 8), odd = _mm512_srai_epi16((__m512i)x, 8);
+    products = _mm512_add_epi32(_mm512_madd_epi16(_mm512_and_si512((__m512i)w, _mm512_set1_epi16(255)), even),
+                                _mm512_madd_epi16(_mm512_srli_epi16((__m512i)w, 8), odd));
+  }
+  I32x16 v = (I32x16)_mm512_add_epi32((__m512i)sum, products);
+  __asm__("" : "+v"(v));
+  return v;
+#endif
+}
+
+// What a tile reads: x at its first row and input, panels at its first group.
+struct QuantizedTile {
+  const int8_t* x;
+  const float* x_scales;     // [blocks][rows of the linear]
+  const int32_t* starts;     // [dots][rows of the linear]
+  int64_t x_stride, m;
+  const uint8_t* panels;
+  int64_t panel_bytes;
+  int64_t groups, dots_per_group;  // no scales: one group
+  float* sums;               // [MR][NP * 16]
+  bool start;
+};
+
+enum class Scales { none, group, group16, zeros };
+
+template <WeightFormat F, Scales S, int MR, int NP>
+__attribute__((noinline)) void quantized_tile(const QuantizedTile& t) {
+  constexpr bool int4 = F == WeightFormat::int4;
+  constexpr int64_t dot_bytes = (S == Scales::group16 ? 16 : 32) * kPanelColumns / (int4 ? 2 : 1);
+  constexpr int lines = dot_bytes / 64;
+  constexpr int64_t scale_bytes = S == Scales::none ? 0 : S == Scales::zeros ? kPanelColumns * 4 : kPanelColumns * 2;
+  const int8_t* x = t.x;
+  const int64_t x_stride = t.x_stride, m = t.m, panel_bytes = t.panel_bytes;
+  const float* x_scale = t.x_scales;
+  const int32_t* starts = t.starts;
+  const uint8_t* panel = t.panels;
+  float* const sums = t.sums;
+  if (t.start) unroll<MR * NP>([&](auto i) { store16(sums + i * 16, zero16()); });
+  for (int64_t g = 0; g < t.groups; ++g) {
+    F32x16 group[MR * NP];
+    unroll<MR * NP>([&](auto i) { group[i] = S == Scales::none ? load16(sums + i * 16) : zero16(); });
+    const uint8_t* scales = panel + t.dots_per_group * dot_bytes;
+    for (int64_t d = 0; d < t.dots_per_group; ++d) {
+      I32x16 c[MR * NP];
+      unroll<MR>([&](auto r) {
+        const I32x16 first = S == Scales::zeros ? I32x16{} : broadcast16_i32(starts + r);
+        unroll<NP>([&](auto p) { c[r * NP + p] = first; });
+      });
+      unroll<lines>([&](auto line) {
+        I32x16 w[NP], high[NP];
+        unroll<NP>([&](auto p) {
+          w[p] = load16_i32(panel + p * panel_bytes + line * 64);
+          if constexpr (int4) {
+            high[p] = (I32x16)_mm512_and_si512(_mm512_srli_epi16((__m512i)w[p], 4), _mm512_set1_epi8(15));
+            w[p] = (I32x16)_mm512_and_si512((__m512i)w[p], _mm512_set1_epi8(15));
+          }
+        });
+        unroll<MR>([&](auto r) {
+          const int8_t* at = x + r * x_stride + line * (int4 ? 8 : 4);
+          const I32x16 x0 = broadcast16_i32(at);
+          unroll<NP>([&](auto p) { c[r * NP + p] = dot_u8<int4>(c[r * NP + p], w[p], x0); });
+          if constexpr (int4) {
+            const I32x16 x1 = broadcast16_i32(at + 4);
+            unroll<NP>([&](auto p) { c[r * NP + p] = dot_u8<int4>(c[r * NP + p], high[p], x1); });
+          }
+        });
+      });
+      unroll<NP>([&](auto p) {
+        unroll<MR>([&](auto r) {
+          F32x16 v = __builtin_convertvector(c[r * NP + p], F32x16);
+          if constexpr (S == Scales::zeros) {
+            const F32x16 zero_point = load16_f16(scales + p * panel_bytes + kPanelColumns * 2);
+            v = fma16(-zero_point, broadcast16(bits_to_f32(static_cast<uint32_t>(starts[r]))), v);
+          }
+          group[r * NP + p] = fma16(v, _mm512_set1_ps(x_scale[r]), group[r * NP + p]);
+        });
+      });
+      panel += dot_bytes;
+      starts += m;
+      x += S == Scales::group16 ? 16 : 32;
+      if (S != Scales::group16 || g % 2) x_scale += m;  // chunks start with an even group
+    }
+    unroll<NP>([&](auto p) {
+      const F32x16 scale = S == Scales::none ? F32x16{} : load16_f16(scales + p * panel_bytes);
+      unroll<MR>([&](auto r) {
+        float* at = sums + (r * NP + p) * 16;
+        store16(at, S == Scales::none ? group[r * NP + p] : fma16(group[r * NP + p], scale, load16(at)));
+      });
+    });
+    panel += scale_bytes;
+  }
+}
+
+template <WeightFormat F, Scales S, int NP, int MaxRows>
+void quantized_panels(const LinearArgs& a, const ZmmRows& q, int64_t block, int64_t panel, float* scratch) {
+  const PackedLinear& w = *a.weight;
+  const RowCut cut = row_cut<QuantizedShape>(a.m);
+  const int64_t group0 = block * cut.groups / cut.blocks, group1 = (block + 1) * cut.groups / cut.blocks;
+  const int64_t first = group_row(group0, cut.groups, a.m), inputs = padded_inputs(w);
+  constexpr int64_t columns = NP * kPanelColumns;
+  const int64_t unit = S == Scales::none ? kXBlock : w.group_size;  // inputs of a group
+  const int64_t chunk = cut.groups == 1 ? round_up(inputs, 32) : round_up(kQuantizedDepth, unit);
+  for (int64_t k = 0; k < inputs; k += chunk) {
+    const int64_t count = min_of(chunk, inputs - k);
+    QuantizedTile t;
+    t.x_stride = q.stride;
+    t.m = a.m;
+    t.panels = panel_at(w, panel) + (S == Scales::none ? k * kPanelColumns : k / unit * group_bytes(w));
+    t.panel_bytes = w.panel_bytes;
+    t.groups = S == Scales::none ? 1 : count / unit;
+    t.dots_per_group = (S == Scales::none ? count : unit) / q.dot;
+    t.start = k == 0;
+    for (int64_t g = group0; g < group1; ++g) {
+      const int64_t row = group_row(g, cut.groups, a.m), rows = group_row(g + 1, cut.groups, a.m) - row;
+      t.x = q.values + row * q.stride + k;
+      t.x_scales = q.scales + k / kXBlock * a.m + row;
+      t.starts = q.starts + k / q.dot * a.m + row;
+      t.sums = scratch + (row - first) * columns;
+      with_rows<MaxRows>(rows, [&](auto mr) { quantized_tile<F, S, decltype(mr)::value, NP>(t); });
+    }
+  }
+  finish_tile(a, first, group_row(group1, cut.groups, a.m) - first, panel, NP, scratch, columns, true);
+}
+
+template <WeightFormat F, Scales S>
+void quantized_items(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+  using Shape = QuantizedShape;
+  const ZmmRows q = zmm_rows(*a.weight, a.m, a.workspace);
+  const int64_t width = item_panels<Shape>(a.m), blocks = row_cut<Shape>(a.m).blocks;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t block = item % blocks, panel_end = min_of(a.weight->num_panels, (item / blocks + 1) * width);
+    int64_t panel = item / blocks * width;
+    if (panel_end - panel == width) {
+      if (a.m <= Shape::kFewRows) quantized_panels<F, S, Shape::kFewPanels, Shape::kFewRows>(a, q, block, panel, scratch);
+      else quantized_panels<F, S, Shape::kPanels, Shape::kRows>(a, q, block, panel, scratch);
+    } else {
+      for (; panel < panel_end; ++panel) quantized_panels<F, S, 1, Shape::kRows>(a, q, block, panel, scratch);
+    }
+  }
+}
+
+inline void quantized_linear(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+  const PackedLinear& w = *a.weight;
+  if (w.format == WeightFormat::int4) {
+    if (w.has_zeros) return quantized_items<WeightFormat::int4, Scales::zeros>(a, begin, end, scratch);
+    return quantized_items<WeightFormat::int4, Scales::group>(a, begin, end, scratch);
+  }
+  if (w.group_size == 0) return quantized_items<WeightFormat::int8, Scales::none>(a, begin, end, scratch);
+  if (w.group_size == 16) return quantized_items<WeightFormat::int8, Scales::group16>(a, begin, end, scratch);
+  return quantized_items<WeightFormat::int8, Scales::group>(a, begin, end, scratch);
+}

@@ -1,0 +1,57 @@
+// How the 512-bit linears cut their work. Included inside namespace quire::QUIRE_ISA.
+//
+// A work item is a few neighbouring panels times a block of rows. Few rows (at most kTileRowsMax) are one tile that
+// runs through all inputs with its sums in registers: the weights are read once, as several streams. More rows take
+// the inputs in chunks, so that a chunk of the panels stays in the first-level cache while the rows pass over it;
+// sums wait in `scratch` between chunks. Tiles are of all heights up to the largest, and no row is padded: a group's
+// height is what divides the rows most evenly.
+
+struct RowCut {
+  int64_t blocks;         // row blocks, one work item each per column item
+  int64_t groups;         // tiles over all rows
+};
+
+template <class Shape>
+QUIRE_INLINE RowCut row_cut(int64_t m) {
+  const int64_t groups = ceil_div(m, Shape::kRows);
+  return {ceil_div(groups, Shape::kBlockRows / Shape::kRows), groups};
+}
+// First row of group g of the m rows.
+QUIRE_INLINE int64_t group_row(int64_t g, int64_t groups, int64_t m) { return g * m / groups; }
+
+template <class Shape>
+QUIRE_INLINE int64_t item_panels(int64_t m) { return m <= Shape::kFewRows ? Shape::kFewPanels : Shape::kPanels; }
+
+template <class Shape>
+int64_t cut_items(const PackedLinear& w, int64_t m) {
+  return ceil_div(w.num_panels, item_panels<Shape>(m)) * row_cut<Shape>(m).blocks;
+}
+template <class Shape>
+constexpr int64_t cut_scratch_bytes() { return (Shape::kBlockRows + Shape::kRows) * Shape::kPanels * kPanelColumns * 4; }
+
+// Calls f(Index<rows>{}) for rows = 1 .. Max.
+template <int Max, class F>
+QUIRE_INLINE void with_rows(int64_t rows, F&& f) {
+  unroll<Max>([&](auto i) {
+    if (rows == i + 1) f(Index<decltype(i)::value + 1>{});
+  });
+}
+
+// y = sums (* factors) (+ bias) (+ residual) for a tile [rows][stride] of sums; factors: one per column, or nullptr.
+inline void finish_tile(const LinearArgs& a, int64_t row0, int64_t rows, int64_t panel, int64_t panels,
+                        const float* sums, int64_t stride, bool factors) {
+  const PackedLinear& w = *a.weight;
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t column = (panel + p) * kPanelColumns;
+    const __mmask16 lanes = lanes16(w.n - column);
+    const F32x16 factor = factors ? load16(column_factors(w, panel + p)) : F32x16{};
+    const F32x16 bias = a.bias ? load16_part(a.bias + column, lanes) : F32x16{};
+    for (int64_t r = 0; r < rows; ++r) {
+      F32x16 v = load16(sums + r * stride + p * kPanelColumns);
+      if (factors) v = v * factor;
+      if (a.bias) v = v + bias;
+      if (a.residual) v = v + load16_part(a.residual + (row0 + r) * a.residual_stride + column, lanes);
+      store16_part(a.y + (row0 + r) * a.y_stride + column, v, lanes);
+    }
+  }
+}
