@@ -24,7 +24,7 @@ struct FloatStep<WeightFormat::f32> {
     unroll<NP>([&](auto p) { w[p] = load16(reinterpret_cast<const float*>(line(p))); });
     unroll<MR>([&](auto r) {
       const F32x16 x = broadcast16(row(r)[0]);
-      unroll<NP>([&](auto p) { c[r * NP + p] = fma16(x, w[p], c[r * NP + p]); });
+      unroll<NP>([&](auto p) { c[r * NP + p] = accumulate16(c[r * NP + p], x, w[p]); });
     });
   }
 };
@@ -39,7 +39,7 @@ struct FloatStep<WeightFormat::f16> {
     unroll<NP>([&](auto p) { w[p] = load16_f16(line(p)); });
     unroll<MR>([&](auto r) {
       const F32x16 x = broadcast16(row(r)[0]);
-      unroll<NP>([&](auto p) { c[r * NP + p] = fma16(x, w[p], c[r * NP + p]); });
+      unroll<NP>([&](auto p) { c[r * NP + p] = accumulate16(c[r * NP + p], x, w[p]); });
     });
   }
 };
@@ -70,17 +70,17 @@ struct FloatStep<WeightFormat::bf16> {
   static QUIRE_INLINE void run(F32x16* c, Row&& row, Line&& line) {
     F32x16 even[NP], odd[NP];
     unroll<NP>([&](auto p) {
-      const I32x16 pair = load16_i32(line(p));
-      even[p] = (F32x16)(pair << 16);
-      odd[p] = (F32x16)(pair & static_cast<int32_t>(0xffff0000u));
+      const __m512i pair = (__m512i)load16_i32(line(p));
+      even[p] = (F32x16)_mm512_slli_epi32(pair, 16);
+      odd[p] = (F32x16)_mm512_maskz_mov_epi16(0xaaaaaaaau, pair);  // a mask register, where a vector would be one too many
     });
     unroll<MR>([&](auto r) {
       const F32x16 x = broadcast16(row(r)[0]);
-      unroll<NP>([&](auto p) { c[r * NP + p] = fma16(x, even[p], c[r * NP + p]); });
+      unroll<NP>([&](auto p) { c[r * NP + p] = accumulate16(c[r * NP + p], x, even[p]); });
     });
     unroll<MR>([&](auto r) {
       const F32x16 x = broadcast16(row(r)[1]);
-      unroll<NP>([&](auto p) { c[r * NP + p] = fma16(x, odd[p], c[r * NP + p]); });
+      unroll<NP>([&](auto p) { c[r * NP + p] = accumulate16(c[r * NP + p], x, odd[p]); });
     });
   }
 };

@@ -5,7 +5,11 @@
 // scale, over a group of weights; groups are added with the weights' scale. Tiles and chunks do not change that order.
 
 struct QuantizedShape {
+#ifdef __AVX512VNNI__
   static constexpr int kRows = 6, kPanels = 2;        // 12 dots, 12 group sums, 2 (int4: 4) vectors of weights, 1 of x
+#else
+  static constexpr int kRows = 4, kPanels = 2;        // products take registers too
+#endif
   static constexpr int kFewRows = 2, kFewPanels = 4;
   static constexpr int64_t kBlockRows = 192;
 };
@@ -68,16 +72,15 @@ __attribute__((noinline)) void quantized_tile(const QuantizedTile& t) {
     for (int64_t d = 0; d < t.dots_per_group; ++d) {
       I32x16 c[MR * NP];
       unroll<MR>([&](auto r) {
-        const I32x16 first = S == Scales::zeros ? I32x16{} : broadcast16_i32(starts + r);
-        unroll<NP>([&](auto p) { c[r * NP + p] = first; });
+        unroll<NP>([&](auto p) { c[r * NP + p] = S == Scales::zeros ? fresh_zero16_i32() : broadcast16_i32(starts + r); });
       });
       unroll<lines>([&](auto line) {
         I32x16 w[NP], high[NP];
         unroll<NP>([&](auto p) {
           w[p] = load16_i32(panel + p * panel_bytes + line * 64);
           if constexpr (int4) {
-            high[p] = (I32x16)_mm512_and_si512(_mm512_srli_epi16((__m512i)w[p], 4), _mm512_set1_epi8(15));
-            w[p] = (I32x16)_mm512_and_si512((__m512i)w[p], _mm512_set1_epi8(15));
+            high[p] = low_nibbles16((I32x16)_mm512_srli_epi16((__m512i)w[p], 4));
+            w[p] = low_nibbles16(w[p]);
           }
         });
         unroll<MR>([&](auto r) {
@@ -91,13 +94,12 @@ __attribute__((noinline)) void quantized_tile(const QuantizedTile& t) {
         });
       });
       unroll<NP>([&](auto p) {
+        F32x16 zero_point = {};
+        if constexpr (S == Scales::zeros) zero_point = load16_f16(scales + p * panel_bytes + kPanelColumns * 2);
         unroll<MR>([&](auto r) {
           F32x16 v = __builtin_convertvector(c[r * NP + p], F32x16);
-          if constexpr (S == Scales::zeros) {
-            const F32x16 zero_point = load16_f16(scales + p * panel_bytes + kPanelColumns * 2);
-            v = fma16(-zero_point, broadcast16(bits_to_f32(static_cast<uint32_t>(starts[r]))), v);
-          }
-          group[r * NP + p] = fma16(v, _mm512_set1_ps(x_scale[r]), group[r * NP + p]);
+          if constexpr (S == Scales::zeros) v = subtract_product16(v, zero_point, reinterpret_cast<const float*>(starts) + r);
+          group[r * NP + p] = accumulate16(group[r * NP + p], v, x_scale + r);
         });
       });
       panel += dot_bytes;
