@@ -1,7 +1,9 @@
 // Speed of the kernels beside the machine's limits, measured in the same rounds:
 //   kernel_bench [threads] [rounds] [isa or ""] [one format, or "attention"]
-// A memory-bound kernel is given as a share of read4 (four read streams per thread; attention of read1, as it reads
-// one sequence of blocks), a compute-bound one as a share of the multiply-add peak. Shares are medians over rounds of kernel / limit measured next to each other.
+// A memory-bound kernel is given as a share of read4 (four read streams per thread; attention of read1, as it reads one
+// sequence of blocks), a compute-bound one as a share of the processor's f32 multiply-add peak and of the peak of the
+// products it uses (bf16 or int8), with the widest instructions there are, whatever the table uses. Shares are medians
+// over rounds of kernel / limit measured next to each other.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -10,15 +12,16 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "kernel_table.h"
-#include "limits.h"
+#include "limit_loops.h"
 #include "team.h"
 
 namespace quire::bench {
 namespace {
 
-volatile float sink;
+volatile uint64_t sink;
 
 struct Buffer {
   explicit Buffer(int64_t bytes) : bytes(bytes) {
@@ -52,45 +55,61 @@ class Bench {
       : team_(threads), rounds_(rounds), table_(table), readable_(int64_t{256} << 20) {}
 
   double read_bandwidth(int streams) {
+    const auto read = streams == 4 ? loops_.read_four_streams : loops_.read_one_stream;
     const int64_t share = readable_.bytes / team_.size() / 4096 * 4096;
-    const double seconds = team_.run([&](int t) {
-      sink = read_streams(reinterpret_cast<const float*>(static_cast<const uint8_t*>(readable_.data) + t * share), share, streams);
-    });
+    const double seconds = team_.run([&](int t) { sink = read(static_cast<const std::byte*>(readable_.data) + t * share, share); });
     return static_cast<double>(share * team_.size()) / seconds;
   }
-  double flop_peak() {
-    constexpr int64_t kIterations = 2000000;
-    const double seconds = team_.run([](int) { sink = multiply_adds(kIterations); });
-    return static_cast<double>(kIterations * kFlopsPerIteration * team_.size()) / seconds;
+  double peak(const ArithmeticLoop& loop) {
+    constexpr int64_t kIterations = 1000000;
+    const double seconds = team_.run([&](int t) { sink = loop.run(kIterations, 1 + t); });
+    return static_cast<double>(kIterations) * loop.operations * team_.size() / seconds;
   }
 
-  // work() is one timed run and returns its time. streams: read streams of the limit beside a memory-bound kernel.
+  // What bounds a kernel: reading memory (no loop), or the products of `loop`.
+  struct Bound {
+    const char* name;
+    const ArithmeticLoop* loop;
+    int streams = 4;  // read streams per thread
+  };
+  double limit(const Bound& bound) { return bound.loop ? peak(*bound.loop) : read_bandwidth(bound.streams); }
+  Bound products(WeightFormat format) const {
+    if (format >= WeightFormat::int8 && loops_.int8.run) return {"int8 peak", &loops_.int8};
+    if (format == WeightFormat::bf16 && loops_.bf16.run && std::string_view(table_.isa) == "avx512_bf16") return {"bf16 peak", &loops_.bf16};
+    return {"f32 peak", &loops_.f32};
+  }
+
+  // work() is one timed run and returns its time.
   template <class F>
-  void report(const std::string& name, double amount, bool memory_bound, F&& work, int streams = 4) {
-    std::vector<double> rates, shares;
+  void report(const std::string& name, double amount, const Bound& bound, F&& work) {
+    std::vector<double> rates, shares, f32_shares;
+    const bool other_products = bound.loop && bound.loop != &loops_.f32;
     work();
     for (int r = 0; r < rounds_; ++r) {
-      const double before = memory_bound ? read_bandwidth(streams) : flop_peak();
+      const double before = limit(bound);
       const double rate = amount / work();
-      const double after = memory_bound ? read_bandwidth(streams) : flop_peak();
+      const double after = limit(bound);
       rates.push_back(rate);
       shares.push_back(rate / (0.5 * (before + after)));
+      if (other_products) f32_shares.push_back(rate / peak(loops_.f32));
     }
-    const std::string limit = memory_bound ? "read" + std::to_string(streams) : "peak";
-    std::printf("%-34s %8.1f %s  %5.2f of %s (best round %.1f)\n", name.c_str(), median(rates) / 1e9, memory_bound ? "GB/s  " : "Gop/s ",
-                median(shares), limit.c_str(), *std::max_element(rates.begin(), rates.end()) / 1e9);
+    std::printf("%-34s %8.1f %s  %5.2f of %s", name.c_str(), median(rates) / 1e9, bound.loop ? "Gop/s " : "GB/s  ", median(shares), bound.name);
+    if (other_products) std::printf(", %.2f of f32 peak", median(f32_shares));
+    std::printf(" (best round %.1f)\n", *std::max_element(rates.begin(), rates.end()) / 1e9);
     std::fflush(stdout);
   }
 
   void limits() {
-    std::vector<double> one, four, peak;
+    std::vector<double> one, four, f32, bf16, int8;
     for (int r = 0; r < rounds_; ++r) {
       one.push_back(read_bandwidth(1));
       four.push_back(read_bandwidth(4));
-      peak.push_back(flop_peak());
+      f32.push_back(peak(loops_.f32));
+      bf16.push_back(loops_.bf16.run ? peak(loops_.bf16) : 0.0);
+      int8.push_back(loops_.int8.run ? peak(loops_.int8) : 0.0);
     }
-    std::printf("%s, %d threads: read1 %.1f GB/s, read4 %.1f GB/s, multiply-add peak %.1f GFLOP/s\n", table_.isa, team_.size(),
-                median(one) / 1e9, median(four) / 1e9, median(peak) / 1e9);
+    std::printf("%s, %d threads: read1 %.1f GB/s, read4 %.1f GB/s; peaks f32 %.0f GFLOP/s, bf16 %.0f, int8 %.0f Gop/s (0 = none)\n", table_.isa,
+                team_.size(), median(one) / 1e9, median(four) / 1e9, median(f32) / 1e9, median(bf16) / 1e9, median(int8) / 1e9);
   }
 
   template <class Args>
@@ -136,7 +155,7 @@ class Bench {
     for (int t = 0; t < team_.size(); ++t) scratch.push_back(std::make_unique<Buffer>(scratch_bytes));
     const std::string label = std::string(name) + " linear M=" + std::to_string(m);
     const bool memory_bound = m <= 4;
-    report(label, memory_bound ? bytes : ops, memory_bound, [&] {
+    report(label, memory_bound ? bytes : ops, memory_bound ? kMemory : products(format), [&] {
       double seconds = 0;
       for (const PackedLinear& w : weights) {
         LinearArgs a;
@@ -186,7 +205,7 @@ class Bench {
     const bool memory_bound = queries == 1;
     const double keys = static_cast<double>(queries) * static_cast<double>(context - queries) + 0.5 * static_cast<double>(queries * queries);
     const double amount = layers * (memory_bound ? static_cast<double>(kv_layer_bytes(cache)) : 4.0 * 128 * heads * keys);
-    report(std::string(name) + " attention " + std::to_string(queries) + " of " + std::to_string(context), amount, memory_bound, [&] {
+    report(std::string(name) + " attention " + std::to_string(queries) + " of " + std::to_string(context), amount, memory_bound ? kOneStream : Bound{"f32 peak", &loops_.f32}, [&] {
       double seconds = 0;
       for (int l = 0; l < layers; ++l) {
         a.cache = cache;
@@ -196,13 +215,15 @@ class Bench {
         if (a.num_merges) seconds += run_items(table_.attention_merge, a, a.num_merges, scratch);
       }
       return seconds;
-    }, 1);
+    });
   }
 
  private:
   Team team_;
   int rounds_;
   const KernelTable& table_;
+  const LimitLoops loops_ = limit_loops();
+  const Bound kMemory = {"read4", nullptr}, kOneStream = {"read1", nullptr, 1};
   Buffer readable_;
 };
 

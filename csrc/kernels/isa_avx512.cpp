@@ -1,5 +1,5 @@
-// The AVX-512 kernels: F, BW, DQ, VL. Linears use 512-bit vectors; what works on short rows and on the KV cache is the
-// 256-bit code with the 32 registers and masks of AVX-512. Compiled with ISA flags: no std:: headers here.
+// The AVX-512 kernels: F, BW, DQ, VL. Linears and attention use 512-bit vectors; what works on short rows is the 256-bit
+// code with the 32 registers and masks of AVX-512. Compiled with ISA flags: no std:: headers here.
 #include <immintrin.h>
 
 #include "kernel_types.h"
@@ -12,10 +12,11 @@ namespace quire::avx512 {
 #include "impl/vec_avx512.h"
 #include "impl/vector_math.h"
 #include "impl/rowwise.h"
+#include "impl/draw.h"
 #include "impl/norms.h"
 #include "impl/rotary.h"
 #include "impl/kv_write.h"
-#include "impl/attention_tile.h"
+#include "impl/zmm_attention_tile.h"
 #include "impl/attention.h"
 #include "impl/linear_layout.h"
 #include "impl/pack_float.h"

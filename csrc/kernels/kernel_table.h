@@ -22,6 +22,7 @@ struct CpuFeatures {
 CpuFeatures detect_cpu();
 
 // Names of the tables that were built and that this machine can run, best first; "portable" is always last.
+// "avx512_bf16" rounds the activations of bf16 linears to bf16: it stands behind the tables that do not.
 std::vector<std::string_view> available_kernels();
 
 // The best table for this machine, or the one named. Throws std::invalid_argument, with the available names,

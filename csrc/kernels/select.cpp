@@ -90,7 +90,7 @@ CpuFeatures detect_cpu() {
 std::vector<std::string_view> available_kernels() {
   const CpuFeatures cpu = detect_cpu();
   std::vector<std::string_view> names;
-  for (std::string_view name : {"avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable"})
+  for (std::string_view name : {"avx512_vnni", "avx512", "avx2", "avx512_bf16", "portable"})
     if (find(name, cpu)) names.push_back(name);
   return names;
 }

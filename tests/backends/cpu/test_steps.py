@@ -42,7 +42,7 @@ def test_logits_are_those_of_the_reference(model: Any) -> None:
     np.testing.assert_allclose(logits_alone([45], model=model), expected, rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("kernels", ["avx2", "portable"])
+@pytest.mark.parametrize("kernels", ["avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
 def test_chunks_and_decode_give_the_bits_of_one_prefill(dtype: str, kernels: str) -> None:
     from quire_cpu import _native
