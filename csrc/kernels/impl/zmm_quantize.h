@@ -3,8 +3,8 @@
 // Each row is rounded to signed bytes in blocks of 32 inputs, a scale a block: x = scale * q, |q| <= 127.
 // The workspace holds
 //   values [M][stride]  int8, zero-padded to whole blocks
-//   scales [blocks][M]  f32
-//   starts [dots][M]    where a dot product starts, so that weights can be unsigned: -zero * (sum of the dot's q) as i32
+//   scales [blocks][row_stride]  f32
+//   starts [dots][row_stride]    where a dot product starts, so that weights can be unsigned: -zero * (sum of the dot's q) as i32
 //                       (zero = 128 for int8, 8 for int4); with zero points of their own the sum itself, as f32
 // A dot covers 32 inputs, or 16 when the weights' groups are that small.
 
@@ -14,7 +14,8 @@ struct ZmmRows {
   int8_t* values;
   float* scales;
   int32_t* starts;
-  int64_t stride;  // bytes of a row of values; no multiple of 4 KiB
+  int64_t stride;      // bytes of a row of values; like row_stride an odd number of cache lines, or rows (blocks)
+  int64_t row_stride;  // would compete for the same few sets of a cache
   int64_t blocks;
   int64_t dot;     // inputs of a dot product
 };
@@ -25,17 +26,18 @@ inline ZmmRows zmm_rows(const PackedLinear& w, int64_t m, void* workspace) {
   ZmmRows q;
   q.blocks = ceil_div(padded_inputs(w), kXBlock);
   q.stride = round_up(q.blocks * kXBlock, 128) + 64;
+  q.row_stride = round_up(m, 32) + 16;
   q.dot = dot_inputs(w);
   uint8_t* at = static_cast<uint8_t*>(workspace);
   q.values = reinterpret_cast<int8_t*>(at);
   at += m * q.stride;
   q.scales = reinterpret_cast<float*>(at);
-  q.starts = reinterpret_cast<int32_t*>(at + q.blocks * m * 4);
+  q.starts = reinterpret_cast<int32_t*>(at + q.blocks * q.row_stride * 4);
   return q;
 }
 inline int64_t zmm_rows_bytes(const PackedLinear& w, int64_t m) {
   const ZmmRows q = zmm_rows(w, m, nullptr);
-  return m * (q.stride + q.blocks * 4 + q.blocks * (kXBlock / q.dot) * 4);
+  return m * q.stride + q.blocks * q.row_stride * (1 + kXBlock / q.dot) * 4;
 }
 
 // Items: rows.
@@ -60,13 +62,13 @@ inline void zmm_quantize_rows(const LinearArgs& a, int64_t begin, int64_t end) {
       int8_t* out = q.values + row * q.stride + b * kXBlock;
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtsepi32_epi8(q0));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), _mm512_cvtsepi32_epi8(q1));
-      q.scales[b * a.m + row] = scale;
+      q.scales[b * q.row_stride + row] = scale;
       if (q.dot == 16) {
-        q.starts[b * 2 * a.m + row] = zero * _mm512_reduce_add_epi32(q0);
-        q.starts[(b * 2 + 1) * a.m + row] = zero * _mm512_reduce_add_epi32(q1);
+        q.starts[b * 2 * q.row_stride + row] = zero * _mm512_reduce_add_epi32(q0);
+        q.starts[(b * 2 + 1) * q.row_stride + row] = zero * _mm512_reduce_add_epi32(q1);
       } else {
         const int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
-        q.starts[b * a.m + row] = w.has_zeros ? static_cast<int32_t>(f32_to_bits(static_cast<float>(sum))) : zero * sum;
+        q.starts[b * q.row_stride + row] = w.has_zeros ? static_cast<int32_t>(f32_to_bits(static_cast<float>(sum))) : zero * sum;
       }
     }
   }

@@ -13,7 +13,7 @@ struct QuantizedShape {
   static constexpr int kFewRows = 2, kFewPanels = 4;
   static constexpr int64_t kBlockRows = 192;
 };
-constexpr int64_t kQuantizedDepth = 1024;  // inputs of a chunk: at most 32 KiB of weights
+constexpr int64_t kQuantizedDepth = 512;  // inputs of a chunk: at most 16 KiB of weights
 
 // sum[i] + the products of the four bytes of lane i; w unsigned (kSmall: below 16), x signed.
 template <bool kSmall>
@@ -40,9 +40,9 @@ QUIRE_INLINE I32x16 dot_u8(I32x16 sum, I32x16 w, I32x16 x) {
 // What a tile reads: x at its first row and input, panels at its first group.
 struct QuantizedTile {
   const int8_t* x;
-  const float* x_scales;     // [blocks][rows of the linear]
-  const int32_t* starts;     // [dots][rows of the linear]
-  int64_t x_stride, m;
+  const float* x_scales;     // [blocks][row_stride]
+  const int32_t* starts;     // [dots][row_stride]
+  int64_t x_stride, row_stride;
   const uint8_t* panels;
   int64_t panel_bytes;
   int64_t groups, dots_per_group;  // no scales: one group
@@ -59,7 +59,7 @@ __attribute__((noinline)) void quantized_tile(const QuantizedTile& t) {
   constexpr int lines = dot_bytes / 64;
   constexpr int64_t scale_bytes = S == Scales::none ? 0 : S == Scales::zeros ? kPanelColumns * 4 : kPanelColumns * 2;
   const int8_t* x = t.x;
-  const int64_t x_stride = t.x_stride, m = t.m, panel_bytes = t.panel_bytes;
+  const int64_t x_stride = t.x_stride, row_stride = t.row_stride, panel_bytes = t.panel_bytes;
   const float* x_scale = t.x_scales;
   const int32_t* starts = t.starts;
   const uint8_t* panel = t.panels;
@@ -103,9 +103,9 @@ __attribute__((noinline)) void quantized_tile(const QuantizedTile& t) {
         });
       });
       panel += dot_bytes;
-      starts += m;
+      starts += row_stride;
       x += S == Scales::group16 ? 16 : 32;
-      if (S != Scales::group16 || g % 2) x_scale += m;  // chunks start with an even group
+      if (S != Scales::group16 || g % 2) x_scale += row_stride;  // chunks start with an even group
     }
     unroll<NP>([&](auto p) {
       const F32x16 scale = S == Scales::none ? F32x16{} : load16_f16(scales + p * panel_bytes);
@@ -131,7 +131,7 @@ void quantized_panels(const LinearArgs& a, const ZmmRows& q, int64_t block, int6
     const int64_t count = min_of(chunk, inputs - k);
     QuantizedTile t;
     t.x_stride = q.stride;
-    t.m = a.m;
+    t.row_stride = q.row_stride;
     t.panels = panel_at(w, panel) + (S == Scales::none ? k * kPanelColumns : k / unit * group_bytes(w));
     t.panel_bytes = w.panel_bytes;
     t.groups = S == Scales::none ? 1 : count / unit;
@@ -140,8 +140,8 @@ void quantized_panels(const LinearArgs& a, const ZmmRows& q, int64_t block, int6
     for (int64_t g = group0; g < group1; ++g) {
       const int64_t row = group_row(g, cut.groups, a.m), rows = group_row(g + 1, cut.groups, a.m) - row;
       t.x = q.values + row * q.stride + k;
-      t.x_scales = q.scales + k / kXBlock * a.m + row;
-      t.starts = q.starts + k / q.dot * a.m + row;
+      t.x_scales = q.scales + k / kXBlock * q.row_stride + row;
+      t.starts = q.starts + k / q.dot * q.row_stride + row;
       t.sums = scratch + (row - first) * columns;
       with_rows<MaxRows>(rows, [&](auto mr) { quantized_tile<F, S, decltype(mr)::value, NP>(t); });
     }
