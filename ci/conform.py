@@ -2,9 +2,9 @@
 
     python ci/conform.py --budget-s 240
 
-The devices are run in the order of RUNS, two at once, each in a process of its own. What would begin after the budget
-is spent is not begun, what is running then is stopped, and both are listed with the reason. Exit status: 1 when a
-device does not conform or a run that is required did not end in time.
+The devices are run in the order of RUNS, two at once, each in a process of its own. Those that are required are run
+whatever it takes. Of the others, what would begin after the budget is spent is not begun, what is running then is
+stopped, and both are listed with the reason. Exit status: 1 when a device does not conform.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Run:
     """One call of `quire conform`.
 
     Attributes:
-        levels: () = all of the kit. required: it must end within the budget, else the exit status is 1.
+        levels: () = all of the kit. required: it is run also where the budget is spent.
     """
 
     device: str
@@ -61,22 +61,19 @@ def run_all(runs: Sequence[Run], budget_s: float, at_once: int = 2) -> int:
     end_s = time.monotonic() + budget_s
     with ThreadPoolExecutor(at_once) as pool:
         outcomes = list(pool.map(lambda run: _run_one(run, end_s, budget_s), runs))
-    late = [run.name for run, outcome in zip(runs, outcomes, strict=True) if outcome is None and run.required]
-    if late:
-        print(f"these must fit into the budget: {', '.join(late)}")
-    return 1 if late or False in outcomes else 0
+    return 1 if False in outcomes else 0
 
 
 def _run_one(run: Run, end_s: float, budget_s: float) -> bool | None:
     """Whether the device conforms; None where the time did not last."""
     start_s = time.monotonic()
-    if start_s >= end_s:
+    if not run.required and start_s >= end_s:
         print(f"-- {run.name}: NOT RUN, the budget of {budget_s:.0f} s is spent", flush=True)
         return None
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
-        ended = subprocess.run(run.words(), env=one_thread, capture_output=True, text=True, timeout=end_s - start_s,
-                               check=False)
+        ended = subprocess.run(run.words(), env=one_thread, capture_output=True, text=True, check=False,
+                               timeout=None if run.required else end_s - start_s)
     except subprocess.TimeoutExpired:
         print(f"-- {run.name}: NOT RUN TO ITS END, stopped as the budget of {budget_s:.0f} s was spent", flush=True)
         return None
