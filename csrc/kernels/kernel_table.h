@@ -17,12 +17,15 @@ struct CpuFeatures {
   bool amx_bf16 = false;
   bool amx_int8 = false;
   bool neon = false;
+  bool neon_dotprod = false;  // sdot
+  bool neon_i8mm = false;     // smmla, and sdot
 };
 
 CpuFeatures detect_cpu();
 
 // Names of the tables that were built and that this machine can run, best first; "portable" is always last.
 // "avx512_bf16" rounds the activations of bf16 linears to bf16: it stands behind the tables that do not.
+// So does "amx", which besides was never run on a processor that has it.
 std::vector<std::string_view> available_kernels();
 
 // The best table for this machine, or the one named. Throws std::invalid_argument, with the available names,

@@ -5,6 +5,12 @@
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace quire {
@@ -25,6 +31,20 @@ namespace avx512_vnni {
 const KernelTable& table();
 }
 namespace avx512_bf16 {
+const KernelTable& table();
+}
+namespace amx {
+const KernelTable& table();
+}
+#endif
+#ifdef QUIRE_HAVE_NEON
+namespace neon {
+const KernelTable& table();
+}
+namespace neon_dotprod {
+const KernelTable& table();
+}
+namespace neon_i8mm {
 const KernelTable& table();
 }
 #endif
@@ -59,6 +79,32 @@ CpuFeatures detect_x86() {
 }
 #endif
 
+#if defined(__aarch64__)
+CpuFeatures detect_arm() {
+  CpuFeatures f;
+  f.neon = true;  // part of the base architecture
+#if defined(__linux__)
+  const unsigned long dotprod = 1ul << 20, i8mm = 1ul << 13;  // HWCAP_ASIMDDP, HWCAP2_I8MM of the kernel's interface
+  f.neon_dotprod = getauxval(AT_HWCAP) & dotprod;
+  f.neon_i8mm = f.neon_dotprod && (getauxval(AT_HWCAP2) & i8mm);
+#endif
+  return f;
+}
+#endif
+
+#ifdef QUIRE_HAVE_AVX512
+// Whether the kernel lets this process use AMX tile state; asking is how it is granted (Documentation/arch/x86/xstate.rst).
+bool tiles_permitted() {
+#ifdef __linux__
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  static const bool granted = syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+#endif
+
 const KernelTable* find(std::string_view name, const CpuFeatures& cpu) {
 #ifdef QUIRE_HAVE_AVX2
   if (name == "avx2" && cpu.avx2) return &avx2::table();
@@ -67,6 +113,13 @@ const KernelTable* find(std::string_view name, const CpuFeatures& cpu) {
   if (name == "avx512_bf16" && cpu.avx512_vnni && cpu.avx512_bf16) return &avx512_bf16::table();
   if (name == "avx512_vnni" && cpu.avx512_vnni) return &avx512_vnni::table();
   if (name == "avx512" && cpu.avx512) return &avx512::table();
+  if (name == "amx" && cpu.avx512_vnni && cpu.avx512_bf16 && cpu.amx_bf16 && cpu.amx_int8 && tiles_permitted())
+    return &amx::table();
+#endif
+#ifdef QUIRE_HAVE_NEON
+  if (name == "neon_i8mm" && cpu.neon_i8mm) return &neon_i8mm::table();
+  if (name == "neon_dotprod" && cpu.neon_dotprod) return &neon_dotprod::table();
+  if (name == "neon" && cpu.neon) return &neon::table();
 #endif
   (void)cpu;
   if (name == "portable") return &portable::table();
@@ -78,19 +131,18 @@ const KernelTable* find(std::string_view name, const CpuFeatures& cpu) {
 CpuFeatures detect_cpu() {
 #if defined(__x86_64__) || defined(_M_X64)
   return detect_x86();
+#elif defined(__aarch64__)
+  return detect_arm();
 #else
-  CpuFeatures f;
-#if defined(__aarch64__)
-  f.neon = true;
-#endif
-  return f;
+  return {};
 #endif
 }
 
 std::vector<std::string_view> available_kernels() {
   const CpuFeatures cpu = detect_cpu();
   std::vector<std::string_view> names;
-  for (std::string_view name : {"avx512_vnni", "avx512", "avx2", "avx512_bf16", "portable"})
+  for (std::string_view name :
+       {"avx512_vnni", "avx512", "avx2", "avx512_bf16", "amx", "neon_i8mm", "neon_dotprod", "neon", "portable"})
     if (find(name, cpu)) names.push_back(name);
   return names;
 }

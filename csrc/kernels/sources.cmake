@@ -35,6 +35,17 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS};-mavx512vnni;-mavx512bf16")
 endif()
 
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+  list(APPEND QUIRE_KERNEL_DEFINITIONS QUIRE_HAVE_NEON=1)
+  foreach(isa IN ITEMS "neon:armv8-a" "neon_dotprod:armv8.2-a+dotprod" "neon_i8mm:armv8.2-a+dotprod+i8mm")
+    string(REGEX MATCH "^([^:]+):(.+)$" _ "${isa}")
+    set(source ${QUIRE_KERNELS_DIR}/isa_${CMAKE_MATCH_1}.cpp)
+    list(APPEND QUIRE_KERNEL_SOURCES ${source})
+    set_source_files_properties(${source} PROPERTIES
+      COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};-march=${CMAKE_MATCH_2}")
+  endforeach()
+endif()
+
 add_library(quire_kernels OBJECT ${QUIRE_KERNEL_SOURCES})
 target_compile_features(quire_kernels PUBLIC cxx_std_20)
 target_compile_definitions(quire_kernels PRIVATE ${QUIRE_KERNEL_DEFINITIONS})

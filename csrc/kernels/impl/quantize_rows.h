@@ -55,14 +55,12 @@ QUIRE_INLINE float inverse_scale(float scale) { return scale > 0.0f && scale < 1
 // out[i] = x[i] * inverse rounded to nearest even, |result| < 2^22; zero for NaN and past `count`.
 template <class Int>
 QUIRE_INLINE void round_scaled(const float* x, int64_t count, float inverse, int64_t padded_count, Int* out) {
-  typedef Int Narrow __attribute__((vector_size(8 * sizeof(Int))));
   const F32x8 magic = broadcast(12582912.0f);
   for (int64_t i = 0; i < padded_count; i += 8) {
     const int64_t left = count - i;
     F32x8 v = (left >= 8 ? load(x + i) : left > 0 ? load_part(x + i, left) : zero()) * broadcast(inverse);
     v = select(v == v, v, zero());
-    const Narrow narrow = __builtin_convertvector(to_i32((v + magic) - magic), Narrow);
-    __builtin_memcpy(out + i, &narrow, sizeof narrow);
+    store_narrow(out + i, to_i32((v + magic) - magic));
   }
 }
 

@@ -1,32 +1,18 @@
-// What every ISA's vector header shares: eight float lanes in the compiler's vector extension, on which
-// + - * / and comparisons work lane by lane. Included inside namespace quire::QUIRE_ISA.
+// What every ISA's vector header shares: eight float lanes (F32x8, I32x8, I16x16, U8x32 and their loads, stores and
+// conversions come from vec_extension.h, or from vec_pairs.h where QUIRE_VECTOR_PAIRS is defined), compile-time
+// loops and scalar conversions. Included inside namespace quire::QUIRE_ISA.
 // The ISA's header adds: fma, maximum, minimum, square_root, load_part, store_part, load_bf16,
 // load_f16, load_i8, store_bf16, store_f16, any_lane, prefetch, and the integer products
 // widen_i8, multiply_add_i16, multiply_add_u8, add_pairs.
 
 #define QUIRE_INLINE inline __attribute__((always_inline))
 
-typedef float F32x8 __attribute__((vector_size(32)));
-typedef int32_t I32x8 __attribute__((vector_size(32)));
-typedef int16_t I16x16 __attribute__((vector_size(32)));
-typedef uint8_t U8x32 __attribute__((vector_size(32)));
-typedef float F32x8Unaligned __attribute__((vector_size(32), aligned(4), may_alias));
-typedef int32_t I32x8Unaligned __attribute__((vector_size(32), aligned(1), may_alias));
-typedef uint8_t U8x32Unaligned __attribute__((vector_size(32), aligned(1), may_alias));
+#ifdef QUIRE_VECTOR_PAIRS
+#include "vec_pairs.h"
+#else
+#include "vec_extension.h"
+#endif
 
-QUIRE_INLINE F32x8 load(const float* p) { return *reinterpret_cast<const F32x8Unaligned*>(p); }
-QUIRE_INLINE void store(float* p, F32x8 v) { *reinterpret_cast<F32x8Unaligned*>(p) = v; }
-QUIRE_INLINE I32x8 load_i32(const void* p) { return *reinterpret_cast<const I32x8Unaligned*>(p); }
-QUIRE_INLINE U8x32 load_u8(const void* p) { return *reinterpret_cast<const U8x32Unaligned*>(p); }
-QUIRE_INLINE void store_i32(int32_t* p, I32x8 v) { *reinterpret_cast<I32x8Unaligned*>(p) = v; }
-QUIRE_INLINE F32x8 broadcast(float x) { return F32x8{x, x, x, x, x, x, x, x}; }
-QUIRE_INLINE I32x8 broadcast_i32(int32_t x) { return I32x8{x, x, x, x, x, x, x, x}; }
-QUIRE_INLINE F32x8 zero() { return F32x8{}; }
-QUIRE_INLINE F32x8 as_f32(I32x8 v) { return reinterpret_cast<F32x8>(v); }
-QUIRE_INLINE I32x8 as_i32(F32x8 v) { return reinterpret_cast<I32x8>(v); }
-QUIRE_INLINE F32x8 to_f32(I32x8 v) { return __builtin_convertvector(v, F32x8); }
-QUIRE_INLINE I32x8 to_i32(F32x8 v) { return __builtin_convertvector(v, I32x8); }
-QUIRE_INLINE F32x8 select(I32x8 mask, F32x8 yes, F32x8 no) { return mask ? yes : no; }
 QUIRE_INLINE F32x8 absolute(F32x8 v) { return as_f32(as_i32(v) & broadcast_i32(0x7fffffff)); }
 
 // Fixed order, so that a sum's bits depend on nothing but its lanes.
