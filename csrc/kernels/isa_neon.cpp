@@ -10,6 +10,7 @@ namespace quire::neon {
 #include "impl/vec_neon.h"
 #include "impl/vector_math.h"
 #include "impl/rowwise.h"
+#include "impl/draw.h"
 #include "impl/norms.h"
 #include "impl/rotary.h"
 #include "impl/kv_write.h"

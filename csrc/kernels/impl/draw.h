@@ -52,16 +52,16 @@ inline uint32_t noise_bits(const DrawNoise& noise, uint32_t first, uint32_t* bit
 constexpr int64_t kMassChunk = 4096;  // elements summed in float32 before they go to a double
 
 inline double score_masses(const float* x, int64_t n, float largest, float temperature, float* scores, float* masses) {
+  const F32x8 lanes = {0, 1, 2, 3, 4, 5, 6, 7};
   double total = 0.0;
   for (int64_t begin = 0; begin < n; begin += kMassChunk) {
     F32x8 sum = zero();
     for_lanes(min_of(kMassChunk, n - begin), [&](int64_t i, int64_t count) {
       const F32x8 score = (load_some(x + begin + i, count) - broadcast(largest)) / broadcast(temperature);
-      F32x8 mass = exp_v(score);
+      const F32x8 mass = exp_v(score);
       store_some(scores + begin + i, score, count);
       store_some(masses + begin + i, mass, count);
-      for (int64_t lane = count; lane < 8; ++lane) mass[lane] = 0.0f;
-      sum = sum + mass;
+      sum = sum + select(lanes < broadcast(static_cast<float>(count)), mass, zero());
     });
     total += static_cast<double>(sum_lanes(sum));
   }

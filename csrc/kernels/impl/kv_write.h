@@ -47,7 +47,7 @@ QUIRE_INLINE float int8_scale(const float* x, int64_t dim) {
   I32x8 top = {};  // bits of magnitudes are ordered as integers, infinity and NaN above all others
   for_lanes(dim, [&](int64_t d, int64_t count) {
     const I32x8 magnitude = as_i32(absolute(load_some(x + d, count)));
-    top = magnitude > top ? magnitude : top;
+    top = larger(magnitude, top);
   });
   int32_t most = 0;
   for (int i = 0; i < 8; ++i) most = top[i] > most ? top[i] : most;

@@ -22,6 +22,7 @@ QUIRE_INLINE I32x8 as_i32(F32x8 v) { return reinterpret_cast<I32x8>(v); }
 QUIRE_INLINE F32x8 to_f32(I32x8 v) { return __builtin_convertvector(v, F32x8); }
 QUIRE_INLINE I32x8 to_i32(F32x8 v) { return __builtin_convertvector(v, I32x8); }
 QUIRE_INLINE F32x8 select(I32x8 mask, F32x8 yes, F32x8 no) { return mask ? yes : no; }
+QUIRE_INLINE I32x8 larger(I32x8 a, I32x8 b) { return a > b ? a : b; }
 
 // The low halves or bytes of the lanes, at any alignment.
 template <class Int>

@@ -27,6 +27,10 @@ QUIRE_INLINE F32x8 load_f16(const uint16_t* p) {
   const float16x8_t v = vreinterpretq_f16_u16(vld1q_u16(p));
   return {vcvt_f32_f16(vget_low_f16(v)), vcvt_high_f32_f16(v)};
 }
+QUIRE_INLINE F32x8 load_i8(const int8_t* p) {
+  const int16x8_t v = vmovl_s8(vld1_s8(p));
+  return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(v))), vcvtq_f32_s32(vmovl_high_s16(v))};
+}
 QUIRE_INLINE uint16x4_t narrow_bf16(float32x4_t v) {  // nearest even; NaN stays NaN
   const uint32x4_t u = vreinterpretq_u32_f32(v);
   const uint32x4_t odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));

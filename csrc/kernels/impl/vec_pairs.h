@@ -95,6 +95,7 @@ QUIRE_INLINE I32x8 to_i32(F32x8 v) { return {__builtin_convertvector(v.lo, I32x4
 QUIRE_INLINE F32x8 select(I32x8 mask, F32x8 yes, F32x8 no) {
   return {mask.lo ? yes.lo : no.lo, mask.hi ? yes.hi : no.hi};
 }
+QUIRE_INLINE I32x8 larger(I32x8 a, I32x8 b) { return {a.lo > b.lo ? a.lo : b.lo, a.hi > b.hi ? a.hi : b.hi}; }
 
 // The low halves or bytes of the lanes, at any alignment.
 template <class Int>
