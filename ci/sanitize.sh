@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Native tests under sanitizers: memory and undefined behaviour for everything, data races for pool and plan.
+# All native tests under sanitizers: memory and undefined behaviour, then data races.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build="${QUIRE_SANITIZE_BUILD:-$(mktemp -d)}"
@@ -21,5 +21,5 @@ run() {  # run NAME SANITIZERS TARGET...
 
 export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
 run memory address,undefined kernel_test plan_test
-run races thread plan_test
+run races thread kernel_test plan_test
 printf '\nsanitizers: nothing found\n'

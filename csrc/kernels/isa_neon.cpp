@@ -5,6 +5,7 @@
 
 #define QUIRE_ISA neon
 #define QUIRE_VECTOR_PAIRS
+#define QUIRE_INT8_UNIT 4
 namespace quire::neon {
 #include "impl/vec_common.h"
 #include "impl/vec_neon.h"
@@ -22,8 +23,9 @@ namespace quire::neon {
 #include "impl/gemm_neon.h"
 #include "impl/linear_float.h"
 #include "impl/quantize_rows.h"
-#include "impl/linear_int8.h"
-#include "impl/linear_int4.h"
-#include "impl/linear.h"
+#include "impl/neon_dot.h"
+#include "impl/neon_quantized.h"
+#include "impl/linear_pack.h"
+#include "impl/neon_linear.h"
 #include "impl/table.h"
 }  // namespace quire::neon

@@ -5,6 +5,7 @@
 
 #define QUIRE_ISA neon_i8mm
 #define QUIRE_VECTOR_PAIRS
+#define QUIRE_INT8_UNIT 8
 namespace quire::neon_i8mm {
 #include "impl/vec_common.h"
 #include "impl/vec_neon.h"
@@ -22,8 +23,9 @@ namespace quire::neon_i8mm {
 #include "impl/gemm_neon.h"
 #include "impl/linear_float.h"
 #include "impl/quantize_rows.h"
-#include "impl/linear_int8.h"
-#include "impl/linear_int4.h"
-#include "impl/linear.h"
+#include "impl/neon_matrix.h"
+#include "impl/neon_quantized.h"
+#include "impl/linear_pack.h"
+#include "impl/neon_linear.h"
 #include "impl/table.h"
 }  // namespace quire::neon_i8mm

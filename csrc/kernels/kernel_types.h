@@ -36,7 +36,7 @@ enum class WeightFormat : int32_t {
   f16 = 2,
   int8 = 3,  // signed, symmetric; one scale per output channel (group_size 0) or per group of inputs.
              // Activations are quantized to 16 bits per row (avx2, portable) or, as for int4, to 8 bits per (row, 32
-             // inputs) (avx512 tables); sums of products are exact int32.
+             // inputs) (avx512 and neon tables); sums of products are exact int32.
   int4 = 4,  // 4 bits, scale per group (32, 64, 128); zero point 8, or per group when has_zeros.
              // Activations are quantized to 8 bits per (row, 32 inputs).
 };

@@ -20,12 +20,12 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx2.cpp PROPERTIES
     COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};-mavx2;-mfma;-mf16c")
 
-  # AVX-512: the table "avx512", and two more that replace the linears their instructions are for.
+  # AVX-512: the table "avx512", and three more that replace the linears their instructions are for.
   # gcc 12 takes the undefined operands of its own intrinsics for uninitialized ones.
   set(QUIRE_AVX512_FLAGS -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=256
     -Wno-uninitialized -Wno-maybe-uninitialized)
   list(APPEND QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/isa_avx512.cpp ${QUIRE_KERNELS_DIR}/isa_avx512_vnni.cpp
-       ${QUIRE_KERNELS_DIR}/isa_avx512_bf16.cpp)
+       ${QUIRE_KERNELS_DIR}/isa_avx512_bf16.cpp ${QUIRE_KERNELS_DIR}/isa_amx.cpp)
   list(APPEND QUIRE_KERNEL_DEFINITIONS QUIRE_HAVE_AVX512=1)
   set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx512.cpp PROPERTIES
     COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS}")
@@ -33,6 +33,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS};-mavx512vnni")
   set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx512_bf16.cpp PROPERTIES
     COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS};-mavx512vnni;-mavx512bf16")
+  set(QUIRE_AMX_FLAGS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS};-mavx512vnni;-mavx512bf16")
+  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_amx.cpp PROPERTIES
+    COMPILE_OPTIONS "${QUIRE_AMX_FLAGS};-mamx-tile;-mamx-int8;-mamx-bf16")
 endif()
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")

@@ -100,10 +100,10 @@ class World {
     a.item_capacity = static_cast<int64_t>(items.size());
     a.partials = with_partials ? partials.data() : nullptr;
     a.partial_capacity = static_cast<int64_t>(partials.size());
-    AlignedBytes scratch(table_.attention_scratch_bytes(heads(), case_.kv_heads, case_.head_dim, case_.v_head_dim, case_.block_size));
+    const int64_t scratch_bytes = table_.attention_scratch_bytes(heads(), case_.kv_heads, case_.head_dim, case_.v_head_dim, case_.block_size);
     table_.attention_plan(a, threads);
     merges += a.num_merges;
-    run_in_pieces(table_.attention, std::as_const(a), a.num_items, scratch.as());
+    run_in_pieces(table_.attention, std::as_const(a), a.num_items, scratch_bytes);
     run_in_pieces(table_.attention_merge, std::as_const(a), a.num_merges);
     std::vector<std::vector<float>> rows(seqs);
     for (int64_t s = 0; s < seqs; ++s)

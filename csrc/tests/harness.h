@@ -10,6 +10,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "kernel_table.h"
@@ -170,15 +171,32 @@ inline QuantizedVectors quantized(const std::vector<float>& source, int64_t dim)
   return result;
 }
 
-// Runs items [0, count) in uneven pieces, backwards: kernels must not care.
+#ifdef __SANITIZE_THREAD__
+constexpr bool kTwoThreads = true;
+#else
+constexpr bool kTwoThreads = false;
+#endif
+
+// Runs items [0, count) in uneven pieces, backwards: kernels must not care. Under the thread sanitizer two threads
+// share the pieces, so that two items that write the same memory are found.
 template <class Args>
-void run_in_pieces(RangeKernel<Args> kernel, const Args& args, int64_t count, void* scratch = nullptr) {
-  int64_t end = count, piece = 1;
-  while (end > 0) {
-    const int64_t begin = end > piece ? end - piece : 0;
-    kernel(args, begin, end, scratch);
-    end = begin;
-    piece = piece % 3 + 1;
+void run_in_pieces(RangeKernel<Args> kernel, const Args& args, int64_t count, int64_t scratch_bytes = 0) {
+  const auto run = [&](int only) {
+    AlignedBytes scratch(scratch_bytes);
+    int64_t end = count, piece = 1;
+    for (int i = 0; end > 0; ++i) {
+      const int64_t begin = end > piece ? end - piece : 0;
+      if (!kTwoThreads || i % 2 == only) kernel(args, begin, end, scratch_bytes ? scratch.as() : nullptr);
+      end = begin;
+      piece = piece % 3 + 1;
+    }
+  };
+  if constexpr (kTwoThreads) {
+    std::thread other(run, 1);
+    run(0);
+    other.join();
+  } else {
+    run(0);
   }
 }
 

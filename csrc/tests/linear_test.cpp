@@ -28,12 +28,12 @@ const Format kFormats[] = {
 std::vector<float> run_linear(const KernelTable& table, LinearArgs a, int64_t pad) {
   const PackedLinear& w = *a.weight;
   std::vector<float> y(a.m * (w.n + pad), kNaN);
-  AlignedBytes workspace(table.linear_workspace_bytes(w, a.m)), scratch(table.linear_scratch_bytes(w, a.m));
+  AlignedBytes workspace(table.linear_workspace_bytes(w, a.m));
   a.workspace = workspace.as();
   a.y = y.data();
   a.y_stride = w.n + pad;
   run_in_pieces(table.linear_prepare, a, table.linear_prepare_items(w, a.m));
-  run_in_pieces(table.linear, a, table.linear_items(w, a.m), scratch.as());
+  run_in_pieces(table.linear, a, table.linear_items(w, a.m), table.linear_scratch_bytes(w, a.m));
   return y;
 }
 
@@ -53,10 +53,10 @@ struct Spread {
 double activation_rounding(const KernelTable& table, const Format& f, const float* x, const float* w, int64_t k) {
   const std::string_view isa = table.isa;
   double bound = 0;
-  if (f.format == WeightFormat::bf16 && isa == "avx512_bf16")
+  if (f.format == WeightFormat::bf16 && (isa == "avx512_bf16" || isa.starts_with("amx")))
     for (int64_t i = 0; i < k; ++i) bound += std::fabs(static_cast<double>(x[i]) * w[i]) / 256;
   if (f.format <= WeightFormat::f16) return bound;
-  const bool wide = f.format == WeightFormat::int8 && !isa.starts_with("avx512");  // 16 bits, one scale a row
+  const bool wide = f.format == WeightFormat::int8 && (isa == "avx2" || isa == "portable");  // 16 bits, one scale a row
   const int64_t block = wide ? k : 32;
   for (int64_t b = 0; b < k; b += block) {
     const int64_t count = std::min(block, k - b);

@@ -5,17 +5,40 @@
 
 #include "harness.h"
 
+#ifdef QUIRE_HAVE_AMX_MODEL
+namespace quire::amx_model {
+const KernelTable& table();
+}
+#endif
+
+namespace {
+
+// The named tables, or all that this machine can run and the model of AMX.
+std::vector<const quire::KernelTable*> tables_to_test(int argc, char** argv) {
+  std::vector<const quire::KernelTable*> tables;
+  for (int i = 1; i < argc; ++i) tables.push_back(&quire::select_kernels(argv[i]));
+  if (!tables.empty()) return tables;
+  for (std::string_view isa : quire::available_kernels()) tables.push_back(&quire::select_kernels(isa));
+#ifdef QUIRE_HAVE_AMX_MODEL
+  const quire::CpuFeatures cpu = quire::detect_cpu();
+  if (cpu.avx512_vnni && cpu.avx512_bf16) tables.push_back(&quire::amx_model::table());
+  else std::printf("amx_model: this processor has no AVX-512 with VNNI and BF16: not run\n");
+#endif
+  return tables;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
-  std::vector<std::string_view> tables(argv + 1, argv + argc);
-  if (tables.empty()) tables = quire::available_kernels();
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   using namespace quire::testing;
   const struct {
     const char* name;
     Test run;
   } tests[] = {{"linear", test_linear}, {"rowwise", test_rowwise}, {"cache", test_cache}, {"attention", test_attention}};
   int failures = 0;
-  for (std::string_view isa : tables) {
-    const quire::KernelTable& table = quire::select_kernels(isa);
+  for (const quire::KernelTable* each : tables_to_test(argc, argv)) {
+    const quire::KernelTable& table = *each;
     for (const auto& test : tests) {
       Checker check;
       check.isa = table.isa;

@@ -4,7 +4,7 @@
 //   bf16  [K/2][16][2] bf16: a 32-bit lane holds two consecutive inputs of one column
 //   f16   [K][16] f16
 //   int8  groups of { [g/2][16][2] int8; [16] f16 scale unless per channel }, then [16] f32 column factor;
-//         with QUIRE_INT8_QUADS [g/4][16][4] bytes of value + 128
+//         with QUIRE_INT8_QUADS [g/4][16][4] bytes of value + 128; with QUIRE_INT8_UNIT [g/unit][16][unit] int8
 //   int4  groups of { g/32 x [4][16][4] bytes, each byte inputs i (low) and i + 4 (high) of 8; [16] f16 scale;
 //         [16] f16 zero point if has_zeros }, then [16] f32 column factor
 // The column factor is a power of two that brings the largest group scale of the column near 1, so that f16
@@ -22,6 +22,9 @@ constexpr int64_t kFactorBytes = kPanelColumns * 4;
 #ifdef QUIRE_INT8_QUADS  // for products of unsigned by signed bytes, four to a lane
 constexpr int64_t kInt8Unit = 4;
 constexpr uint8_t kInt8Flip = 0x80;
+#elif defined(QUIRE_INT8_UNIT)  // for products of signed bytes, that many to a lane
+constexpr int64_t kInt8Unit = QUIRE_INT8_UNIT;
+constexpr uint8_t kInt8Flip = 0;
 #else
 constexpr int64_t kInt8Unit = 2;
 constexpr uint8_t kInt8Flip = 0;

@@ -43,28 +43,3 @@ QUIRE_INLINE void store_f16(uint16_t* p, F32x8 v) {
   vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(v.lo), v.hi)));
 }
 QUIRE_INLINE bool any_lane(I32x8 mask) { return vmaxvq_u32(vreinterpretq_u32_s32(mask.lo | mask.hi)) != 0; }
-
-// 16 signed bytes as 16-bit lanes.
-QUIRE_INLINE I16x16 widen_i8(const void* p) {
-  const int8x16_t v = vld1q_s8(static_cast<const int8_t*>(p));
-  return {vmovl_s8(vget_low_s8(v)), vmovl_high_s8(v)};
-}
-QUIRE_INLINE int32x4_t multiply_pairs_i16(int16x8_t w, int32x4_t x) {
-  const int16x8_t pair = vreinterpretq_s16_s32(x);
-  return vpaddq_s32(vmull_s16(vget_low_s16(w), vget_low_s16(pair)), vmull_high_s16(w, pair));
-}
-// sum[i] + w[2i] * x[2i] + w[2i + 1] * x[2i + 1]; x is a broadcast pair of 16-bit values.
-QUIRE_INLINE I32x8 multiply_add_i16(I16x16 w, I32x8 x, I32x8 sum) {
-  return {vaddq_s32(sum.lo, multiply_pairs_i16(w.lo, x.lo)), vaddq_s32(sum.hi, multiply_pairs_i16(w.hi, x.hi))};
-}
-QUIRE_INLINE int16x8_t multiply_pairs_i8(uint8x16_t w, int32x4_t x) {  // w < 128
-  const int8x16_t s = vreinterpretq_s8_u8(w), quad = vreinterpretq_s8_s32(x);
-  return vpaddq_s16(vmull_s8(vget_low_s8(s), vget_low_s8(quad)), vmull_high_s8(s, quad));
-}
-// 16-bit lane i: sum[i] + w[2i] * x[2i] + w[2i + 1] * x[2i + 1]; w below 128, x a broadcast quad of signed bytes.
-QUIRE_INLINE I16x16 multiply_add_u8(U8x32 w, I32x8 x, I16x16 sum) {
-  return {vaddq_s16(sum.lo, multiply_pairs_i8(w.lo, x.lo)), vaddq_s16(sum.hi, multiply_pairs_i8(w.hi, x.hi))};
-}
-QUIRE_INLINE I32x8 add_pairs(I16x16 v) { return {vpaddlq_s16(v.lo), vpaddlq_s16(v.hi)}; }
-QUIRE_INLINE U8x32 low_nibbles(U8x32 v) { return {vandq_u8(v.lo, vdupq_n_u8(15)), vandq_u8(v.hi, vdupq_n_u8(15))}; }
-QUIRE_INLINE U8x32 high_nibbles(U8x32 v) { return {vshrq_n_u8(v.lo, 4), vshrq_n_u8(v.hi, 4)}; }
