@@ -32,25 +32,10 @@ struct FloatPanel<WeightFormat::f16> {
 QUIRE_INLINE void transpose_lanes(const uint8_t* const* rows, int64_t count, uint8_t* out) {
   for (int64_t i = 0; i < count; i += 8) {
     unroll<2>([&](auto half) {
-      I32x8 r[8], pairs[8], quads[8];
+      I32x8 r[8];
       unroll<8>([&](auto j) { r[j] = load_i32(rows[half * 8 + j] + i * 4); });
-      unroll<4>([&](auto j) {
-        pairs[j * 2] = __builtin_shufflevector(r[j * 2], r[j * 2 + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        pairs[j * 2 + 1] = __builtin_shufflevector(r[j * 2], r[j * 2 + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-      });
-      unroll<2>([&](auto j) {
-        unroll<2>([&](auto part) {
-          const I32x8 a = pairs[j * 4 + part], b = pairs[j * 4 + 2 + part];
-          quads[j * 4 + part * 2] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-          quads[j * 4 + part * 2 + 1] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-        });
-      });
-      unroll<4>([&](auto j) {
-        const I32x8 low = __builtin_shufflevector(quads[j], quads[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        const I32x8 high = __builtin_shufflevector(quads[j], quads[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-        __builtin_memcpy(out + (i + j) * 64 + half * 32, &low, sizeof low);
-        __builtin_memcpy(out + (i + j + 4) * 64 + half * 32, &high, sizeof high);
-      });
+      transpose(r);
+      unroll<8>([&](auto j) { store_i32(reinterpret_cast<int32_t*>(out + (i + j) * 64 + half * 32), r[j]); });
     });
   }
 }

@@ -7,6 +7,21 @@
 
 #define QUIRE_INLINE inline __attribute__((always_inline))
 
+// Compile-time loop: f(Index<0>{}), f(Index<1>{}), ... Indices are constants in the front end already, so
+// arrays of accumulators become registers whatever the optimizer's unroller decides.
+template <int I>
+struct Index {
+  static constexpr int value = I;
+  constexpr operator int() const { return I; }
+};
+template <int N, int I = 0, class F>
+QUIRE_INLINE void unroll(F&& f) {
+  if constexpr (I < N) {
+    f(Index<I>{});
+    unroll<N, I + 1>(f);
+  }
+}
+
 #ifdef QUIRE_VECTOR_PAIRS
 #include "vec_pairs.h"
 #else
@@ -23,21 +38,6 @@ QUIRE_INLINE float max_lanes(F32x8 v) {
   float m = v[0];
   for (int i = 1; i < 8; ++i) m = v[i] > m ? v[i] : m;
   return m;
-}
-
-// Compile-time loop: f(Index<0>{}), f(Index<1>{}), ... Indices are constants in the front end already, so
-// arrays of accumulators become registers whatever the optimizer's unroller decides.
-template <int I>
-struct Index {
-  static constexpr int value = I;
-  constexpr operator int() const { return I; }
-};
-template <int N, int I = 0, class F>
-QUIRE_INLINE void unroll(F&& f) {
-  if constexpr (I < N) {
-    f(Index<I>{});
-    unroll<N, I + 1>(f);
-  }
 }
 
 QUIRE_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }

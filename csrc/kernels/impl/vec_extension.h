@@ -31,3 +31,23 @@ QUIRE_INLINE void store_narrow(Int* p, I32x8 v) {
   const Narrow narrow = __builtin_convertvector(v, Narrow);
   __builtin_memcpy(p, &narrow, sizeof narrow);
 }
+
+// Rows of an 8 x 8 matrix become its columns.
+QUIRE_INLINE void transpose(I32x8* r) {
+  I32x8 pairs[8], quads[8];
+  unroll<4>([&](auto j) {
+    pairs[j * 2] = __builtin_shufflevector(r[j * 2], r[j * 2 + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    pairs[j * 2 + 1] = __builtin_shufflevector(r[j * 2], r[j * 2 + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  });
+  unroll<2>([&](auto j) {
+    unroll<2>([&](auto part) {
+      const I32x8 a = pairs[j * 4 + part], b = pairs[j * 4 + 2 + part];
+      quads[j * 4 + part * 2] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+      quads[j * 4 + part * 2 + 1] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    });
+  });
+  unroll<4>([&](auto j) {
+    r[j] = __builtin_shufflevector(quads[j], quads[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    r[j + 4] = __builtin_shufflevector(quads[j], quads[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  });
+}

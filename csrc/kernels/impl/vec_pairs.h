@@ -105,3 +105,24 @@ QUIRE_INLINE void store_narrow(Int* p, I32x8 v) {
   __builtin_memcpy(p, &lo, sizeof lo);
   __builtin_memcpy(p + 4, &hi, sizeof hi);
 }
+
+// Rows of an 8 x 8 matrix become its columns: four 4 x 4 ones.
+QUIRE_INLINE void transpose_4x4(I32x4& a, I32x4& b, I32x4& c, I32x4& d) {
+  const I32x4 ab0 = __builtin_shufflevector(a, b, 0, 4, 2, 6), ab1 = __builtin_shufflevector(a, b, 1, 5, 3, 7);
+  const I32x4 cd0 = __builtin_shufflevector(c, d, 0, 4, 2, 6), cd1 = __builtin_shufflevector(c, d, 1, 5, 3, 7);
+  a = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
+  b = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
+  c = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+  d = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
+}
+QUIRE_INLINE void transpose(I32x8* r) {
+  transpose_4x4(r[0].lo, r[1].lo, r[2].lo, r[3].lo);
+  transpose_4x4(r[0].hi, r[1].hi, r[2].hi, r[3].hi);
+  transpose_4x4(r[4].lo, r[5].lo, r[6].lo, r[7].lo);
+  transpose_4x4(r[4].hi, r[5].hi, r[6].hi, r[7].hi);
+  unroll<4>([&](auto j) {
+    const I32x4 upper = r[j].hi;
+    r[j].hi = r[j + 4].lo;
+    r[j + 4].lo = upper;
+  });
+}
