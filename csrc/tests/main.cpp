@@ -1,5 +1,5 @@
 // Compares every kernel of every table that this machine can run with naive loops in double precision.
-//   kernel_test [TABLE...]   only these tables
+//   kernel_test [TABLE[:TEST]...]   only these tables, and of a table only this test
 #include <chrono>
 #include <stdexcept>
 
@@ -13,15 +13,24 @@ const KernelTable& table();
 
 namespace {
 
+struct Selected {
+  const quire::KernelTable* table;
+  std::string_view test;  // empty: all
+};
+
 // The named tables, or all that this machine can run and the model of AMX.
-std::vector<const quire::KernelTable*> tables_to_test(int argc, char** argv) {
-  std::vector<const quire::KernelTable*> tables;
-  for (int i = 1; i < argc; ++i) tables.push_back(&quire::select_kernels(argv[i]));
+std::vector<Selected> tables_to_test(int argc, char** argv) {
+  std::vector<Selected> tables;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view name = argv[i];
+    const size_t colon = name.find(':');
+    tables.push_back({&quire::select_kernels(name.substr(0, colon)), colon == name.npos ? "" : name.substr(colon + 1)});
+  }
   if (!tables.empty()) return tables;
-  for (std::string_view isa : quire::available_kernels()) tables.push_back(&quire::select_kernels(isa));
+  for (std::string_view isa : quire::available_kernels()) tables.push_back({&quire::select_kernels(isa), ""});
 #ifdef QUIRE_HAVE_AMX_MODEL
   const quire::CpuFeatures cpu = quire::detect_cpu();
-  if (cpu.avx512_vnni && cpu.avx512_bf16) tables.push_back(&quire::amx_model::table());
+  if (cpu.avx512_vnni && cpu.avx512_bf16) tables.push_back({&quire::amx_model::table(), ""});
   else std::printf("amx_model: this processor has no AVX-512 with VNNI and BF16: not run\n");
 #endif
   return tables;
@@ -37,9 +46,11 @@ int main(int argc, char** argv) {
     Test run;
   } tests[] = {{"linear", test_linear}, {"rowwise", test_rowwise}, {"cache", test_cache}, {"attention", test_attention}};
   int failures = 0;
-  for (const quire::KernelTable* each : tables_to_test(argc, argv)) {
-    const quire::KernelTable& table = *each;
+  long checks = 0;
+  for (const Selected& selected : tables_to_test(argc, argv)) {
+    const quire::KernelTable& table = *selected.table;
     for (const auto& test : tests) {
+      if (!selected.test.empty() && selected.test != test.name) continue;
       Checker check;
       check.isa = table.isa;
       const auto start = std::chrono::steady_clock::now();
@@ -47,8 +58,10 @@ int main(int argc, char** argv) {
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       std::printf("%-12s %-10s %8ld checks %4d failures  %.2f s\n", table.isa, test.name, check.checks(), check.failures(), seconds);
       failures += check.failures();
+      checks += check.checks();
     }
   }
+  if (checks == 0) std::printf("FAIL no test of that name\n"), ++failures;
   Checker selection;
   selection.isa = "select";
   selection.expect(std::string_view(quire::select_kernels("portable").isa) == "portable", "forcing a table");

@@ -144,7 +144,7 @@ struct AmxGroup {
 
 // Adds a group's products for the 16 rows from `start` on to sums [16][kAmxColumns].
 template <Scales S>
-void amx_group(const ZmmRows& q, int64_t m, int64_t start, const AmxGroup& g, float* sums) {
+void amx_group(const ZmmRows& q, int64_t start, const AmxGroup& g, float* sums) {
   alignas(64) float group[kAmxRows * kAmxColumns] = {};
   alignas(64) int32_t dots[kAmxRows * kAmxColumns];
   float* const into = S == Scales::none ? sums : group;
@@ -166,12 +166,12 @@ void amx_group(const ZmmRows& q, int64_t m, int64_t start, const AmxGroup& g, fl
       if constexpr (S == Scales::zeros) zero_point = load16_f16(g.scales[p] + kPanelColumns * 2);
       for (int64_t r = 0; r < kAmxRows; ++r) {
         const int64_t row = start + r, out = r * kAmxColumns + p * kPanelColumns;
-        const int32_t first = q.starts[dot * m + row];
+        const int32_t first = q.starts[dot * q.row_stride + row];
         I32x16 c = load16_i32(dots + out);
         if constexpr (S != Scales::zeros) c = c + first;
         F32x16 v = __builtin_convertvector(c, F32x16);
         if constexpr (S == Scales::zeros) v = fma16(-zero_point, _mm512_set1_ps(bits_to_f32(static_cast<uint32_t>(first))), v);
-        store16(into + out, fma16(v, _mm512_set1_ps(q.scales[block * m + row]), load16(into + out)));
+        store16(into + out, fma16(v, _mm512_set1_ps(q.scales[block * q.row_stride + row]), load16(into + out)));
       }
     }
   }
@@ -206,7 +206,7 @@ void amx_quantized_items(const LinearArgs& a, int64_t begin, int64_t end, float*
         g.scales[p] = panel + count * kPanelColumns / kPerByte;
       }
       for (int64_t row = i.row_begin; row < i.row_end; row += kAmxRows)
-        amx_group<S>(q, a.m, tile_start(row, a.m), g, sums + (row - i.row_begin) * kAmxColumns);
+        amx_group<S>(q, tile_start(row, a.m), g, sums + (row - i.row_begin) * kAmxColumns);
     }
     for (int64_t row = i.row_begin; row < i.row_end; row += kAmxRows)
       finish_tile(a, row, min_of(kAmxRows, i.row_end - row), i.panel, i.panels,
