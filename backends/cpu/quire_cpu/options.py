@@ -11,6 +11,10 @@ from quire.errors import ConfigError
 from quire_cpu import _native
 
 
+BFLOAT16_KERNELS = "avx512_bf16"
+"""The kernel set that multiplies bfloat16 weights with activations rounded to bfloat16."""
+
+
 def available_cores() -> int:
     """Cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -33,6 +37,19 @@ class CpuOptions:
     kernels: str = ""
     packed_weights: Path | None = None
     poison: bool = False
+
+    @property
+    def act_dtypes(self) -> tuple[str, ...]:
+        """Activation dtypes, preferred first. bfloat16: linears round their inputs, all else stays float32."""
+        if self.kernels == BFLOAT16_KERNELS:
+            return ("bfloat16",)
+        if not self.kernels and BFLOAT16_KERNELS in _native.available_kernels():
+            return ("float32", "bfloat16")
+        return ("float32",)
+
+    def kernels_for(self, act_dtype: str) -> str:
+        """The kernel set of a plan: what was asked for, else the best one that computes in `act_dtype`."""
+        return self.kernels or (BFLOAT16_KERNELS if act_dtype == "bfloat16" else "")
 
     @staticmethod
     def parse(options: Mapping[str, str]) -> CpuOptions:

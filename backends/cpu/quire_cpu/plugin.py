@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
@@ -37,7 +38,14 @@ CAPABILITIES = Capabilities(
     row_determinism="batch_invariant",
     read_write_blocks=True,
 )
-"""Activations are float32 always: memory traffic is weights and cache, and these may be 16 bits wide."""
+"""Of a machine without bfloat16 arithmetic: activations are float32, memory traffic is weights and cache."""
+
+
+def capabilities(options: Mapping[str, str]) -> Capabilities:
+    """With the activation dtypes of the kernels that the options choose. Raises ConfigError on an unknown option."""
+    from quire_cpu.options import CpuOptions
+
+    return replace(CAPABILITIES, act_dtypes=CpuOptions.parse(options).act_dtypes)
 
 
 @hookimpl
@@ -61,10 +69,7 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
 @hookimpl
 def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
     """What the device can do; raises ConfigError on an option it does not have."""
-    from quire_cpu.options import CpuOptions
-
-    CpuOptions.parse(options)
-    return CAPABILITIES
+    return capabilities(options)
 
 
 @hookimpl
@@ -86,4 +91,4 @@ def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
     """The native executor. Raises BackendError for a plan that the capabilities do not cover."""
     from quire_cpu.executor import CpuExecutor
 
-    return CpuExecutor(plan, CAPABILITIES)
+    return CpuExecutor(plan, capabilities(plan.options))

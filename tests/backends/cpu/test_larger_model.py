@@ -16,6 +16,7 @@ from quire.graph.passes import optimize
 from quire.models import build_model
 from quire.weights import open_weights
 from quire_cpu import _native
+from quire_cpu.options import BFLOAT16_KERNELS
 from quire_cpu.plugin import CAPABILITIES
 from tests.models.harness import LoadedModel, one_chunk, random_chunks, run_greedy, run_greedy_batch
 
@@ -40,7 +41,8 @@ def load(folder: Path, config: dict[str, Any], dtype: str, threads: int, kernels
     quantized = choose_schemes(spec, None, asked, backend.capabilities)
     model = optimize(quantized.model, backend.capabilities.fused_ops)
     executor = backend.create_executor(ExecutorPlan(
-        model=model, weight_dtype=dtype, act_dtype="float32", kv_dtype=dtype, block_size=64, max_model_len=320,
+        model=model, weight_dtype=dtype, act_dtype="bfloat16" if kernels == BFLOAT16_KERNELS else "float32",
+        kv_dtype=dtype, block_size=64, max_model_len=320,
         max_num_batched_tokens=256, max_num_seqs=8, max_logits_rows=48, return_logits=True,
         options={"threads": str(threads), "poison": "true", "kernels": kernels},
     ))
