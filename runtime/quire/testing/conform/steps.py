@@ -67,8 +67,9 @@ def check_lines(lines: Sequence[Line], family: str, dtypes: Dtypes) -> Finding:
     """The logits that lines have collected, against the reference's: every row of each."""
     findings = []
     for index, line in enumerate(lines):
-        expected = expected_logits(family, dtypes, tuple(line.tokens))[: len(line.logits)]
-        findings.append(require_logits(line.all_logits(), expected, logit_bound(family, dtypes),
+        tokens = tuple(line.tokens)
+        expected = expected_logits(family, dtypes, tokens)[: len(line.logits)]
+        findings.append(require_logits(line.all_logits(), expected, logit_bound(family, dtypes, tokens),
                                        f"line {index} ({len(line.logits)} tokens of {family})"))
     return worst_of(findings)
 
