@@ -9,7 +9,7 @@ ids are -1 in the tables and go to the next sequence that needs one), and logits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class LoadedModel:
 def load_model(
     folder: Path, device: str, *, dtype: str = "float32", block_size: int = 4, num_blocks: int = 64,
     max_model_len: int = 128, max_num_batched_tokens: int | None = None, fused_ops: frozenset[str] | None = None,
-    quantization: str | None = None, as_stored: bool = True,
+    quantization: str | None = None, as_stored: bool = True, options: Mapping[str, str] | None = None,
 ) -> LoadedModel:
     """The checkpoint on a device of the registry, through the passes the device declares (or `fused_ops`).
 
@@ -57,7 +57,7 @@ def load_model(
     if device in FRAMEWORKS:
         pytest.importorskip(FRAMEWORKS[device], reason=f"{FRAMEWORKS[device]}, which {device} needs, is not installed")
     spec = build_model(folder)
-    backend = resolve_device(device)
+    backend = resolve_device(device, options or {})
     if block_size not in backend.capabilities.block_sizes:
         block_size = min(backend.capabilities.block_sizes)
     files = open_checkpoint(folder)
@@ -66,7 +66,7 @@ def load_model(
     plan = ExecutorPlan(
         model=model, weight_dtype=dtype, act_dtype=dtype, kv_dtype=dtype, block_size=block_size,
         max_model_len=max_model_len, max_num_batched_tokens=max_num_batched_tokens or max_model_len, max_num_seqs=8,
-        max_logits_rows=64, return_logits=True,
+        max_logits_rows=64, return_logits=True, options=options or {},
     )
     executor = backend.create_executor(plan)
     weights = open_weights(files, model, ignorable_tensors=spec.ignorable_tensors)

@@ -62,7 +62,7 @@ def test_older_configs_build_the_same_graph(older: dict[str, Any], today: dict[s
     ({**LLAMA, "num_hidden_layers": True}, "num_hidden_layers"),
     ({**LLAMA, "num_key_value_heads": 3}, "3 key-value heads"),
     ({**LLAMA, "dtype": "float8_e4m3fn"}, "float8_e4m3fn"),
-    ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+    ({**LLAMA, "quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
     ({**LLAMA, "final_logit_softcapping": 30.0}, "final_logit_softcapping"),
     ({**LLAMA, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
     ({**LLAMA, "sliding_window": 9}, "sliding_window"),

@@ -11,6 +11,7 @@ import pytest
 from quire.device.contract import ExecutorPlan
 from quire.errors import BackendError
 from quire.graph.passes import optimize
+from quire_cpu.options import BFLOAT16_KERNELS
 from tests.backends.cpu.devices import BLOCK_SIZE, cpu_driver, cpu_plan, executor_of
 from tests.device.conftest import Driver, Line, build_model, make_plan
 
@@ -51,7 +52,8 @@ def test_chunks_and_decode_give_the_bits_of_one_prefill(dtype: str, kernels: str
         pytest.skip(f"this machine has no {kernels} kernels")
     weight = "float32" if dtype == "int8" else dtype
     changes: dict[str, Any] = {"weight_dtype": weight, "kv_dtype": dtype, "model": FUSED,
-                               "options": {"kernels": kernels, "poison": "true", "threads": "2"}}
+                               "options": {"kernels": kernels, "poison": "true", "threads": "2"},
+                               "act_dtype": "bfloat16" if kernels == BFLOAT16_KERNELS else "float32"}
     whole = logits_alone([45], **changes)
     assert np.isfinite(whole).all()
     np.testing.assert_array_equal(logits_alone([1] * 45, **changes), whole)

@@ -65,8 +65,8 @@ def test_bounds_are_those_of_rounding(family: str) -> None:
     """Less than what was once written down for all models, and never nothing."""
     f32, bf16, f16 = (logit_bound(family, dtypes) for dtypes in DTYPES)
     assert f32.worst == f32.rms == FLOAT32_BOUND
-    assert FLOAT32_BOUND < f16.worst < 0.02
-    assert f16.worst < bf16.worst < 0.12
+    assert FLOAT32_BOUND < f16.worst < 0.03
+    assert f16.worst < bf16.worst < 0.15
     assert 3 * bf16.rms < bf16.worst
     cached = logit_bound(family, Dtypes("float32", "bfloat16", "bfloat16"))
     assert FLOAT32_BOUND < cached.worst < bf16.worst
