@@ -29,7 +29,7 @@ from tests.models.test_equality import prompt_of, relative_error
 
 EXACT = 1e-4
 WIDE_ON_CPU = 1e-3  # activations of 16 bits
-NARROW_ON_CPU = 0.06  # activations of 8 bits, of models whose random weights amplify; half the rows are closer than this
+NARROW_ON_CPU = 0.06  # activations of 8 bits, of random weights that amplify; half the rows are closer than this
 CASES = [*(("llama", name) for name in FORMATS), ("qwen3", "gptq_asym"), ("qwen3", "w8a8"), ("phi3", "awq"),
          ("qwen3_moe", "gptq"), ("qwen3_moe", "awq"), ("mixtral", "w4a16"), ("mixtral", "w8a8")]
 

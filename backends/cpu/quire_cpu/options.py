@@ -10,7 +10,6 @@ from pathlib import Path
 from quire.errors import ConfigError
 from quire_cpu import _native
 
-
 BFLOAT16_KERNELS = "avx512_bf16"
 """The kernel set that multiplies bfloat16 weights with activations rounded to bfloat16."""
 
