@@ -52,7 +52,8 @@ class FlatPlan:
         self.native = _native.Plan(
             kernels=options.kernels_for(plan.act_dtype), threads=options.threads, poison=options.poison,
             kv_dtype=plan.kv_dtype, block_size=plan.block_size, max_tokens=plan.max_num_batched_tokens,
-            max_seqs=plan.max_num_seqs, max_logits=self.head_rows, max_len=plan.max_model_len, vocab_size=self._vocab_size(),
+            max_seqs=plan.max_num_seqs, max_logits=self.head_rows, max_len=plan.max_model_len,
+            vocab_size=self._vocab_size(),
         )
         self.pools: list[str] = []
         self.group_index = self._add_groups()
