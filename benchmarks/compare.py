@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,20 @@ class Comparison:
         self.limits: list[MachineLimits] = []
         self._backend: LoadedBackend = resolve_device("cpu", {"threads": str(args.threads)})
 
-    def start(self, contender: Contender) -> Running:
+    def start(self, contender: Contender, **options: Any) -> Running:
         args = self.args
+        contender = replace(contender, options={**contender.options, **options})
         return Running(contender, contender.words(args.checkpoint, args.threads, args.scratch))
 
     def process_results(self, rows: list[Row]) -> list[Result]:
-        """Fresh processes in turns; the first of each only fills the page cache and converts the checkpoint."""
+        """Fresh processes in turns; the first of each only fills the page cache and converts the checkpoint: peers keep
+        a converted file, we keep packed weights."""
         results = [Result(row, self.contenders) for row in rows]
+        packed = {"device_options": {"packed_weights": str(self.args.scratch / "packed")}}
         for number in range(self.args.starts + 1):
             values: list[dict[str, float]] = [{} for _ in rows]
             for contender in self.contenders:
-                running = self.start(contender)
+                running = self.start(contender, **(packed if contender.name == OURS else {}))
                 values[0][contender.label] = running.first_token_s(rows[0].workload.prompts[0])
                 values[1][contender.label] = running.peak_mib()
                 self.versions[contender.label] = running.version

@@ -46,7 +46,8 @@ def main() -> None:
             answer["prefill_operations"] = prefill_operations(engine.loaded, len(prompts[0]))
         return answer
 
-    serve(f"quire {quire.__version__}, {args.format}, {engine.loaded.backend.report.driver}", run)
+    driver, act_dtype = engine.loaded.backend.report.driver, engine.loaded.resolved.act_dtype
+    serve(f"quire {quire.__version__}, {args.format}, {driver}, {act_dtype} activations", run)
 
 
 if __name__ == "__main__":
