@@ -1,25 +1,34 @@
 #!/usr/bin/env bash
-# All native tests under sanitizers: memory and undefined behaviour, then data races.
+# All native tests under sanitizers, two builds side by side: memory and undefined behaviour, data races.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build="${QUIRE_SANITIZE_BUILD:-$(mktemp -d)}"
 generator=()
 command -v ninja >/dev/null && generator=(-G Ninja)
+targets=(kernel_test plan_test)
 
-run() {  # run NAME SANITIZERS TARGET...
-  local name="$1" sanitizers="$2"
-  shift 2
-  printf '\n-- %s: %s\n' "$name" "$*"
+run() {  # run NAME SANITIZERS
+  local name="$1" sanitizers="$2" target
   cmake -S . -B "$build/$name" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DQUIRE_BUILD_PYTHON=OFF \
     -DQUIRE_BUILD_TESTS=ON -DQUIRE_SANITIZE="$sanitizers" >/dev/null
-  cmake --build "$build/$name" --parallel "$(nproc)" --target "$@" >/dev/null
-  local target
-  for target in "$@"; do
+  cmake --build "$build/$name" --parallel "$(nproc)" --target "${targets[@]}" >/dev/null
+  for target in "${targets[@]}"; do
+    printf '\n-- %s (%s): %s\n' "$name" "$sanitizers" "$target"
     timeout 600 "$(find "$build/$name" -type f -name "$target" -perm -u+x)"
   done
 }
 
 export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
-run memory address,undefined kernel_test plan_test
-run races thread kernel_test plan_test
+mkdir -p "$build"
+# A shell turns `set -e` off inside `run || ...`, so each run is a process of its own and its status is asked of `wait`.
+(run memory address,undefined) >"$build/memory.txt" 2>&1 &
+memory=$!
+(run races thread) >"$build/races.txt" 2>&1 &
+races=$!
+failed=0
+wait "$memory" || failed=1
+cat "$build/memory.txt"
+wait "$races" || failed=1
+cat "$build/races.txt"
+[ "$failed" = 0 ] || exit 1
 printf '\nsanitizers: nothing found\n'

