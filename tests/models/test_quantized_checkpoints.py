@@ -198,13 +198,14 @@ def test_files_of_compressed_tensors_read_as_transformers_reads_them(
     for name, parameter in theirs.named_parameters():
         np.testing.assert_array_equal(files.tensor(name), parameter.detach().numpy(), err_msg=name)
     prompt = prompt_of("llama")
-    for device in ("reference", "cpu"):
-        loaded = load_model(tmp_path, device)
+    on_cpu = [("cpu", {})] + [("cpu", {"kernels": "avx2"})] * ("avx2" in _native.available_kernels())
+    for device, options in [("reference", {}), *on_cpu]:
+        loaded = load_model(tmp_path, device, options=options)
         assert schemes_of(loaded) == {"plain", scheme}
         logits, tokens = run_greedy(loaded, prompt, 8)
         with torch.no_grad():
             expected = theirs.eval()(torch.tensor([[*prompt, *tokens[:-1]]]), use_cache=False).logits[0].numpy()
-        if device == "cpu" and "int4" in scheme:
+        if device == "cpu" and not (options and "int8" in scheme):
             assert typical_error(logits, expected) <= NARROW_ON_CPU
             continue
         assert relative_error(logits, expected) <= (EXACT if device == "reference" else WIDE_ON_CPU)
