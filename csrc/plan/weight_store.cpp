@@ -61,7 +61,7 @@ float to_float(const void* source, DType dtype, int64_t index) {
 int64_t WeightStore::add_linear(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros) {
   const bool int8 = format == WeightFormat::int8, int4 = format == WeightFormat::int4;
   const bool fits = int4 ? group_size == 32 || group_size == 64 || group_size == 128
-                  : int8 ? group_size % 32 == 0 && group_size <= 512 : group_size == 0;
+                  : int8 ? group_size == 16 || (group_size % 32 == 0 && group_size <= 512) : group_size == 0;
   if (!fits || group_size < 0 || (has_zeros && !int4))
     throw std::invalid_argument("no kernels for groups of " + std::to_string(group_size) + (has_zeros ? " with zero points" : ""));
   linears_.push_back(kernels_.linear_layout(format, n, k, group_size, has_zeros));

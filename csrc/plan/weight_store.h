@@ -37,7 +37,7 @@ class WeightStore {
  public:
   explicit WeightStore(const KernelTable& kernels) : kernels_(kernels) {}
 
-  // int8: group_size 0 (per channel) or a multiple of 32 up to 512; int4: 32, 64, 128. Float formats: 0.
+  // int8: group_size 0 (per channel), 16 or a multiple of 32 up to 512; int4: 32, 64, 128. Float formats: 0.
   int64_t add_linear(WeightFormat format, int64_t n, int64_t k, int64_t group_size = 0, bool has_zeros = false);
   int64_t add_vector(int64_t size);
   int64_t add_table(DType dtype, int64_t num_rows, int64_t dim);

@@ -12,7 +12,7 @@ from quire.device.host_memory import host_memory
 from quire.graph.ops import OP_FEATURES, PLAIN_OPS
 
 _SCHEMES = frozenset({
-    "plain", "int8", "int8_g32", "int8_g64", "int8_g128",
+    "plain", "int8", "int8_g16", "int8_g32", "int8_g64", "int8_g128",
     *(f"int4_g{group}{zeros}" for group in (32, 64, 128) for zeros in ("", "_zp")),
 })
 
