@@ -4,13 +4,11 @@
 
 #include "impl/amx_tiles.h"
 #include "kernel_types.h"
+#include "tables.h"
 
 #define QUIRE_ISA amx
 #define QUIRE_INT8_QUADS
 namespace quire {
-namespace avx512_vnni {
-const KernelTable& table();
-}
 namespace amx {
 #include "impl/vec_common.h"
 #include "impl/vec_avx2.h"

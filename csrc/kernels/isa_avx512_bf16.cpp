@@ -3,12 +3,10 @@
 #include <immintrin.h>
 
 #include "kernel_types.h"
+#include "tables.h"
 
 #define QUIRE_BF16_DOT
 namespace quire {
-namespace avx512_vnni {
-const KernelTable& table();
-}
 namespace avx512_bf16 {
 #include "impl/vec_common.h"
 #include "impl/vec_avx2.h"

@@ -3,12 +3,10 @@
 #include <immintrin.h>
 
 #include "kernel_types.h"
+#include "tables.h"
 
 #define QUIRE_INT8_QUADS
 namespace quire {
-namespace avx512 {
-const KernelTable& table();
-}
 namespace avx512_vnni {
 #include "impl/vec_common.h"
 #include "impl/vec_avx2.h"

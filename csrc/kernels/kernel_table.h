@@ -21,7 +21,7 @@ struct CpuFeatures {
   bool neon_i8mm = false;     // smmla, and sdot
 };
 
-CpuFeatures detect_cpu();
+const CpuFeatures& detect_cpu();
 
 // Names of the tables that were built and that this machine can run, best first; "portable" is always last.
 // "avx512_bf16" rounds the activations of bf16 linears to bf16: it stands behind the tables that do not.

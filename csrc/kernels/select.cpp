@@ -2,6 +2,7 @@
 #include <string>
 
 #include "kernel_table.h"
+#include "tables.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
@@ -14,40 +15,6 @@
 #endif
 
 namespace quire {
-
-namespace portable {
-const KernelTable& table();
-}
-#ifdef QUIRE_HAVE_AVX2
-namespace avx2 {
-const KernelTable& table();
-}
-#endif
-#ifdef QUIRE_HAVE_AVX512
-namespace avx512 {
-const KernelTable& table();
-}
-namespace avx512_vnni {
-const KernelTable& table();
-}
-namespace avx512_bf16 {
-const KernelTable& table();
-}
-namespace amx {
-const KernelTable& table();
-}
-#endif
-#ifdef QUIRE_HAVE_NEON
-namespace neon {
-const KernelTable& table();
-}
-namespace neon_dotprod {
-const KernelTable& table();
-}
-namespace neon_i8mm {
-const KernelTable& table();
-}
-#endif
 
 namespace {
 
@@ -105,54 +72,64 @@ bool tiles_permitted() {
 }
 #endif
 
-const KernelTable* find(std::string_view name, const CpuFeatures& cpu) {
+struct NamedTable {
+  std::string_view name;
+  bool can_run = false;
+  const KernelTable& (*table)() = nullptr;
+};
+
+// Every table that was built, best first; those that round activations to bf16 stand behind those that do not.
+std::vector<NamedTable> built_tables() {
+  [[maybe_unused]] const CpuFeatures& cpu = detect_cpu();
+  return {
+#ifdef QUIRE_HAVE_AVX512
+      {"avx512_vnni", cpu.avx512_vnni, avx512_vnni::table},
+      {"avx512", cpu.avx512, avx512::table},
+#endif
 #ifdef QUIRE_HAVE_AVX2
-  if (name == "avx2" && cpu.avx2) return &avx2::table();
+      {"avx2", cpu.avx2, avx2::table},
 #endif
 #ifdef QUIRE_HAVE_AVX512
-  if (name == "avx512_bf16" && cpu.avx512_vnni && cpu.avx512_bf16) return &avx512_bf16::table();
-  if (name == "avx512_vnni" && cpu.avx512_vnni) return &avx512_vnni::table();
-  if (name == "avx512" && cpu.avx512) return &avx512::table();
-  if (name == "amx" && cpu.avx512_vnni && cpu.avx512_bf16 && cpu.amx_bf16 && cpu.amx_int8 && tiles_permitted())
-    return &amx::table();
+      {"avx512_bf16", cpu.avx512_vnni && cpu.avx512_bf16, avx512_bf16::table},
+      {"amx", cpu.avx512_vnni && cpu.avx512_bf16 && cpu.amx_bf16 && cpu.amx_int8 && tiles_permitted(), amx::table},
 #endif
 #ifdef QUIRE_HAVE_NEON
-  if (name == "neon_i8mm" && cpu.neon_i8mm) return &neon_i8mm::table();
-  if (name == "neon_dotprod" && cpu.neon_dotprod) return &neon_dotprod::table();
-  if (name == "neon" && cpu.neon) return &neon::table();
+      {"neon_i8mm", cpu.neon_i8mm, neon_i8mm::table},
+      {"neon_dotprod", cpu.neon_dotprod, neon_dotprod::table},
+      {"neon", cpu.neon, neon::table},
 #endif
-  (void)cpu;
-  if (name == "portable") return &portable::table();
-  return nullptr;
+      {"portable", true, portable::table},
+  };
 }
 
 }  // namespace
 
-CpuFeatures detect_cpu() {
+const CpuFeatures& detect_cpu() {
+  // Asked once: in a virtual machine each CPUID is a trap into its host.
 #if defined(__x86_64__) || defined(_M_X64)
-  return detect_x86();
+  static const CpuFeatures features = detect_x86();
 #elif defined(__aarch64__)
-  return detect_arm();
+  static const CpuFeatures features = detect_arm();
 #else
-  return {};
+  static const CpuFeatures features;
 #endif
+  return features;
 }
 
 std::vector<std::string_view> available_kernels() {
-  const CpuFeatures cpu = detect_cpu();
   std::vector<std::string_view> names;
-  for (std::string_view name :
-       {"avx512_vnni", "avx512", "avx2", "avx512_bf16", "amx", "neon_i8mm", "neon_dotprod", "neon", "portable"})
-    if (find(name, cpu)) names.push_back(name);
+  for (const NamedTable& named : built_tables())
+    if (named.can_run) names.push_back(named.name);
   return names;
 }
 
 const KernelTable& select_kernels(std::string_view force) {
-  const CpuFeatures cpu = detect_cpu();
-  if (force.empty()) return *find(available_kernels().front(), cpu);
-  if (const KernelTable* table = find(force, cpu)) return *table;
   std::string names;
-  for (std::string_view name : available_kernels()) names += (names.empty() ? "" : ", ") + std::string(name);
+  for (const NamedTable& named : built_tables()) {
+    if (!named.can_run) continue;
+    if (force.empty() || force == named.name) return named.table();
+    names += (names.empty() ? "" : ", ") + std::string(named.name);
+  }
   throw std::invalid_argument("no kernels named '" + std::string(force) + "' for this machine; available: " + names);
 }
 
