@@ -186,8 +186,7 @@ class CpuExecutor:
         if not weights.fingerprint:
             logger.warning("packed weights are not kept: these weights do not come from files")
             return None
-        flat = self._open()
-        return PackedCache(folder, f"{flat.native.kernels}\n{flat.weights.identity()}", weights.fingerprint)
+        return PackedCache(folder, self._open().identity(), weights.fingerprint)
 
     def _open(self) -> FlatPlan:
         if self._flat is None:

@@ -63,6 +63,11 @@ class FlatPlan:
         self.has_logits = LOGITS in plan.model.heads
         self._add_parts()
 
+    def identity(self) -> str:
+        """What decides the bytes held, but for the checkpoint's contents: the kernels, all weights, all constants."""
+        constants = " ".join(constant.hex() for constant in self._constants)
+        return f"{self.native.kernels}\n{self.weights.identity()}\n{constants}"
+
     def _vocab_size(self) -> int:
         """Rows of the embedding table: token ids are below it."""
         graph = self._plan.model.embed.graph

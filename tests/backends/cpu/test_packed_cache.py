@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from quire.errors import ConfigError
-from tests.backends.cpu.devices import OPTIONS, cpu_plan, executor_of
+from quire.graph.ir import Value
+from quire.graph.shapes import T, shape_of
+from tests.backends.cpu.devices import (
+    OPTIONS,
+    Body,
+    NormalWeights,
+    OneNode,
+    cpu_plan,
+    executor_of,
+    one_node_model,
+)
 from tests.device.conftest import Driver, Line, RandomWeights
 
 
@@ -19,6 +29,23 @@ class FileWeights(RandomWeights):
     """Random weights that can be recognised."""
 
     fingerprint = "one"
+
+
+class FileNormalWeights(NormalWeights):
+    """Those of a model of one node, recognised too."""
+
+    fingerprint = "normal"
+
+
+def alibi_attention(max_bias: float) -> Body:
+    """Attention of 4 heads of 16, whose slopes are a constant of the plan."""
+
+    def body(n: OneNode, x: Value) -> Value:
+        parts = zip(n.t.split(x, sizes=shape_of(64, 32, 32)), (4, 2, 2), strict=True)
+        q, k, v = (n.t.reshape(part, shape=shape_of(T, heads, 16)) for part, heads in parts)
+        n.cache = n.t.cache_write(n.cache, k, v)
+        return n.t.paged_attention(q, n.cache, scale=0.25, alibi=max_bias)
+    return body
 
 
 def start(folder: Path, fingerprint: str = "one", **changes: Any) -> tuple[np.ndarray, int]:
@@ -84,6 +111,21 @@ def test_concurrent_starts_leave_one_good_file(tmp_path: Path) -> None:
     assert all(np.array_equal(result, results[0]) for result in results)
     assert len(packed_files(tmp_path)) == 1
     assert start(tmp_path)[1] == 0
+
+
+def test_plans_that_differ_in_a_constant_have_files_of_their_own(tmp_path: Path) -> None:
+    options = {**OPTIONS, "packed_weights": str(tmp_path)}
+    logits = []
+    for number, max_bias in enumerate((2.0, 8.0, 2.0)):
+        plan = cpu_plan(model=one_node_model(alibi_attention(max_bias), 128), options=options)
+        weights = FileNormalWeights(plan.model)
+        driver = Driver(executor_of("cpu", plan, weights))
+        line = Line([5, 6, 7], {"full": [0]})
+        driver.step([(line, 3)])
+        logits.append(driver.logits_of(line))
+        assert len(packed_files(tmp_path)) == min(number + 1, 2)
+    assert not np.array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[0], logits[2])
 
 
 def test_weights_that_cannot_be_recognised_are_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
