@@ -230,11 +230,11 @@ NB_MODULE(_native, m) {
   bind_plan(m);
   bind_queue(m);
   m.def("op_names", &op_names);
-  m.def("measure_limits", [](int num_threads) {
-    const MachineLimits limits = measure_limits(num_threads);
+  m.def("measure_limits", [](int num_threads, const std::string& kernels) {
+    const MachineLimits limits = measure_limits(num_threads, kernels);
     return std::make_tuple(limits.read_bytes_per_s, limits.single_stream_bytes_per_s, limits.flops_per_s,
                            limits.bf16_flops_per_s, limits.int8_ops_per_s);
-  }, "num_threads"_a, nb::call_guard<nb::gil_scoped_release>(),
+  }, "num_threads"_a, "kernels"_a = "", nb::call_guard<nb::gil_scoped_release>(),
         "(bytes read per second by four streams a thread, by one; operations per second in float32, bfloat16, int8)");
   m.def("available_kernels", [] {
     std::vector<std::string> names;

@@ -111,12 +111,23 @@ uint64_t int8_dot(int64_t iterations, int seed) {
 }
 #endif
 
+// What the kernels of a name use of this processor; "" = all of it.
+CpuFeatures used_by(std::string_view kernels) {
+  CpuFeatures cpu = detect_cpu();
+  if (kernels == "portable") cpu = {};
+  if (kernels == "avx2") cpu = {.avx2 = cpu.avx2};
+  if (kernels == "avx512") cpu.avx512_vnni = cpu.avx512_bf16 = false;
+  if (kernels == "avx512_vnni") cpu.avx512_bf16 = false;
+  if (kernels == "neon") cpu.neon_dotprod = false;
+  return cpu;
+}
+
 }  // namespace
 
-LimitLoops limit_loops() {
+LimitLoops limit_loops(std::string_view kernels) {
+  [[maybe_unused]] const CpuFeatures cpu = used_by(kernels);
   LimitLoops loops{read_baseline<4>, read_baseline<1>, {multiply_add_baseline, kF32_baseline}, {}, {}};
 #if defined(__x86_64__)
-  const CpuFeatures cpu = detect_cpu();
   if (cpu.avx2) {
     loops = {read_avx2<4>, read_avx2<1>, {multiply_add_avx2, kF32_avx2}, {}, {int8_avx2, 2.0 * 32 * kChains}};
   }
@@ -127,7 +138,7 @@ LimitLoops limit_loops() {
   if (cpu.avx512_vnni) loops.int8 = {int8_avx512, 2.0 * 64 * kChains};
   if (cpu.avx512_bf16) loops.bf16 = {bf16_avx512, 2.0 * 32 * kChains};
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
-  loops.int8 = {int8_dot, 2.0 * 16 * kChains};
+  if (cpu.neon_dotprod) loops.int8 = {int8_dot, 2.0 * 16 * kChains};
 #endif
   return loops;
 }

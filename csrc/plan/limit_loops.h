@@ -1,8 +1,9 @@
-// The loops whose speed is a limit of the machine, each with the widest instructions the processor has.
+// The loops whose speed is a limit of the machine, each with the widest instructions there are.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace quire {
 
@@ -20,7 +21,7 @@ struct LimitLoops {
   ArithmeticLoop int8;  // products of 8-bit integers added to 32-bit ones, exactly
 };
 
-// The loops for the processor this runs on.
-LimitLoops limit_loops();
+// The loops for the processor this runs on, or for as much of it as the kernels of that name use.
+LimitLoops limit_loops(std::string_view kernels = "");
 
 }  // namespace quire

@@ -52,10 +52,10 @@ double operations_per_s(const ArithmeticLoop& loop, int num_threads) {
 
 }  // namespace
 
-MachineLimits measure_limits(int num_threads) {
+MachineLimits measure_limits(int num_threads, std::string_view kernels) {
   const Buffer data(kReadBytes);
   std::fill_n(data.as<uint64_t>(), kReadBytes / 8, uint64_t{1});  // or every page would be the one zero page
-  const LimitLoops loops = limit_loops();
+  const LimitLoops loops = limit_loops(kernels);
   const int64_t share = kReadBytes / num_threads / 4096 * 4096;
   const auto read_bytes_per_s = [&](auto* read) {
     const double seconds = best_seconds(num_threads, [&](int thread) { sink += read(data.data() + thread * share, share); });

@@ -1,6 +1,8 @@
 // What this machine can do at best, measured now with a team of threads: the denominators of benchmarks.
 #pragma once
 
+#include <string_view>
+
 namespace quire {
 
 struct MachineLimits {
@@ -12,6 +14,7 @@ struct MachineLimits {
 };
 
 // Takes about a second and 256 MiB. The best of several rounds: neighbours only ever take away.
-MachineLimits measure_limits(int num_threads);
+// kernels: a kernel set's name, for the instructions it uses alone; "" = all that the processor has.
+MachineLimits measure_limits(int num_threads, std::string_view kernels = "");
 
 }  // namespace quire

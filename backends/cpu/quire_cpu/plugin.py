@@ -74,16 +74,17 @@ def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
 
 @hookimpl
 def quire_measure_limits(device: str, options: Mapping[str, str]) -> MachineLimits:
-    """Read bandwidth and arithmetic of the threads that would compute; takes about a second."""
+    """Read bandwidth and arithmetic of the threads that would compute, with the instructions of the kernels that are
+    asked for; takes about a second."""
     from quire_cpu import _native
     from quire_cpu.options import CpuOptions
 
-    threads = CpuOptions.parse(options).threads
-    four_streams, one_stream, flops, bf16_flops, int8_ops = _native.measure_limits(threads)
+    chosen = CpuOptions.parse(options)
+    four_streams, one_stream, flops, bf16_flops, int8_ops = _native.measure_limits(chosen.threads, chosen.kernels)
     return MachineLimits(
         read_bytes_per_s=four_streams, single_stream_bytes_per_s=one_stream, flops_per_s=flops,
         bf16_flops_per_s=bf16_flops or None, int8_ops_per_s=int8_ops or None,
-        description=f"{threads} threads; four read streams each; float32 multiply-adds in registers")
+        description=f"{chosen.threads} threads; four read streams each; float32 multiply-adds in registers")
 
 
 @hookimpl

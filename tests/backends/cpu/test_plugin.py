@@ -81,6 +81,13 @@ def test_limits_are_measured() -> None:
     assert "2 threads" in limits.description
 
 
+def test_limits_are_of_the_kernels_asked_for() -> None:
+    limits = plugin.quire_measure_limits("cpu", {"threads": "1", "kernels": "portable"})
+    assert limits.flops_per_s > 1e8
+    assert limits.bf16_flops_per_s is None
+    assert limits.int8_ops_per_s is None
+
+
 def test_time_is_told_by_native_op() -> None:
     driver = cpu_driver()
     driver.executor.set_profiling(True)
