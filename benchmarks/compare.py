@@ -35,6 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--peer-options", action="append", default=[], metavar="JSON", help="one a --peer")
     parser.add_argument("--formats", default="bfloat16", help="ours: dtypes, and schemes of --quantization")
     parser.add_argument("--options", default="{}", help="JSON, fields of our EngineConfig")
+    parser.add_argument("--device-option", action="append", default=[], metavar="KEY=VALUE", type=key_value,
+                        help="of our cpu device, whose limits are measured with it too; may be repeated")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--decode-len", type=int, default=128)
@@ -45,6 +47,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="writes OUT.md, OUT.json and OUT.svg")
     parser.add_argument("--refill", metavar="PAGE#MARK", help="puts the tables between a page's marks")
     args = parser.parse_args()
+    if "device_options" in json.loads(args.options):
+        parser.error("--options has device_options: give each as --device-option KEY=VALUE")
     for name in ("python", "peer_formats", "peer_options"):
         given = getattr(args, name)
         if given and len(given) != len(args.peer):
@@ -52,9 +56,18 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def key_value(pair: str) -> tuple[str, str]:
+    """Of KEY=VALUE."""
+    key, equals, value = pair.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{pair!r} is not KEY=VALUE")
+    return key, value
+
+
 def contenders_of(args: argparse.Namespace) -> list[Contender]:
     """Ours, then each peer's formats."""
-    found = [Contender(OURS, name, options=json.loads(args.options)) for name in args.formats.split(",")]
+    ours = {**json.loads(args.options), "device_options": dict(args.device_option)}
+    found = [Contender(OURS, name, options=ours) for name in args.formats.split(",")]
     for i, peer in enumerate(args.peer):
         formats = args.peer_formats[i].split(",") if args.peer_formats else PEERS[peer][1]
         options = json.loads(args.peer_options[i]) if args.peer_options else {}
@@ -69,7 +82,8 @@ class Comparison:
         self.args, self.contenders = args, contenders_of(args)
         self.versions: dict[str, str] = {}
         self.limits: list[MachineLimits] = []
-        self._backend: LoadedBackend = resolve_device("cpu", {"threads": str(args.threads)})
+        device_options = {"threads": str(args.threads), **dict(args.device_option)}
+        self._backend: LoadedBackend = resolve_device("cpu", device_options)
 
     def start(self, contender: Contender, **options: Any) -> Running:
         args = self.args
@@ -80,11 +94,11 @@ class Comparison:
         """Fresh processes in turns; the first of each only fills the page cache and converts the checkpoint: peers keep
         a converted file, we keep packed weights."""
         results = [Result(row, self.contenders) for row in rows]
-        packed = {"device_options": {"packed_weights": str(self.args.scratch / "packed")}}
+        kept = {**dict(self.args.device_option), "packed_weights": str(self.args.scratch / "packed")}
         for number in range(self.args.starts + 1):
             values: list[dict[str, float]] = [{} for _ in rows]
             for contender in self.contenders:
-                running = self.start(contender, **(packed if contender.name == OURS else {}))
+                running = self.start(contender, **({"device_options": kept} if contender.name == OURS else {}))
                 values[0][contender.label] = running.first_token_s(rows[0].workload.prompts[0])
                 values[1][contender.label] = running.peak_mib()
                 self.versions[contender.label] = running.version

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures every table of docs/benchmarks.md again and writes it there: reproduce.sh FOLDER
 # FOLDER takes the checkpoint, converted files and results. Peers whose interpreter is given are compared with:
-#   LLAMA_CPP_PYTHON=llama/bin/python VLLM_PYTHON=vllm/bin/python benchmarks/reproduce.sh /tmp/quire-bench
+#   LLAMA_CPP_PYTHON=llama/bin/python LLAMA_CPP_AVX2_PYTHON=llama_avx2/bin/python VLLM_PYTHON=vllm/bin/python \
+#     benchmarks/reproduce.sh /tmp/quire-bench
 # Others: PYTHON (python3), THREADS (2), ROUNDS (3), SHAPE (qwen3-0.6b). docs/benchmarks.md tells how peers are installed.
 set -euo pipefail
 folder=$1
@@ -12,20 +13,22 @@ checkpoint=$folder/$shape
 mkdir -p "$folder"
 [ -e "$checkpoint/model.safetensors" ] || "$python" "$here/make_checkpoint.py" --shape "$shape" --out "$checkpoint"
 
-compare() {  # MARK OUR_FORMATS LLAMA_CPP_FORMATS
+compare() {  # MARK OUR_FORMATS LLAMA_CPP_PYTHON LLAMA_CPP_FORMATS VLLM_FORMATS VLLM_OPTIONS OTHER_WORDS...
   local peers=()
-  [ -z "${LLAMA_CPP_PYTHON:-}" ] || peers+=(--peer llama-cpp --python "$LLAMA_CPP_PYTHON" --peer-formats "$3")
-  [ -z "${VLLM_PYTHON:-}" ] || peers+=(--peer vllm --python "$VLLM_PYTHON" --peer-formats "${VLLM_FORMATS:-bfloat16}")
+  [ -z "$3" ] || peers+=(--peer llama-cpp --python "$3" --peer-formats "$4" --peer-options '{}')
+  [ -z "${VLLM_PYTHON:-}" ] || peers+=(--peer vllm --python "$VLLM_PYTHON" --peer-formats "$5" --peer-options "$6")
   if [ ${#peers[@]} -eq 0 ]; then
-    echo "no peer to compare $2 with: neither LLAMA_CPP_PYTHON nor VLLM_PYTHON is set" >&2
+    echo "no peer to fill in $1 with: neither LLAMA_CPP_PYTHON (LLAMA_CPP_AVX2_PYTHON) nor VLLM_PYTHON is set" >&2
     return
   fi
   "$python" "$here/compare.py" "$checkpoint" --formats "$2" "${peers[@]}" --threads "$threads" --rounds "$rounds" \
-    --starts "$rounds" --scratch "$folder" --out "$folder/$1" --refill "$page#$1"
+    --starts "$rounds" --scratch "$folder" --out "$folder/$1" --refill "$page#$1" "${@:7}"
 }
 
-compare floats bfloat16 BF16,F16
-compare integers int8,int4 Q8_0,Q4_0
+compare floats bfloat16 "${LLAMA_CPP_PYTHON:-}" BF16,F16 "${VLLM_FORMATS:-bfloat16}" '{}'
+compare integers int8,int4 "${LLAMA_CPP_PYTHON:-}" Q8_0,Q4_0 "${VLLM_FORMATS:-bfloat16}" '{}'
+compare avx2 bfloat16,int8,int4 "${LLAMA_CPP_AVX2_PYTHON:-}" BF16,F16,Q8_0,Q4_0 float32 '{"isa": "avx2"}' \
+  --device-option kernels=avx2
 
 {
   bench() { "$python" -m quire.cli.main bench "$@"; }
