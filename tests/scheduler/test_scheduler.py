@@ -175,3 +175,16 @@ def test_finishing_in_every_state_leaves_nothing_behind() -> None:
     assert not bench.scheduler.has_unfinished
     assert bench.scheduler.blocks.num_used_blocks == 0
     assert shape(bench.scheduler.schedule()) == []
+
+
+def test_without_prefix_caching_the_same_blocks_serve_one_request_after_the_other() -> None:
+    bench = Bench(caching=False)
+    tables, used = bench.scheduler.blocks.groups["full"].tables, set()
+    for first in (0, 100, 200):
+        request = bench.add(8, max_output=4, first=first)
+        while request.sequences[0].status is not Status.FINISHED:
+            bench.step()
+            blocks = request.sequences[0].blocks
+            used |= set(tables[blocks.row, : blocks.num_blocks].tolist()) if blocks else set()
+    assert len(used) == 3
+    assert bench.scheduler.blocks.num_cached_blocks == 0

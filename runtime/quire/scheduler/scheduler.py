@@ -223,7 +223,12 @@ class Scheduler:
         seq.status = Status.FINISHED
 
     def offer_to_cache(self, plan: StepPlan) -> None:
-        """Makes the blocks that a finished step filled findable."""
+        """Makes the blocks that a finished step filled findable, where prefix caching is on.
+
+        Without it a block keeps no key, so it is the next to be handed out: the cache stays as small as what is used.
+        """
+        if not self.blocks.enable_prefix_caching:
+            return
         block_size = self.blocks.block_size
         for seq, start, num_new in zip(plan.sequences, plan.starts, plan.num_new, strict=True):
             if seq.blocks is not None and start + num_new >= (seq.blocks.num_offered + 1) * block_size:
