@@ -38,18 +38,17 @@ QUIRE_INLINE void with_rows(int64_t rows, F&& f) {
 }
 
 // y = sums (* factors) (+ bias) (+ residual) for a tile [rows][stride] of sums; factors: one per column, or nullptr.
+// Row by row: rows of y are a power of two apart as a rule, and lines of one column of panels would meet in a few cache sets.
 inline void finish_tile(const LinearArgs& a, int64_t row0, int64_t rows, int64_t panel, int64_t panels,
                         const float* sums, int64_t stride, bool factors) {
   const PackedLinear& w = *a.weight;
-  for (int64_t p = 0; p < panels; ++p) {
-    const int64_t column = (panel + p) * kPanelColumns;
-    const __mmask16 lanes = lanes16(w.n - column);
-    const F32x16 factor = factors ? load16(column_factors(w, panel + p)) : F32x16{};
-    const F32x16 bias = a.bias ? load16_part(a.bias + column, lanes) : F32x16{};
-    for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t p = 0; p < panels; ++p) {
+      const int64_t column = (panel + p) * kPanelColumns;
+      const __mmask16 lanes = lanes16(w.n - column);
       F32x16 v = load16(sums + r * stride + p * kPanelColumns);
-      if (factors) v = v * factor;
-      if (a.bias) v = v + bias;
+      if (factors) v = v * load16(column_factors(w, panel + p));
+      if (a.bias) v = v + load16_part(a.bias + column, lanes);
       if (a.residual) v = v + load16_part(a.residual + (row0 + r) * a.residual_stride + column, lanes);
       store16_part(a.y + (row0 + r) * a.y_stride + column, v, lanes);
     }
