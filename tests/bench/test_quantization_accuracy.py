@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
 from quire.device.registry import resolve_device
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "quantization_accuracy.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def accuracy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("quantization_accuracy", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/quantization_accuracy.py")
 
 
 def test_measures_of_known_outputs(accuracy: ModuleType) -> None:

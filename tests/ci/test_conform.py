@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.scripts import load_script
+
 DEVICES = ("cpu", "reference", "torch", "tpu", "template_ops", "template_step")
-PATH = Path(__file__).parents[2] / "ci" / "conform.py"
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ci_conform", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("ci/conform.py")
 
 
 def test_one_level_of_one_device(tool: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
@@ -55,4 +47,4 @@ def test_every_level_of_every_device_of_a_plain_machine_is_on_the_list(tool: Mod
     named = {run.device: set(LEVELS) if not run.levels else set() for run in tool.RUNS}
     for run in tool.RUNS:
         named[run.device] |= set(run.levels)
-    assert named == dict.fromkeys(DEVICES, set(LEVELS))
+    assert named == {device: set(LEVELS) for device in DEVICES}

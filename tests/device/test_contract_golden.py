@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +9,7 @@ import pytest
 
 import quire.device
 from quire.device import CONTRACT_VERSION
+from tests.scripts import load_script
 
 GOLDEN = Path(__file__).parent / f"contract_v{CONTRACT_VERSION[0]}.golden"
 GUIDE = Path(__file__).parents[2] / "docs" / "backend-guide.md"
@@ -18,13 +18,7 @@ VERSION = ".".join(map(str, CONTRACT_VERSION))
 
 @pytest.fixture(scope="module")
 def signatures() -> ModuleType:
-    path = Path(__file__).parents[2] / "tools" / "contract_signatures.py"
-    spec = importlib.util.spec_from_file_location("contract_signatures", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/contract_signatures.py")
 
 
 def test_the_contract_is_as_written_down(signatures: ModuleType) -> None:

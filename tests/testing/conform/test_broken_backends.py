@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from fnmatch import fnmatchcase
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from quire.device.plugin import load_plugin
 from quire.testing.conform import LEVELS, Subject, level_cases, run_case, run_conformance, subject_of_plugin
+from tests.scripts import load_script
 
-
-def _load_broken() -> ModuleType:
-    """The folder beside this file, under a name of its own."""
-    path = Path(__file__).parent / "broken" / "plugins.py"
-    spec = importlib.util.spec_from_file_location("conform_broken_plugins", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-broken = _load_broken()
+broken = load_script("tests/testing/conform/broken/plugins.py")
 
 
 def _subject(plugin: type[Any], **attributes: Any) -> Subject:
