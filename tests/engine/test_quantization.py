@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from quire.models import ModelSpec, build_model_from_config
 from quire.reference.device import CAPABILITIES
 from quire.weights.schemes import WeightScheme, quantize
 from tests.weights.test_checkpoint import SHAPE
-from tests.weights.test_quantized_source import Files
+from tests.weights.test_quantized_source import Files, random_matrix
 
 PLAIN_ONLY = replace(CAPABILITIES, weight_schemes=frozenset({"plain"}))
 EIGHT_BITS = replace(CAPABILITIES, weight_schemes=frozenset({"plain", "int8"}))
@@ -98,9 +98,50 @@ def test_integers_without_a_kernel_are_dequantized_and_announced() -> None:
     choice = choose_schemes(spec, files, None, EIGHT_BITS)
     assert layer_schemes(choice) == {"plain", "int8"}
     (note,) = choice.notes
-    assert "6 matrices of 0.0 million weights stored as int4_g32 are dequantized" in note
+    assert "dequantized while loading: 6 weights stored as int4_g32 (0.0 million elements): the device has no" in note
     with pytest.raises(BackendError, match=r"--strict-device(.|\n)*int4_g32"):
         choose_schemes(spec, files, None, EIGHT_BITS, strict=True)
+
+
+@pytest.mark.parametrize("linears", ["int8", None])
+def test_a_table_in_integers_that_no_linear_shares_is_announced(linears: str | None) -> None:
+    spec = spec_of()
+    files = stored_as(spec, lambda name: linears if "proj" in name else "int8_g32" if "embed" in name else None)
+    choice = choose_schemes(spec, files, None, CAPABILITIES)
+    assert layer_schemes(choice) == {linears or "plain"}
+    (note,) = choice.notes
+    assert "1 weight stored as int8_g32 (" in note
+    with pytest.raises(BackendError, match=r"--strict-device(.|\n)*1 weight stored as int8_g32"):
+        choose_schemes(spec, files, None, CAPABILITIES, strict=True)
+
+
+def test_a_router_in_integers_is_announced() -> None:
+    spec = spec_of(architectures=["MixtralForCausalLM"], model_type="mixtral", num_local_experts=4)
+    files = Files({}, {"model.layers.0.block_sparse_moe.gate.weight": random_matrix(4, SHAPE["hidden_size"], "int8")})
+    (note,) = choose_schemes(spec, files, None, CAPABILITIES).notes
+    assert "1 weight stored as int8 (" in note
+
+
+@dataclass
+class Scattered(Files):
+    """Files whose reader gives up the integers of one matrix."""
+
+    @property
+    def dequantized(self) -> dict[str, str]:
+        return {"model.layers.0.mlp.up_proj.weight": "its groups lie scattered"}
+
+
+def test_integers_that_the_reader_gives_up_are_announced() -> None:
+    spec = spec_of()
+    files = stored_as(spec, in_layers("int8"))
+    name = "model.layers.0.mlp.up_proj.weight"
+    scattered = Scattered({**files.plain, name: files.tensor(name)},
+                          {key: matrix for key, matrix in files.matrices.items() if key != name})
+    (note,) = choose_schemes(spec, scattered, None, CAPABILITIES).notes
+    assert note.startswith("dequantized while loading: 1 weight stored as integers (")
+    assert note.endswith("its groups lie scattered")
+    with pytest.raises(BackendError, match=r"--strict-device(.|\n)*its groups lie scattered"):
+        choose_schemes(spec, scattered, None, CAPABILITIES, strict=True)
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from quire.weights import open_checkpoint
 from tests.gguf_export import everything, export
 from tests.models.checkpoints import FAMILIES, FOUR_LAYERS, SHAPE, VOCAB, save_checkpoint
 from tests.models.harness import load_model, run_greedy
@@ -79,6 +80,7 @@ def test_integers_stand_for_the_same_numbers(
     monkeypatch.setitem(FAMILIES, case, CASES.get(case) or FAMILIES[case])
     save_checkpoint(case, tmp_path)
     path = export(tmp_path, tmp_path / "model.gguf", k_mixture if kind == "mixture" else everything(kind))
+    assert bool(open_checkpoint(path).dequantized) is (case == "gpt2")
     prompt = list(range(3, 30))
     expected, _ = run_greedy(load_model(path, "reference", as_stored=False), prompt, 1)
     spread = np.sqrt(np.mean(expected**2))

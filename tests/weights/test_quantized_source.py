@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,10 @@ class Files:
     @property
     def names(self) -> Iterable[str]:
         return (*self.plain, *self.matrices)
+
+    @property
+    def dequantized(self) -> Mapping[str, str]:
+        return {}
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from quire.device.capabilities import Capabilities
@@ -31,7 +32,7 @@ class SchemeChoice:
 
     Attributes:
         model: the graph with schemes, before other passes.
-        notes: what the user should know: matrices that are dequantized because the device has no kernel for them.
+        notes: what the user should know: weights that the files hold in integers and the device will not.
     """
 
     model: ModelGraph
@@ -51,14 +52,28 @@ def choose_schemes(spec: ModelSpec, files: CheckpointFiles | None, asked: str | 
         strict: dequantizing is an error.
     Raises ConfigError when `asked` and the checkpoint or the device do not meet, BackendError under `strict`.
     """
-    stored = _stored(spec, files)
+    in_matrices = matrices(spec.graph)
+    stored = _stored(spec, files, in_matrices)
+    lost = _Dequantized(spec.graph)
+    for source, scheme in _stored(spec, files, others := _other_weights(spec.graph, in_matrices)).items():
+        lost.add_weight(scheme, _HELD_IN_FLOATS, others[source])
+    if files is not None:
+        for name, why in files.dequantized.items():
+            lost.add("integers", why, math.prod(files.shape(name)))
     if stored:
         _check_asked(asked, spec, stored)
-        return _as_stored(spec.graph, stored, capabilities, strict)
-    if asked is None:
-        return SchemeChoice(spec.graph)
-    by_role = _schemes_by_role(asked, capabilities)
-    return SchemeChoice(assign_schemes(spec.graph, lambda weight, role: by_role.get(role, PLAIN)))
+        model = _as_stored(spec.graph, stored, capabilities, lost)
+    elif asked is None:
+        model = spec.graph
+    else:
+        by_role = _schemes_by_role(asked, capabilities)
+        model = assign_schemes(spec.graph, lambda weight, role: by_role.get(role, PLAIN))
+    notes = lost.notes()
+    if strict and notes:
+        raise BackendError("--strict-device: the device cannot hold this checkpoint as it is stored",
+                           because="; ".join(notes),
+                           try_="the command without --strict-device, or another device or checkpoint")
+    return SchemeChoice(model, notes)
 
 
 def step_dtypes(resolved: ResolvedConfig, model: ModelGraph) -> Dtypes:
@@ -70,12 +85,44 @@ def step_dtypes(resolved: ResolvedConfig, model: ModelGraph) -> Dtypes:
     return Dtypes(weight=resolved.weight_dtype, act=resolved.act_dtype, kv=resolved.kv_dtype, scheme_bits=bits)
 
 
-def _stored(spec: ModelSpec, files: CheckpointFiles | None) -> dict[Source, str]:
-    """Source -> scheme of every matrix that the files hold in integers; "plain" where only dequantizing gives it."""
+_NO_KERNEL = "the device has no kernel for it"
+_HELD_IN_FLOATS = "only matrices of linears and experts, and tables they share, are held in integers"
+
+
+class _Dequantized:
+    """How much loses its integers while it loads, by what is stored and why."""
+
+    def __init__(self, model: ModelGraph) -> None:
+        self._axis_sizes = model.axis_sizes()
+        self._elements: dict[tuple[str, str], list[int]] = {}
+
+    def add(self, stored: str, why: str, elements: int) -> None:
+        self._elements.setdefault((stored, why), []).append(elements)
+
+    def add_weight(self, scheme: str, why: str, weight: Weight) -> None:
+        stored = "parts of several schemes" if scheme == PLAIN else scheme
+        self.add(stored, why, num_elements(weight.shape).evaluate(self._axis_sizes))
+
+    def notes(self) -> tuple[str, ...]:
+        """A line for each."""
+        return tuple(
+            f"dequantized while loading: {len(sizes)} weight{'s' * (len(sizes) > 1)} stored as {stored} "
+            f"({sum(sizes) / 1e6:.1f} million elements): {why}"
+            for (stored, why), sizes in self._elements.items())
+
+
+def _other_weights(model: ModelGraph, in_matrices: Mapping[Source, object]) -> dict[Source, Weight]:
+    """Those that never have a scheme: tables that no linear shares, vectors, what stays in float32."""
+    return {weight.source: weight for part in model.parts() for weight in part.graph.weights.values()
+            if weight.source not in in_matrices}
+
+
+def _stored(spec: ModelSpec, files: CheckpointFiles | None, sources: Iterable[Source]) -> dict[Source, str]:
+    """Source -> scheme of all that the files hold in integers; "plain" where only dequantizing gives it."""
     if files is None:
         return {}
     schemes = StoredSchemes(files, spec.graph.axis_sizes())
-    return {source: schemes.of(source) for source in matrices(spec.graph) if schemes.has_integers(source)}
+    return {source: schemes.of(source) for source in sources if schemes.has_integers(source)}
 
 
 def _check_asked(asked: str | None, spec: ModelSpec, stored: Mapping[Source, str]) -> None:
@@ -90,30 +137,17 @@ def _check_asked(asked: str | None, spec: ModelSpec, stored: Mapping[Source, str
 
 
 def _as_stored(model: ModelGraph, stored: Mapping[Source, str], capabilities: Capabilities,
-               strict: bool) -> SchemeChoice:
-    lost: dict[str, list[Weight]] = {}
-
+               lost: _Dequantized) -> ModelGraph:
     def scheme_of(weight: Weight, role: Role) -> str:
         scheme = stored.get(weight.source)
         if scheme is None:
             return PLAIN
         if role != "router" and scheme != PLAIN and scheme in capabilities.weight_schemes:
             return scheme
-        if role != "router":
-            lost.setdefault("parts of several schemes" if scheme == PLAIN else scheme, []).append(weight)
+        lost.add_weight(scheme, _HELD_IN_FLOATS if role == "router" else _NO_KERNEL, weight)
         return PLAIN
 
-    assigned = assign_schemes(model, scheme_of)
-    sizes = model.axis_sizes()
-    notes = tuple(
-        f"{len(weights)} matrices of {sum(num_elements(w.shape).evaluate(sizes) for w in weights) / 1e6:.1f} million "
-        f"weights stored as {scheme} are dequantized as they load: the device has no kernel for it"
-        for scheme, weights in lost.items())
-    if strict and notes:
-        raise BackendError("--strict-device: the device cannot hold this checkpoint as it is stored",
-                           because="; ".join(notes),
-                           try_="the command without --strict-device, or a device with kernels for it")
-    return SchemeChoice(assigned, notes)
+    return assign_schemes(model, scheme_of)
 
 
 def _schemes_by_role(asked: str, capabilities: Capabilities) -> Mapping[Role, str]:

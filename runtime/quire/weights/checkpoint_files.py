@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,10 @@ class CheckpointFiles(Protocol):
     @property
     def paths(self) -> tuple[Path, ...]:
         """The files."""
+
+    @property
+    def dequantized(self) -> Mapping[str, str]:
+        """Why no scheme takes a matrix that the files hold in integers, by its name; its `scheme` is plain."""
 
     def __contains__(self, name: object) -> bool: ...
 

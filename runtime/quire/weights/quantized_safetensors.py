@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +16,6 @@ from quire.weights.safetensors_file import SafetensorsCheckpoint
 from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme
 
 FLOAT_DTYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32))
-
-logger = logging.getLogger("quire")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +57,6 @@ class QuantizedSafetensors:
         weight_of = {tensor: name for name, matrix in matrices.items() for tensor in matrix.tensors}
         names = (weight_of.get(name, name) for name in files.names if name not in unused)
         self._names = dict.fromkeys(names)
-        _announce_plain(files.folder, matrices)
 
     @property
     def names(self) -> Iterable[str]:
@@ -72,6 +67,11 @@ class QuantizedSafetensors:
     def paths(self) -> tuple[Path, ...]:
         """The file, or the shards."""
         return self._files.paths
+
+    @property
+    def dequantized(self) -> Mapping[str, str]:
+        """Why a matrix of integers has no scheme, by the name of the weight."""
+        return {name: matrix.why_plain for name, matrix in self._matrices.items() if matrix.scheme is None}
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -175,13 +175,3 @@ def contiguous_groups(group_of: np.ndarray, group_size: int, module: StoredModul
     order = group_of[:: group_size or len(group_of)]
     repeated = np.repeat(order, group_size or len(group_of))[: len(group_of)]
     return order if np.array_equal(group_of, repeated) else None
-
-
-def _announce_plain(folder: Path, matrices: Mapping[str, StoredMatrix]) -> None:
-    plain = defaultdict(list)
-    for matrix in matrices.values():
-        if matrix.scheme is None:
-            plain[matrix.why_plain, matrix.dtype].append(matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize)
-    for (reason, dtype), sizes in plain.items():
-        logger.warning("%s: %d of %d quantized matrices are read as %s, %.1f MiB: %s",
-                       folder, len(sizes), len(matrices), dtype, sum(sizes) / 2**20, reason)

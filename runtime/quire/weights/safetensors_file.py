@@ -173,6 +173,11 @@ class SafetensorsCheckpoint:
         """A tensor's stored dtype; KeyError when there is none of that name."""
         return self.entry(name).dtype
 
+    @property
+    def dequantized(self) -> Mapping[str, str]:
+        """Nothing: see `scheme`."""
+        return {}
+
     def scheme(self, name: str) -> str:
         """"plain": the files say nothing of schemes. Readers of quantized formats stand over this one."""
         return PLAIN

@@ -257,8 +257,8 @@ def _needs_pages(subject: Subject) -> None:
 
 
 def _resident_bytes() -> int:
-    """Of this process, without what its allocator keeps free: a compiler leaves a hundred MiB there, another amount after
-    each life. 0 where the system does not say (outside Linux)."""
+    """Of this process, without what its allocator keeps free: a compiler leaves a hundred MiB there, another amount
+    after each life. 0 where the system does not say (outside Linux)."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return 0

@@ -68,6 +68,13 @@ class GgufCheckpoint:
         """The file, or the parts of a split model."""
         return tuple(part_paths(self.path))
 
+    @property
+    def dequantized(self) -> Mapping[str, str]:
+        """Why a matrix has no scheme though its type has one, by its published name."""
+        kinds = {name: self._stored(entry).kind for name, entry in self._entries.items()}
+        return {name: f"the model publishes it transposed, so that blocks of {kind.name} do not follow its inputs"
+                for name, kind in kinds.items() if kind.scheme != PLAIN and self.scheme(name) == PLAIN}
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
@@ -177,11 +184,6 @@ class GgufCheckpoint:
         for kind, count in again.items():
             logger.warning("%s: %d matrices of type %s are rounded again, to %s: no scheme has five bits and minima",
                            self.path.name, count, kind.name, kind.scheme)
-        floats = sorted({self._stored(entry).kind.name for name, entry in self._entries.items()
-                         if self._stored(entry).kind.scheme != PLAIN and self.scheme(name) == PLAIN})
-        if floats:
-            logger.warning("%s: matrices of type %s that the model publishes transposed run in floating point",
-                           self.path.name, ", ".join(floats))
 
 
 def _halves_from_pairs(rows: int, num_heads: int) -> np.ndarray:
