@@ -145,7 +145,7 @@ void bind_plan(nb::module_& m) {
              nb::gil_scoped_release release;
              self.weights().fill_table(index, segments.rows, self.pool());
            })
-      .def("allocate_kv", &Plan::allocate_kv)
+      .def("allocate_kv", &Plan::allocate_kv, "blocks_per_pool"_a, "ahead_bytes"_a = 0)
       .def("read_blocks", [](Plan& self, int64_t group, const Int32Array& ids, Page k, Page v, std::optional<Page> k_scale,
                              std::optional<Page> v_scale) {
              const std::vector<int32_t> blocks = to_vector(ids);
@@ -176,6 +176,7 @@ void bind_plan(nb::module_& m) {
       .def_prop_ro("weight_bytes", [](Plan& self) { return self.weights().weight_bytes(); })
       .def_prop_ro("constant_bytes", [](Plan& self) { return self.weights().constant_bytes(); })
       .def_prop_ro("activation_bytes", &Plan::activation_bytes)
+      .def_prop_ro("populated_bytes", &Plan::populated_bytes)
       .def_prop_ro("kv_bytes", [](Plan& self) { return self.kv().bytes(); });
 }
 

@@ -7,7 +7,7 @@
 
 namespace quire {
 
-// Large buffers are mapped: their pages are zero and take memory only once touched. Throws std::bad_alloc.
+// Large buffers are mapped: their pages are zero and take memory only once touched or populated. Throws std::bad_alloc.
 class Buffer {
  public:
   Buffer() = default;

@@ -42,6 +42,9 @@ class KvStore {
   KvCache cache(int64_t group, int64_t slot) const;
   int64_t bytes() const;
 
+  // The memory of each pool, by layer slot; equal sizes within a pool. For whoever gives it its pages.
+  const std::vector<std::vector<Buffer>>& pools() const { return pools_; }
+
   // Blocks `copies` = [n, 2] (source, destination) in every layer of the group. Every destination gets what its
   // source held before the call; destinations are distinct.
   void copy_blocks(int64_t group, const int32_t* copies, int64_t count, ThreadPool& pool);

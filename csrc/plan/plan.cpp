@@ -41,9 +41,30 @@ void Plan::prepare(int64_t arena_bytes) {
   prepared_ = true;
 }
 
-void Plan::allocate_kv(const std::vector<int64_t>& blocks_per_pool) {
+void Plan::allocate_kv(const std::vector<int64_t>& blocks_per_pool, int64_t ahead_bytes) {
+  populator_.reset();
   kv_.allocate(blocks_per_pool);
-  if (options_.poison) kv_.poison();
+  if (options_.poison) return kv_.poison();
+  if (ahead_bytes <= 0 || kv_.bytes() == 0) return;
+  std::vector<PagePopulator::Lane> lanes;
+  for (const std::vector<Buffer>& pool : kv_.pools()) {
+    PagePopulator::Lane& lane = lanes.emplace_back();
+    for (const Buffer& buffer : pool) lane.buffers.push_back(buffer.data());
+    lane.buffer_bytes = pool.empty() ? 0 : pool.front().bytes();
+    const double share = static_cast<double>(lane.buffer_bytes) * static_cast<double>(pool.size()) / static_cast<double>(kv_.bytes());
+    lane.ahead_bytes = static_cast<int64_t>(share * static_cast<double>(ahead_bytes));
+  }
+  populator_.emplace(std::move(lanes));
+}
+
+// Tells the populator up to which block each pool is used.
+void Plan::expect_use(const StepInput& input) {
+  for (size_t g = 0; g < input.groups.size(); ++g) {
+    const std::vector<int32_t>& tables = input.groups[g].block_tables;
+    const int64_t blocks = tables.empty() ? 0 : int64_t{1} + *std::max_element(tables.begin(), tables.end());
+    const KvGroup& group = kv_.group(static_cast<int64_t>(g));
+    if (blocks > 0) populator_->use(group.pool, blocks * kv_block_bytes(group.shape));
+  }
 }
 
 int64_t Plan::activation_bytes() const {
@@ -129,6 +150,11 @@ void Plan::derive(const StepInput& input, StepContext& step) {
 
 void Plan::run(const StepInput& input, StepOutput& output) {
   check(input);
+  std::optional<PagePopulator::Pause> pause;
+  if (populator_) {
+    pause.emplace(*populator_);
+    expect_use(input);
+  }
   if (options_.poison) arena_.poison();
   StepContext step{kernels_, pool_, weights_, kv_, arena_.data(), workspace_.data(), scratch_.data(),
                    needs_.scratch_bytes, partials_.as<float>(), needs_.partial_floats, attention_};

@@ -10,6 +10,7 @@
 #include "greedy.h"
 #include "kv_store.h"
 #include "op.h"
+#include "page_populator.h"
 #include "step.h"
 #include "weight_store.h"
 
@@ -41,7 +42,9 @@ class Plan {
   void set_logits(const Operand& logits) { logits_ = logits; }
   // Allocates the arena and what the ops need beside it.
   void prepare(int64_t arena_bytes);
-  void allocate_kv(const std::vector<int64_t>& blocks_per_pool);
+  // The cache's pages are there `ahead_bytes` ahead of use (PagePopulator); 0 = they come at first touch.
+  void allocate_kv(const std::vector<int64_t>& blocks_per_pool, int64_t ahead_bytes = 0);
+  int64_t populated_bytes() const { return populator_ ? populator_->populated_bytes() : 0; }
 
   int64_t activation_bytes() const;  // arena, workspaces, scratch, attention's lists and partial sums
   int64_t num_ops() const { return static_cast<int64_t>(body_.size() + head_.size()); }
@@ -58,6 +61,7 @@ class Plan {
   void check(const StepInput& input) const;
   void check_groups(const StepInput& input) const;
   void derive(const StepInput& input, StepContext& step);
+  void expect_use(const StepInput& input);
   void run_ops(const std::vector<std::unique_ptr<Op>>& ops, size_t first, StepContext& step);
   void run_head(const StepInput& input, StepContext& step, StepOutput& output);
   void sample(const StepInput& input, StepContext& step, int64_t first, StepOutput& output);
@@ -68,6 +72,7 @@ class Plan {
   ThreadPool pool_;
   WeightStore weights_;
   KvStore kv_;
+  std::optional<PagePopulator> populator_;  // of kv_
   std::vector<AttentionWork> attention_;
   std::vector<std::unique_ptr<Op>> body_, head_;
   std::vector<std::string> names_;  // of body ops, then head ops

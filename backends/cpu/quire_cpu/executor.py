@@ -33,6 +33,9 @@ _ELEMENTS = {"float32": (np.float32, np.float32), "bfloat16": (np.uint16, ml_dty
              "float16": (np.uint16, np.float16), "int8": (np.int8, np.int8)}
 """Dtype of a cache array -> (as the native module moves it, as the host page format has it)."""
 
+KV_AHEAD_BYTES = 2**30
+"""So much of the KV cache has its pages before it is used; of a small machine a sixteenth of its memory."""
+
 _open_executors: weakref.WeakSet[CpuExecutor] = weakref.WeakSet()
 
 
@@ -83,13 +86,14 @@ class CpuExecutor:
         )
 
     def allocate_kv(self, plan: KVPlan) -> None:
-        """Maps the cache; its pages take memory as they are first written."""
+        """Maps the cache. Its pages take memory shortly before use, while no step runs, or else at the first write."""
         flat = self._open()
         missing = sorted(set(flat.pools) - set(plan.num_blocks))
         if missing:
             raise BackendError(f"no number of blocks for KV pool {', '.join(missing)}")
         try:
-            flat.native.allocate_kv([plan.num_blocks[pool] for pool in flat.pools])
+            ahead_bytes = min(KV_AHEAD_BYTES, host_memory()[0] // 16)
+            flat.native.allocate_kv([plan.num_blocks[pool] for pool in flat.pools], ahead_bytes)
         except MemoryError as error:
             raise BackendError("the KV cache does not fit into memory",
                                because=f"blocks asked for: {dict(plan.num_blocks)}",

@@ -30,5 +30,6 @@ void expect_error(Work&& work, const std::string& part) {
 void test_pool();
 void test_plan();
 void test_queue();
+void test_populator();
 
 }  // namespace quire::testing

@@ -5,6 +5,7 @@ int main() {
   test_pool();
   test_plan();
   test_queue();
+  test_populator();
   std::printf(failures ? "FAILED: %d\n" : "all passed\n", failures);
   return failures ? 1 : 0;
 }
