@@ -120,7 +120,7 @@ def compile_case(case: AotCase, topology: str) -> AotReport:
     """Compiles one case for one chip; never raises on account of the compiler."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[: case.tp]
     chip = devices[0].device_kind
-    program = StepProgram(_plan(case), devices, choose_attention(_plan(case), TpuOptions("tpu")))
+    program = StepProgram(_plan(case), devices, choose_attention(_plan(case), TpuOptions("tpu")).function)
     kv = storage_shapes(program.plan, {group.pool: case.num_blocks for group in program.plan.model.kv_groups.values()})
     kv_arrays = jax.tree.leaves(kv)
     kv_bytes = sum(map(_num_bytes, kv_arrays))

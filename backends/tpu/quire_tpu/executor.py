@@ -48,7 +48,9 @@ class JaxExecutor:
         if len(found) < ranks:
             raise BackendError(f"tensor_parallel_size={ranks} on device {name}", because=f"it has {len(found)} devices",
                                try_=f"--tensor-parallel-size {len(found)}")
-        self._program = StepProgram(plan, found[:ranks], choose_attention(plan, options))
+        attention = choose_attention(plan, options)
+        self._program = StepProgram(plan, found[:ranks], attention.function)
+        self._remarks = {"paged_attention": attention.remark}
         self._buckets = Buckets.of(plan)
         self._weights: Weights | None = None
         self._kv: KVStorage | None = None
@@ -64,10 +66,14 @@ class JaxExecutor:
         self._weights = jax.block_until_ready(loader.load())
         self.no_tokens = jax.device_put(np.zeros(self._buckets.seqs[-1], np.int32),
                                          self._program.sharding(by_rank=False))
-        ops = sorted({node.op for part in self._plan.model.parts() for node in part.graph.nodes})
         _, free = platform.memory(self._program.devices[0])
         return MemoryReport(bytes_by_purpose={"weights": loader.device_bytes // self._program.world_size},
-                            available_bytes=free, placement=tuple((op, self.name) for op in ops))
+                            available_bytes=free, placement=self._placement())
+
+    def _placement(self) -> tuple[tuple[str, str], ...]:
+        ops = sorted({node.op for part in self._plan.model.parts() for node in part.graph.nodes})
+        remarks = {op: f" ({remark})" for op, remark in self._remarks.items() if remark}
+        return tuple((op, self.name + remarks.get(op, "")) for op in ops)
 
     def allocate_kv(self, plan: KVPlan) -> None:
         """Allocates the caches, one block more in each pool for padding."""

@@ -81,7 +81,8 @@ class MemoryReport:
 
     Attributes:
         available_bytes: what is left for the KV cache on the device (or host memory for host devices).
-        placement: (op, where) pairs for the placement table: the device's name or "reference".
+        placement: (op, where) pairs for the placement table: the device's name, with a remark in brackets for an op
+            that runs slower than it could, or "reference".
     """
 
     bytes_by_purpose: Mapping[str, int]

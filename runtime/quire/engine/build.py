@@ -157,6 +157,9 @@ def _report(spec: ModelSpec, backend: LoadedBackend, resolved: ResolvedConfig, m
         logger.warning(
             "ops on the slow numpy reference: %s (--strict-device refuses this)", ", ".join(sorted(fallbacks))
         )
+    for op, where in memory.placement:
+        if where.endswith(")"):
+            logger.warning("%s on %s", op, where)
     logger.info("%s", ", ".join(resolved.lines()))
     logger.info(
         "memory: %s; KV blocks: %s",
