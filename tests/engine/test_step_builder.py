@@ -85,3 +85,15 @@ def test_prompt_rows_name_the_token_that_follows(drive: Callable[..., Any], monk
     assert batches[1].logits_indices.tolist() == [0, 1]
     assert second.rows.tolist() == [1]
     assert second.prompt_rows.tolist() == [0]
+
+
+def test_a_chunk_of_one_token_beside_forks_is_no_step_of_decoding(drive: Callable[..., Any], monkeypatch: Any) -> None:
+    driver = drive(depth=1, long_prefill_token_threshold=1)
+    batches = record(driver, monkeypatch)
+    driver.add("forks", [1], n=2, max_tokens=1)
+    driver.add("chunk", [5, 30, 20], max_tokens=1)
+    driver.run()
+    assert batches[0].token_ids.tolist() == [1, 5]
+    assert batches[0].logits_indices.tolist() == [0]
+    assert batches[0].sampling is not None
+    assert batches[0].sampling.rows.tolist() == [0, 0]

@@ -15,10 +15,13 @@ import numpy as np
 
 from quire.device.batch import StepBatch, StepResult
 from quire.device.sliced_sampling import part_of_batch
-from quire.sampling.batch import F32, I32, LogprobRows, SamplingBatch, features_used
+from quire.sampling.batch import F32, FEATURES, I32, LogprobRows, SamplingBatch
 
 NATIVE_FEATURES = frozenset({"temperature", "top_k", "top_p", "min_p"})
 """Of `quire.sampling.batch.FEATURES`."""
+
+_HOST_FIELDS = tuple(field for feature, fields in FEATURES.items()
+                     if feature not in NATIVE_FEATURES | {"prompt_logprobs"} for field in fields)
 
 _NOTHING = np.empty(0, np.int32)
 
@@ -38,12 +41,12 @@ class RowSplit:
     def __init__(self, batch: StepBatch, *, return_logits: bool) -> None:
         sampling = batch.sampling
         self._sampling, self._return_logits = sampling, return_logits
-        self._host = _NOTHING if sampling is None else np.flatnonzero(~_plain(sampling)).astype(np.int32)
+        self._host = _NOTHING if sampling is None else _host_rows(sampling)
         self.has_host_rows = len(self._host) > 0
-        self.sampled_rows = _NOTHING
+        self.sampled_rows = _NOTHING if sampling is None else sampling.rows
         self.draws = None if sampling is None else _draws(sampling)
-        if sampling is not None:
-            self.sampled_rows = sampling.rows.astype(np.int32)
+        if self.has_host_rows:
+            self.sampled_rows = self.sampled_rows.copy()
             self.sampled_rows[self._host] = -1
         if return_logits:
             self.returned_rows = np.arange(len(batch.logits_indices), dtype=np.int32)
@@ -65,10 +68,10 @@ class RowSplit:
             tokens[self._host] = drawn.tokens
             logprobs = _spread(drawn.logprobs, self._host, sampling.num_rows)
             prompt_logprobs = drawn.prompt_logprobs
-        return StepResult(tokens[:, None], np.ones(len(tokens), np.int32), logprobs, prompt_logprobs, kept)
+        return StepResult(tokens[:, None], np.full(len(tokens), 1, np.int32), logprobs, prompt_logprobs, kept)
 
     def _host_logits_rows(self) -> I32:
-        if self._sampling is None:
+        if self._sampling is None or not (self.has_host_rows or self._sampling.prompt_rows is not None):
             return _NOTHING
         rows = self._sampling.rows[self._host]
         if self._sampling.prompt_rows is not None:
@@ -86,11 +89,11 @@ class RowSplit:
         return np.searchsorted(self.returned_rows, rows).astype(np.int32)
 
 
-def _plain(sampling: SamplingBatch) -> np.ndarray:
-    """bool [R]: the row needs no feature that only the host has."""
+def _host_rows(sampling: SamplingBatch) -> I32:
+    """int32: rows that need a feature which only the host has."""
+    if all(getattr(sampling, field) is None for field in _HOST_FIELDS):
+        return _NOTHING  # nearly every step; nothing more is looked at, since Python's time delays the next one
     plain = np.ones(sampling.num_rows, bool)
-    if not features_used(sampling) - NATIVE_FEATURES - {"prompt_logprobs"}:
-        return plain
     for values, default in ((sampling.repetition_penalty, 1.0), (sampling.presence_penalty, 0.0),
                             (sampling.frequency_penalty, 0.0)):
         if values is not None:
@@ -102,7 +105,7 @@ def _plain(sampling: SamplingBatch) -> np.ndarray:
         plain &= (sampling.mask == np.uint32(0xFFFFFFFF)).all(axis=1)
     if sampling.num_logprobs is not None:
         plain &= sampling.num_logprobs < 0
-    return plain
+    return np.flatnonzero(~plain).astype(np.int32)
 
 
 def _draws(sampling: SamplingBatch) -> tuple[np.ndarray, ...] | None:

@@ -7,6 +7,8 @@ Shapes here: T tokens of the step, S sequences, L logits rows, R sampled rows, P
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import add
 
 import numpy as np
 
@@ -54,10 +56,10 @@ class StepBuilder:
             self._sampling.fill(seq.blocks.row, seq)
         table_rows = _table_rows(plan.sequences)
         num_computed = np.array(plan.starts, np.int32)
-        query_start_loc = np.zeros(len(plan.sequences) + 1, np.int32)
-        np.cumsum(plan.num_new, out=query_start_loc[1:])
-        seq_lens = num_computed + np.array(plan.num_new, np.int32)
-        width = -(-int(seq_lens.max()) // self._blocks.block_size)
+        query_start_loc = np.array([0, *accumulate(plan.num_new)], np.int32)
+        lengths = list(map(add, plan.starts, plan.num_new))
+        seq_lens = np.array(lengths, np.int32)
+        width = -(-max(lengths) // self._blocks.block_size)
         prompt_rows = self._prompt_rows(plan, query_start_loc) if plan.prompt_chunks else None
         logits_indices, sampling = self._draws(plan, query_start_loc, table_rows, seq_lens, prompt_rows)
         batch = StepBatch(
@@ -81,9 +83,12 @@ class StepBuilder:
         self, plan: StepPlan, query_start_loc: I32, table_rows: I32, seq_lens: I32, prompt_rows: PromptRows | None
     ) -> tuple[I32, SamplingBatch | None]:
         """Which token rows need logits [L], and what is drawn from them."""
+        num_drawn = len(plan.sampled)
+        if prompt_rows is None and _each_token_draws(plan, int(query_start_loc[-1])):
+            logits_rows = np.arange(num_drawn, dtype=np.int32)
+            return logits_rows, self._sampling.build(plan.sampled, table_rows, logits_rows, seq_lens)
         sampled_from = np.array(plan.sampled_from, np.int32)
         token_rows = query_start_loc[1:][sampled_from] - 1  # [R]
-        num_drawn = len(plan.sampled)
         one_each = bool((sampled_from[1:] > sampled_from[:-1]).all())  # no forks: one draw from each row
         if prompt_rows is None and one_each:
             logits_indices, logits_rows = token_rows, np.arange(num_drawn, dtype=np.int32)
@@ -125,9 +130,14 @@ def _table_rows(sequences: list[Sequence]) -> I32:
     return np.array([seq.blocks.row for seq in sequences], np.int32)  # type: ignore[union-attr]
 
 
+def _each_token_draws(plan: StepPlan, num_tokens: int) -> bool:
+    """Whether the step is one of decoding: one token of each sequence, and each draws the next from it."""
+    return num_tokens == len(plan.sequences) and plan.sampled_from == list(range(num_tokens))
+
+
 def _token_ids(plan: StepPlan, num_tokens: int) -> I32:
     """int32 [T]; -1 for tokens that are still in flight."""
-    if num_tokens == len(plan.sequences) == len(plan.sampled):
+    if _each_token_draws(plan, num_tokens):
         return np.array(
             [-1 if prev_row >= 0 else seq.last_token_id
              for seq, prev_row in zip(plan.sequences, plan.prev_rows, strict=True)], np.int32,
