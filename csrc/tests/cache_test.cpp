@@ -90,6 +90,34 @@ void test_write(const KernelTable& table, Checker& check, Random& random) {
       }
 }
 
+// Runs of neighbours at any offset, cut by blocks, by other sequences and by tokens without a slot, are written as
+// single tokens are.
+void test_runs(const KernelTable& table, Checker& check, Random& random) {
+  const std::vector<int32_t> slots = {20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 96, 97, 98, 99, 100, 101, 102, 103, -1, 40, 41, 42,
+                                      43, 44, 45, 46, -1, 64, 65, 66, 67, 68, 69, 70, 71, 73, 74, 75, 76, 77, 78, 79, 80};
+  const auto tokens = static_cast<int64_t>(slots.size());
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16})
+    for (auto [k_dim, v_dim] : {std::pair<int64_t, int64_t>{64, 64}, {20, 12}, {13, 24}})
+      for (bool rotate : {false, true}) {
+        KvCache c{.data = nullptr, .dtype = dtype, .num_blocks = 8, .kv_heads = 2, .head_dim = k_dim, .v_head_dim = v_dim, .block_size = 16};
+        AlignedBytes at_once(kv_layer_bytes(c)), one_by_one(kv_layer_bytes(c));
+        const int64_t k_stride = 2 * k_dim + 1, v_stride = 2 * v_dim + 3, dims = k_dim / 2 * 2;
+        const std::vector<float> k = random.floats(tokens * k_stride), v = random.floats(tokens * v_stride), q = random.floats(tokens * k_dim);
+        const std::vector<float> cos = random.floats(tokens * dims / 2), sin = random.floats(tokens * dims / 2);
+        std::vector<int32_t> positions(slots.size());
+        for (size_t t = 0; t < positions.size(); ++t) positions[t] = static_cast<int32_t>(t * 7 % positions.size());
+        std::vector<float> turned(tokens * k_dim);
+        const RotaryArgs r{.x = q.data(), .x_stride = k_dim, .heads = 1, .head_dim = k_dim, .dims = dims, .style = RotaryStyle::neox,
+                           .positions = positions.data(), .cos = cos.data(), .sin = sin.data(), .y = turned.data(), .y_stride = k_dim};
+        CacheWriteArgs w{.cache = c, .k = k.data(), .k_stride = k_stride, .v = v.data(), .v_stride = v_stride, .slots = slots.data(), .rotary = rotate ? &r : nullptr};
+        w.cache.data = at_once.as();
+        table.cache_write(w, 0, tokens, nullptr);
+        w.cache.data = one_by_one.as();
+        for (int64_t t = 0; t < tokens; ++t) table.cache_write(w, t, t + 1, nullptr);
+        check.expect(std::memcmp(at_once.as<uint8_t>(), one_by_one.as<uint8_t>(), static_cast<size_t>(at_once.size())) == 0, "a run in the cache");
+      }
+}
+
 void test_int8_write(const KernelTable& table, Checker& check, Random& random) {
   for (auto [k_dim, v_dim] : {std::pair<int64_t, int64_t>{64, 64}, {20, 12}, {13, 24}}) {
     KvCache c{.data = nullptr, .dtype = DType::i8, .num_blocks = 4, .kv_heads = 2, .head_dim = k_dim, .v_head_dim = v_dim, .block_size = 16};
@@ -155,6 +183,7 @@ void test_cache(const KernelTable& table, Checker& check) {
   Random random(11);
   test_rotary(table, check, random);
   test_write(table, check, random);
+  test_runs(table, check, random);
   test_int8_write(table, check, random);
   test_half_rounding(table, check);
 }

@@ -22,7 +22,16 @@ QUIRE_INLINE void store_vector(void* base, int64_t i, F32x8 v) {
   else store_f16(static_cast<uint16_t*>(base) + i, v);
 }
 
-// Key: one element in each of head_dim lines of block_size. Value: one contiguous line.
+// One contiguous line.
+template <DType T>
+QUIRE_INLINE void write_value(const KvCache& c, void* base, int64_t offset, const float* v) {
+  const int64_t line = c.head_dim * c.block_size + offset * c.v_head_dim;
+  int64_t d = 0;
+  for (; d + 8 <= c.v_head_dim; d += 8) store_vector<T>(base, line + d, load(v + d));
+  for (; d < c.v_head_dim; ++d) store_element<T>(base, line + d, v[d]);
+}
+
+// Key: one element in each of head_dim lines of block_size.
 template <DType T>
 QUIRE_INLINE void write_key_value(const KvCache& c, int64_t slot, int64_t kv_head, const float* k, const float* v) {
   const int64_t block = slot / c.block_size, offset = slot % c.block_size;
@@ -36,10 +45,7 @@ QUIRE_INLINE void write_key_value(const KvCache& c, int64_t slot, int64_t kv_hea
     for (int64_t i = 0; i < 8; ++i) column[(d + i) * c.block_size] = lanes[i];
   }
   for (; d < c.head_dim; ++d) store_element<T>(column, d * c.block_size, k[d]);
-  const int64_t line = c.head_dim * c.block_size + offset * c.v_head_dim;
-  d = 0;
-  for (; d + 8 <= c.v_head_dim; d += 8) store_vector<T>(base, line + d, load(v + d));
-  for (; d < c.v_head_dim; ++d) store_element<T>(base, line + d, v[d]);
+  write_value<T>(c, base, offset, v);
 }
 
 // The scale of a vector: max|x| / 127; NaN when an element is not finite.
@@ -78,24 +84,67 @@ QUIRE_INLINE void write_key_value<DType::i8>(const KvCache& c, int64_t slot, int
 
 constexpr int64_t kRotatedKeyFloats = 1024;  // head_dim limit of the fused form
 
+// The key of a token and head; `room` holds it where it has to be rotated.
+QUIRE_INLINE const float* key_of(const CacheWriteArgs& a, int64_t t, int64_t head, float* room) {
+  const float* k = a.k + t * a.k_stride + head * a.cache.head_dim;
+  if (!a.rotary) return k;
+  const RotaryArgs& r = *a.rotary;
+  const int64_t row = static_cast<int64_t>(r.positions[t]) * (r.dims / 2);
+  rotate_head(k, room, r.cos + row, r.sin + row, r.dims, a.cache.head_dim, r.style);
+  return room;
+}
+
+constexpr int64_t kRun = 8;  // tokens whose keys are transposed together
+
+// Whether tokens t .. t + 7 go into one block, one slot after the other.
+QUIRE_INLINE bool is_run(const CacheWriteArgs& a, int64_t t) {
+  const int64_t slot = a.slots[t];
+  if (slot < 0 || slot % a.cache.block_size + kRun > a.cache.block_size) return false;
+  for (int64_t i = 1; i < kRun; ++i)
+    if (a.slots[t + i] != slot + i) return false;
+  return true;
+}
+
+// As write_key_value for each token of a run, but eight neighbours of a line are stored at once.
+template <DType T>
+void write_run(const CacheWriteArgs& a, int64_t t) {
+  const KvCache& c = a.cache;
+  const int64_t block = a.slots[t] / c.block_size, offset = a.slots[t] % c.block_size;
+  alignas(32) float rotated[kRun][kRotatedKeyFloats + 16];  // rows apart in the first-level cache
+  const float* k[kRun];
+  for (int64_t h = 0; h < c.kv_heads; ++h) {
+    uint8_t* base = static_cast<uint8_t*>(c.data) + (block * c.kv_heads + h) * kv_block_head_bytes(c);
+    for (int64_t i = 0; i < kRun; ++i) k[i] = key_of(a, t + i, h, rotated[i]);
+    int64_t d = 0;
+    for (; d + 8 <= c.head_dim; d += 8) {
+      I32x8 rows[kRun];
+      unroll<kRun>([&](auto i) { rows[i] = as_i32(load(k[i] + d)); });
+      transpose(rows);
+      unroll<kRun>([&](auto i) { store_vector<T>(base, (d + i) * c.block_size + offset, as_f32(rows[i])); });
+    }
+    for (; d < c.head_dim; ++d)
+      for (int64_t i = 0; i < kRun; ++i) store_element<T>(base, d * c.block_size + offset + i, k[i][d]);
+    for (int64_t i = 0; i < kRun; ++i) write_value<T>(c, base, offset + i, a.v + (t + i) * a.v_stride + h * c.v_head_dim);
+  }
+}
+
 template <DType T>
 void cache_write_rows(const CacheWriteArgs& a, int64_t begin, int64_t end) {
   const KvCache& c = a.cache;
   alignas(32) float rotated[kRotatedKeyFloats];
+  if (a.rotary) rotary(*a.rotary, begin, end, nullptr);
   for (int64_t t = begin; t < end; ++t) {
-    if (a.rotary) rotary(*a.rotary, t, t + 1, nullptr);
+    if constexpr (T != DType::i8) {
+      if (t + kRun <= end && is_run(a, t)) {
+        write_run<T>(a, t);
+        t += kRun - 1;
+        continue;
+      }
+    }
     const int64_t slot = a.slots[t];
     if (slot < 0) continue;
-    for (int64_t h = 0; h < c.kv_heads; ++h) {
-      const float* k = a.k + t * a.k_stride + h * c.head_dim;
-      if (a.rotary) {
-        const RotaryArgs& r = *a.rotary;
-        const int64_t row = static_cast<int64_t>(r.positions[t]) * (r.dims / 2);
-        rotate_head(k, rotated, r.cos + row, r.sin + row, r.dims, c.head_dim, r.style);
-        k = rotated;
-      }
-      write_key_value<T>(c, slot, h, k, a.v + t * a.v_stride + h * c.v_head_dim);
-    }
+    for (int64_t h = 0; h < c.kv_heads; ++h)
+      write_key_value<T>(c, slot, h, key_of(a, t, h, rotated), a.v + t * a.v_stride + h * c.v_head_dim);
   }
 }
 
