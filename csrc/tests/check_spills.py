@@ -26,6 +26,7 @@ HOT = {
     r"quire::avx512::multiply_tile<": 20,
     r"quire::avx512_vnni::quantized_tile<": 40,
     r"quire::avx512_bf16::float_tile<": 16,
+    r"quire::avx512_bf16::pair_(tile|tail)<": 40,
 }
 HEADER = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*)$")

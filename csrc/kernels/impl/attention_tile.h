@@ -3,6 +3,7 @@
 
 #include "attention_types.h"
 
+constexpr int64_t kTileQueries = 48;  // rows (query row, head) of an item, about
 constexpr int64_t kProductRows = 6;  // rows of a product: 12 sums, two vectors of b and one of a fill 15 registers
 constexpr int64_t kDirectRows = 4;   // up to so many rows 16- and 8-bit elements are widened in the product itself
 

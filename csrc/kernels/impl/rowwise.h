@@ -1,19 +1,6 @@
 // Kernels that map rows to rows: activations, arithmetic, embedding, combine, reductions over a row.
 // Included inside namespace quire::QUIRE_ISA.
 
-// body(i, count): count is 8, or what is left.
-template <class Body>
-QUIRE_INLINE void for_lanes(int64_t dim, Body&& body) {
-  int64_t i = 0;
-  for (; i + 8 <= dim; i += 8) body(i, int64_t{8});
-  if (i < dim) body(i, dim - i);
-}
-QUIRE_INLINE F32x8 load_some(const float* p, int64_t count) { return count == 8 ? load(p) : load_part(p, count); }
-QUIRE_INLINE void store_some(float* p, F32x8 v, int64_t count) {
-  if (count == 8) store(p, v);
-  else store_part(p, v, count);
-}
-
 template <Activation A>
 void activation_rows(const ActivationArgs& a, int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; ++t) {

@@ -1,5 +1,18 @@
-// exp, tanh, erf and the activations on eight lanes, within a few ulp. Included inside namespace quire::QUIRE_ISA.
+// Rows of any length in eight lanes; exp, tanh, erf and the activations on eight lanes, within a few ulp. Included inside namespace quire::QUIRE_ISA.
 // Coefficients: weighted least-squares fits toward the minimax error, made for these ranges.
+
+// body(i, count): count is 8, or what is left.
+template <class Body>
+QUIRE_INLINE void for_lanes(int64_t dim, Body&& body) {
+  int64_t i = 0;
+  for (; i + 8 <= dim; i += 8) body(i, int64_t{8});
+  if (i < dim) body(i, dim - i);
+}
+QUIRE_INLINE F32x8 load_some(const float* p, int64_t count) { return count == 8 ? load(p) : load_part(p, count); }
+QUIRE_INLINE void store_some(float* p, F32x8 v, int64_t count) {
+  if (count == 8) store(p, v);
+  else store_part(p, v, count);
+}
 
 // exp(x) = 2^n * exp(r), |r| <= ln(2)/2. Two factors of 2^n, so that denormal and infinite results come out right.
 QUIRE_INLINE F32x8 exp_v(F32x8 x) {
