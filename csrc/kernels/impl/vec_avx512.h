@@ -4,6 +4,7 @@
 typedef float F32x16 __attribute__((vector_size(64)));
 typedef int32_t I32x16 __attribute__((vector_size(64)));
 
+QUIRE_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1, 3); }
 QUIRE_INLINE F32x16 load16(const float* p) { return _mm512_loadu_ps(p); }
 QUIRE_INLINE I32x16 load16_i32(const void* p) { return (I32x16)_mm512_loadu_si512(p); }
 QUIRE_INLINE void store16(float* p, F32x16 v) { _mm512_storeu_ps(p, v); }

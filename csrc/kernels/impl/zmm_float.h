@@ -156,6 +156,12 @@ QUIRE_INLINE FloatRows<F> float_rows(const LinearArgs& a) {
   return {reinterpret_cast<const X*>(a.x), a.x_stride};
 }
 
+// Asks for the lines of y that a tile will write: they lie far apart, and the stores would wait for them.
+QUIRE_INLINE void expect_rows(const LinearArgs& a, int64_t row, int64_t rows, int64_t panel, int64_t panels) {
+  for (int64_t r = row; r < row + rows; ++r)
+    for (int64_t p = panel; p < panel + panels; ++p) prefetch_to_write(a.y + r * a.y_stride + p * kPanelColumns);
+}
+
 template <WeightFormat F, int NP, int MaxRows>
 void float_panels(const LinearArgs& a, int64_t block, int64_t panel, float* scratch) {
   using S = FloatStep<F>;
@@ -171,13 +177,16 @@ void float_panels(const LinearArgs& a, int64_t block, int64_t panel, float* scra
     const int64_t count = min_of(chunk, lines - line);
     for (int64_t g = group0; g < group1; ++g) {
       const int64_t row = group_row(g, cut.groups, a.m), rows = group_row(g + 1, cut.groups, a.m) - row;
+      float* sums = scratch + (row - first) * columns;
+      const bool last = line + count == lines;
+      if (last) expect_rows(a, row, rows, panel, NP);
       with_rows<MaxRows>(rows, [&](auto mr) {
         float_tile<F, decltype(mr)::value, NP>(x.x + row * x.stride + line * S::kInputs, x.stride, count, panels, w.panel_bytes,
-                                               line == 0, scratch + (row - first) * columns);
+                                               line == 0, sums);
       });
+      if (last) finish_tile(a, row, rows, panel, NP, sums, columns, false);
     }
   }
-  finish_tile(a, first, group_row(group1, cut.groups, a.m) - first, panel, NP, scratch, columns, false);
 }
 
 template <WeightFormat F>
