@@ -8,6 +8,8 @@ struct FloatShape {
   static constexpr int kRows = 8, kPanels = 3;        // 24 sums, 3 (widened: 6) vectors of weights, 1 of x
   static constexpr int kFewRows = 4, kFewPanels = 4;  // four streams from memory
   static constexpr int64_t kBlockRows = 192;
+  static constexpr int64_t kPassBytes = 96 << 10;  // of a panel; three stay in the second-level cache
+  static constexpr int64_t kAhead = 3 << 10;       // bytes of a panel that more than kFewRows rows ask for ahead
 };
 
 // What a format does with one line of a panel: kInputs inputs of 16 columns, kBytes.
@@ -17,7 +19,6 @@ template <>
 struct FloatStep<WeightFormat::f32> {
   using X = float;
   static constexpr int kInputs = 1, kBytes = 64;
-  static constexpr int64_t kDepth = 128;  // inputs of a chunk: 24 KiB of weights
   template <int MR, int NP, class Row, class Line>
   static QUIRE_INLINE void run(F32x16* c, Row&& row, Line&& line) {
     F32x16 w[NP];
@@ -32,7 +33,6 @@ template <>
 struct FloatStep<WeightFormat::f16> {
   using X = float;
   static constexpr int kInputs = 1, kBytes = 32;
-  static constexpr int64_t kDepth = 256;
   template <int MR, int NP, class Row, class Line>
   static QUIRE_INLINE void run(F32x16* c, Row&& row, Line&& line) {
     F32x16 w[NP];
@@ -49,7 +49,6 @@ template <>
 struct FloatStep<WeightFormat::bf16> {
   using X = uint16_t;
   static constexpr int kInputs = 2, kBytes = 64;
-  static constexpr int64_t kDepth = 256;
   template <int MR, int NP, class Row, class Line>
   static QUIRE_INLINE void run(F32x16* c, Row&& row, Line&& line) {
     I32x16 w[NP];
@@ -65,7 +64,6 @@ template <>
 struct FloatStep<WeightFormat::bf16> {
   using X = float;
   static constexpr int kInputs = 2, kBytes = 64;
-  static constexpr int64_t kDepth = 256;
   template <int MR, int NP, class Row, class Line>
   static QUIRE_INLINE void run(F32x16* c, Row&& row, Line&& line) {
     F32x16 even[NP], odd[NP];
@@ -86,10 +84,12 @@ struct FloatStep<WeightFormat::bf16> {
 };
 #endif
 
-// MR rows x NP panels over `lines` lines, added to sums [MR][NP * 16] unless they are to be started.
+// MR rows x NP panels over `lines` lines, added to sums [MR][NP * 16] unless they are to be started. More rows than
+// FloatShape::kFewRows compute for so long that loads do not run far enough ahead by themselves: they prefetch. `tail`:
+// how many bytes ahead in the last FloatShape::kAhead bytes.
 template <WeightFormat F, int MR, int NP>
 __attribute__((noinline)) void float_tile(const typename FloatStep<F>::X* x, int64_t x_stride, int64_t lines,
-                                          const uint8_t* panels, int64_t panel_bytes, bool start, float* sums) {
+                                          const uint8_t* panels, int64_t panel_bytes, bool start, float* sums, int64_t tail) {
   using S = FloatStep<F>;
   F32x16 c[MR * NP];
   if (start) unroll<MR * NP>([&](auto i) { c[i] = zero16(); });
@@ -98,15 +98,22 @@ __attribute__((noinline)) void float_tile(const typename FloatStep<F>::X* x, int
   unroll<MR>([&](auto r) { row[r] = x + r * x_stride; });
   const uint8_t* base[NP];
   unroll<NP>([&](auto p) { base[p] = panels + p * panel_bytes; });
-  int64_t i = 0;
-  if constexpr (MR <= 2)  // a whole cache line, and enough of them to hide the loop
-    for (; i + 4 <= lines; i += 4)
-      unroll<4>([&](auto u) {
-        S::template run<MR, NP>(c, [&](int r) { return row[r] + (i + u) * S::kInputs; },
-                                [&](int p) { return base[p] + (i + u) * S::kBytes; });
-      });
-  for (; i < lines; ++i)
+  auto step = [&](int64_t i) __attribute__((always_inline)) {
     S::template run<MR, NP>(c, [&](int r) { return row[r] + i * S::kInputs; }, [&](int p) { return base[p] + i * S::kBytes; });
+  };
+  int64_t i = 0;
+  if constexpr (MR > FloatShape::kFewRows) {
+    const int64_t last = max_of(lines - FloatShape::kAhead / S::kBytes, 0);
+    for (int64_t ahead = FloatShape::kAhead; i < lines; ++i) {
+      if (i == last) ahead = tail;
+      for (int p = 0; p < NP; ++p) prefetch(base[p] + i * S::kBytes + ahead);
+      step(i);
+    }
+  } else {
+    if constexpr (MR <= 2)  // a whole cache line, and enough of them to hide the loop
+      for (; i + 4 <= lines; i += 4) unroll<4>([&](auto u) { step(i + u); });
+    for (; i < lines; ++i) step(i);
+  }
   unroll<MR * NP>([&](auto j) { store16(sums + j * 16, c[j]); });
 }
 
@@ -162,27 +169,30 @@ QUIRE_INLINE void expect_rows(const LinearArgs& a, int64_t row, int64_t rows, in
     for (int64_t p = panel; p < panel + panels; ++p) prefetch_to_write(a.y + r * a.y_stride + p * kPanelColumns);
 }
 
+// `next`: the panels behind these are this thread's next item.
 template <WeightFormat F, int NP, int MaxRows>
-void float_panels(const LinearArgs& a, int64_t block, int64_t panel, float* scratch) {
+void float_panels(const LinearArgs& a, int64_t block, int64_t panel, bool next, float* scratch) {
   using S = FloatStep<F>;
+  using Shape = FloatShape;
   const PackedLinear& w = *a.weight;
   const FloatRows<F> x = float_rows<F>(a);
-  const RowCut cut = row_cut<FloatShape>(a.m);
+  const RowCut cut = row_cut<Shape>(a.m);
   const int64_t group0 = block * cut.groups / cut.blocks, group1 = (block + 1) * cut.groups / cut.blocks;
   const int64_t first = group_row(group0, cut.groups, a.m), lines = ceil_div(w.k, S::kInputs);
   constexpr int64_t columns = NP * kPanelColumns;
-  const int64_t chunk = cut.groups == 1 ? lines : S::kDepth / S::kInputs;
+  const int64_t passes = cut.groups == 1 ? 1 : ceil_div(lines * S::kBytes, Shape::kPassBytes), chunk = ceil_div(lines, passes);
   for (int64_t line = 0; line < lines; line += chunk) {
     const uint8_t* panels = panel_at(w, panel) + line * S::kBytes;
     const int64_t count = min_of(chunk, lines - line);
+    const bool last = line + count == lines;
     for (int64_t g = group0; g < group1; ++g) {
       const int64_t row = group_row(g, cut.groups, a.m), rows = group_row(g + 1, cut.groups, a.m) - row;
-      float* sums = scratch + (row - first) * columns;
-      const bool last = line + count == lines;
+      const int64_t tail = Shape::kAhead + (last && next && g + 1 == group1 ? (NP - 1) * w.panel_bytes : 0);
+      float* sums = scratch + (passes == 1 ? 0 : (row - first) * columns);
       if (last) expect_rows(a, row, rows, panel, NP);
       with_rows<MaxRows>(rows, [&](auto mr) {
         float_tile<F, decltype(mr)::value, NP>(x.x + row * x.stride + line * S::kInputs, x.stride, count, panels, w.panel_bytes,
-                                               line == 0, sums);
+                                               line == 0, sums, tail);
       });
       if (last) finish_tile(a, row, rows, panel, NP, sums, columns, false);
     }
@@ -191,15 +201,17 @@ void float_panels(const LinearArgs& a, int64_t block, int64_t panel, float* scra
 
 template <WeightFormat F>
 void float_items(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
-  const int64_t width = item_panels<FloatShape>(a.m), blocks = row_cut<FloatShape>(a.m).blocks;
+  using Shape = FloatShape;
+  const int64_t width = item_panels<Shape>(a.m), blocks = row_cut<Shape>(a.m).blocks;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t block = item % blocks, panel_end = min_of(a.weight->num_panels, (item / blocks + 1) * width);
+    const bool next = blocks == 1 && item + 1 < end;
     int64_t panel = item / blocks * width;
     if (panel_end - panel == width) {
-      if (a.m <= FloatShape::kFewRows) float_panels<F, FloatShape::kFewPanels, FloatShape::kFewRows>(a, block, panel, scratch);
-      else float_panels<F, FloatShape::kPanels, FloatShape::kRows>(a, block, panel, scratch);
+      if (a.m <= Shape::kFewRows) float_panels<F, Shape::kFewPanels, Shape::kFewRows>(a, block, panel, next, scratch);
+      else float_panels<F, Shape::kPanels, Shape::kRows>(a, block, panel, next, scratch);
     } else {
-      for (; panel < panel_end; ++panel) float_panels<F, 1, FloatShape::kRows>(a, block, panel, scratch);
+      for (; panel < panel_end; ++panel) float_panels<F, 1, Shape::kRows>(a, block, panel, false, scratch);
     }
   }
 }
