@@ -1,4 +1,5 @@
-// Rows of any length in eight lanes; exp, tanh, erf and the activations on eight lanes, within a few ulp. Included inside namespace quire::QUIRE_ISA.
+// Rows of any length in eight lanes; exp, tanh, erf and the activations on eight lanes, within a few ulp. Included inside
+// namespace quire::QUIRE_ISA.
 // Coefficients: weighted least-squares fits toward the minimax error, made for these ranges.
 
 // body(i, count): count is 8, or what is left.

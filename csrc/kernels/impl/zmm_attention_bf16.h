@@ -64,8 +64,8 @@ QUIRE_INLINE __m512 weight_of(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
-// Scores of a block become final (-inf where masked, to the ends of 32 keys); returns the largest. `scale` becomes what is left to
-// multiply them by.
+// Scores of a block become final (-inf where masked, to the ends of 32 keys); returns the largest, scaled. `scale` becomes
+// what is left to multiply them by.
 inline float finish_scores(float* s, const KeyRange& seen, const ScoreRule& rule, float& scale) {
   const int64_t from = seen.first / 32 * 32, to = round_up(seen.last, 32);
   const bool plain = rule.softcap <= 0.0f && rule.slope == 0.0f && scale > 0.0f;
@@ -107,9 +107,9 @@ struct PairBlock {
   int64_t ahead;
 };
 
-// Adds weighted values of `count` rows from r0 to what was summed before, times its factors: pairs that all rows see whole are one product; what only some see, or half of a pair,
-// is added row by row before and after, so that the order of keys of each row stays ascending and a masked value is
-// never touched.
+// Adds weighted values of `count` rows from r0 to what was summed before, times its factors. Pairs that all rows see whole
+// are one product; what only some see, or half of a pair, is added row by row before and after, so that the order of keys
+// of each row stays ascending and a masked value is never touched.
 inline void add_pair_values(const KvCache& c, const PairScratch& s, const PairBlock& block, int64_t r0, int64_t count,
                             const float* factors) {
   const int64_t dim = c.v_head_dim, stride = s.value_stride;
@@ -244,10 +244,14 @@ inline void attention_item_bf16(const AttentionArgs& a, const AttentionItem& ite
   PairScratch s;
   carve_pairs(scratch, rows, c.head_dim, c.v_head_dim, c.block_size, s);
   const int64_t token0 = a.query_start_loc[item.seq] + item.row;
+  auto q_row = [&](int64_t r) { return a.q + (token0 + r / group) * a.q_stride + (item.kv_head * group + r % group) * c.head_dim; };
+  auto out_row = [&](int64_t r) {
+    return a.out + (token0 + r / group) * a.out_stride + (item.kv_head * group + r % group) * c.v_head_dim;
+  };
   constexpr int64_t kAhead = 8;  // rows are far apart: no processor foresees the next
   for (int64_t r = 0; r < rows; ++r) {
-    const float* q = a.q + (token0 + r / group) * a.q_stride + (item.kv_head * group + r % group) * c.head_dim;
-    if (r + kAhead < rows) prefetch_row(a.q + (token0 + (r + kAhead) / group) * a.q_stride + (item.kv_head * group + (r + kAhead) % group) * c.head_dim, c.head_dim);
+    const float* q = q_row(r);
+    if (r + kAhead < rows) prefetch_row(q_row(r + kAhead), c.head_dim);
     for (int64_t d = 0; d < c.head_dim; d += 16) {
       const __m256bh rounded = _mm512_cvtneps_pbh(load16_part(q + d, lanes16(c.head_dim - d)));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(s.q + r * s.q_stride + d), (__m256i)rounded);
@@ -266,7 +270,7 @@ inline void attention_item_bf16(const AttentionArgs& a, const AttentionItem& ite
   }
   if (item.partial >= 0) return;
   for (int64_t r = 0; r < rows; ++r) {
-    if (r + kAhead < rows) prefetch_row(a.out + (token0 + (r + kAhead) / group) * a.out_stride + (item.kv_head * group + (r + kAhead) % group) * c.v_head_dim, c.v_head_dim);
+    if (r + kAhead < rows) prefetch_row(out_row(r + kAhead), c.v_head_dim);
     write_output(a, token0 + r / group, item.kv_head * group + r % group, s.all_max[r], s.all_sum[r], s.all + r * s.value_stride);
   }
 }

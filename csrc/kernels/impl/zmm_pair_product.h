@@ -101,8 +101,8 @@ void pair_columns(int64_t pairs, int64_t columns, const uint16_t* a, int64_t a_s
     pair_tail<B, MR>(pairs, min_of(columns - j, 16), a, a_stride, b + j * B::kColumnBytes, line_bytes, c + j, c_stride, factors);
 }
 
-// c[rows][columns] = factors[rows] * c (0 without factors) + a[rows][2 * pairs] * b[2 * pairs][columns], at most kProductRows rows. Strides of a and c count
-// elements. ahead: bytes from b to what is prefetched meanwhile, 0 = nothing.
+// c[rows][columns] = factors[rows] * c (0 without factors) + a[rows][2 * pairs] * b[2 * pairs][columns], at most
+// kProductRows rows. Strides of a and c count elements. ahead: bytes from b to what is prefetched meanwhile, 0 = nothing.
 template <class B>
 void pair_product(int64_t rows, int64_t pairs, int64_t columns, const uint16_t* a, int64_t a_stride, const void* b,
                   int64_t line_bytes, float* c, int64_t c_stride, const float* factors, int64_t ahead) {
