@@ -44,7 +44,8 @@ def add_engine_arguments(
         metavar="KEY=VALUE",
         help="option of the backend, may be repeated",
     )
-    add("--strict-device", action="store_true", help="an op the device lacks is an error, not a fallback")
+    add("--strict-device", action="store_true",
+        help="an op, or a scheme of stored integers, that the device lacks is an error, not a fallback")
     add("-q", "--quantization", metavar="SCHEME",
         help="quantize weights as they load: int8, int4, int8_g32, int4_g64, ...; default: as the checkpoint has them")
     add("--dtype", default="auto", help="dtype of the weights: auto, float32, bfloat16 or float16")
