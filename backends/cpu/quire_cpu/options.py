@@ -39,7 +39,7 @@ class CpuOptions:
 
     @property
     def act_dtypes(self) -> tuple[str, ...]:
-        """Activation dtypes, preferred first. bfloat16: linears round their inputs, all else stays float32."""
+        """Activation dtypes, preferred first. bfloat16: linears, and attention over a bf16 cache, round."""
         if self.kernels == BFLOAT16_KERNELS:
             return ("bfloat16",)
         if not self.kernels and BFLOAT16_KERNELS in _native.available_kernels():

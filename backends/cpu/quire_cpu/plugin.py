@@ -59,9 +59,10 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
         return DeviceReport(available=False, reason=f"the native module cannot be loaded: {error}")
     total, available = host_memory()
     kernels = _native.available_kernels()
+    chosen = options.get("kernels")
     return DeviceReport(
         available=True, name=cpu_name(), num_devices=1, total_memory_bytes=total, free_memory_bytes=available,
-        driver=f"{kernels[0]} kernels", priority=0,
+        driver=f"{chosen if chosen in kernels else kernels[0]} kernels", priority=0,
         details=(("cores", str(available_cores())), ("kernels", ", ".join(kernels))),
     )
 

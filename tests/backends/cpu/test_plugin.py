@@ -16,6 +16,11 @@ from tests.backends.cpu.devices import cpu_driver
 from tests.device.conftest import Line
 
 
+def test_probe_tells_the_kernels_asked_for() -> None:
+    assert plugin.quire_probe("cpu", {"kernels": "portable"}).driver == "portable kernels"
+    assert plugin.quire_probe("cpu", {"kernels": "none"}).driver == plugin.quire_probe("cpu", {}).driver
+
+
 def test_probe_tells_name_memory_and_kernels() -> None:
     report = plugin.quire_probe("cpu", {})
     assert report.available
