@@ -22,7 +22,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
 
   # AVX-512: the table "avx512", and three more that replace the linears their instructions are for.
   # gcc 12 takes the undefined operands of its own intrinsics for uninitialized ones.
-  set(QUIRE_AVX512_FLAGS -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=256
+  set(QUIRE_AVX512_FLAGS -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprfchw -mprefer-vector-width=256
     -Wno-uninitialized -Wno-maybe-uninitialized)
   list(APPEND QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/isa_avx512.cpp ${QUIRE_KERNELS_DIR}/isa_avx512_vnni.cpp
        ${QUIRE_KERNELS_DIR}/isa_avx512_bf16.cpp ${QUIRE_KERNELS_DIR}/isa_amx.cpp)

@@ -28,6 +28,10 @@ QUIRE_INLINE F32x16 accumulate16(F32x16 sum, F32x16 a, const float* b) {
   return sum;
 }
 
+QUIRE_INLINE F32x16 multiply16(F32x16 a, const float* b) {
+  __asm__("vmulps %1%{1to16%}, %0, %0" : "+v"(a) : "m"(*b));
+  return a;
+}
 QUIRE_INLINE F32x16 subtract_product16(F32x16 sum, F32x16 a, const float* b) {
   __asm__("vfnmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(a), "m"(*b));
   return sum;
