@@ -116,7 +116,12 @@ class Bench {
   double run_items(RangeKernel<Args> kernel, const Args& args, int64_t items, std::vector<std::unique_ptr<Buffer>>& scratch) {
     std::atomic<int64_t> next{0};
     return team_.run([&](int t) {
-      for (int64_t i; (i = next.fetch_add(1)) < items;) kernel(args, i, i + 1, scratch[t]->data);
+      for (int64_t i = next; i < items;) {  // claims that shrink, as the runtime's pool makes them
+        const int64_t end = std::min(items, i + std::max<int64_t>(1, (items - i) / (4 * team_.size())));
+        if (!next.compare_exchange_weak(i, end)) continue;
+        kernel(args, i, end, scratch[t]->data);
+        i = next;
+      }
     });
   }
 
