@@ -190,7 +190,9 @@ void quantized_items(const LinearArgs& a, int64_t begin, int64_t end, float* scr
   for (int64_t item = begin; item < end; ++item) {
     const int64_t block = item % blocks, panel_end = min_of(a.weight->num_panels, (item / blocks + 1) * width);
     int64_t panel = item / blocks * width;
-    const bool next = block == 0 && item + blocks < end && panel_end + width <= a.weight->num_panels;
+    // Few rows of int8 wait for nothing but memory, which four streams keep busy by themselves.
+    const bool fetches = F == WeightFormat::int4 || a.m > Shape::kFewRows;
+    const bool next = fetches && block == 0 && item + blocks < end && panel_end + width <= a.weight->num_panels;
     const int64_t ahead = next ? width * a.weight->panel_bytes : 0;
     if (panel_end - panel == width) {
       if (a.m <= Shape::kFewRows) quantized_panels<F, S, Shape::kFewPanels, Shape::kFewRows>(a, q, block, panel, ahead, scratch);
