@@ -14,6 +14,7 @@ struct QuantizedShape {
   static constexpr int64_t kBlockRows = 192;
 };
 constexpr int64_t kQuantizedDepth = 512;  // inputs of a chunk: at most 16 KiB of weights
+constexpr int64_t kFetchNear = 2048;      // bytes ahead in a panel to be fetched where no next item is known
 
 // sum[i] + the products of the four bytes of lane i; w unsigned (kSmall: below 16), x signed.
 template <bool kSmall>
@@ -166,11 +167,14 @@ void quantized_panels(const LinearArgs& a, const ZmmRows& q, int64_t block, int6
     const bool last = k + count == inputs;
     t.y_stride = a.y_stride;
     const int64_t lines = ahead ? ceil_div(S == Scales::none ? count * kPanelColumns : t.groups * group_bytes(w), 64) : 0;
-    t.fetch_lines = ceil_div(lines, group1 - group0);
+    // The next item's lines are spread over all passes; of this item's own the first is in need.
+    const int64_t passes = ahead == kFetchNear ? 1 : group1 - group0;
+    t.fetch_lines = ceil_div(lines, passes);
     t.lines_per_dot = ceil_div(t.fetch_lines, t.groups * t.dots_per_group);
     for (int64_t g = group0; g < group1; ++g) {
       const int64_t row = group_row(g, cut.groups, a.m), rows = group_row(g + 1, cut.groups, a.m) - row;
       t.fetch = t.panels + ahead + (g - group0) * t.fetch_lines * 64;
+      if (g - group0 == passes) t.fetch_lines = 0;
       t.y = last ? a.y + row * a.y_stride + panel * kPanelColumns : nullptr;
       t.x = q.values + row * q.stride + k;
       t.x_scales = q.scales + k / kXBlock * q.row_stride + row;
@@ -190,10 +194,11 @@ void quantized_items(const LinearArgs& a, int64_t begin, int64_t end, float* scr
   for (int64_t item = begin; item < end; ++item) {
     const int64_t block = item % blocks, panel_end = min_of(a.weight->num_panels, (item / blocks + 1) * width);
     int64_t panel = item / blocks * width;
-    // Few rows of int8 wait for nothing but memory, which four streams keep busy by themselves.
-    const bool fetches = F == WeightFormat::int4 || a.m > Shape::kFewRows;
-    const bool next = fetches && block == 0 && item + blocks < end && panel_end + width <= a.weight->num_panels;
-    const int64_t ahead = next ? width * a.weight->panel_bytes : 0;
+    // The weights that this thread reads next are fetched while it computes: the same place of its next item. Few rows of
+    // int8 wait for nothing but memory, which four streams keep busy by themselves.
+    const bool fetches = (F == WeightFormat::int4 || a.m > Shape::kFewRows) && block == 0;
+    const bool next = item + blocks < end && panel_end + width <= a.weight->num_panels;
+    const int64_t ahead = !fetches ? 0 : next ? width * a.weight->panel_bytes : kFetchNear;
     if (panel_end - panel == width) {
       if (a.m <= Shape::kFewRows) quantized_panels<F, S, Shape::kFewPanels, Shape::kFewRows>(a, q, block, panel, ahead, scratch);
       else quantized_panels<F, S, Shape::kPanels, Shape::kRows>(a, q, block, panel, ahead, scratch);
