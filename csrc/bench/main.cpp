@@ -117,7 +117,7 @@ class Bench {
     std::atomic<int64_t> next{0};
     return team_.run([&](int t) {
       for (int64_t i = next; i < items;) {  // claims that shrink, as the runtime's pool makes them
-        const int64_t end = std::min(items, i + std::max<int64_t>(1, (items - i) / (4 * team_.size())));
+        const int64_t end = std::min(items, i + std::max<int64_t>(1, (items - i) / (2 * team_.size())));
         if (!next.compare_exchange_weak(i, end)) continue;
         kernel(args, i, end, scratch[t]->data);
         i = next;

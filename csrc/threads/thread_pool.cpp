@@ -67,7 +67,7 @@ bool ThreadPool::work(int thread) {
   while (claim >> kItemBits == number) {
     const int64_t next = static_cast<int64_t>(claim & kItemMask);
     if (next >= items) break;
-    const int64_t fair = (items - next) / (4 * num_threads_);
+    const int64_t fair = (items - next) / (2 * num_threads_);
     const int64_t count = std::min(std::max(fair, min_chunk), items - next);
     if (!claim_.compare_exchange_weak(claim, claim + static_cast<uint64_t>(count), std::memory_order_acq_rel,
                                       std::memory_order_acquire))
