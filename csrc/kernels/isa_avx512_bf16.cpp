@@ -17,6 +17,7 @@ namespace avx512_bf16 {
 #include "impl/zmm_pair_product.h"
 #include "impl/attention_plan.h"
 #include "impl/attention_state.h"
+#include "impl/scratch_cut.h"
 #include "impl/zmm_attention_bf16.h"
 #include "impl/linear_layout.h"
 #include "impl/zmm_rows.h"

@@ -8,6 +8,7 @@
 #include "attention_plan.h"
 #include "attention_product.h"
 #include "attention_state.h"
+#include "scratch_cut.h"
 
 // Per-thread buffers of an item, carved from scratch.
 struct AttentionScratch {
@@ -26,26 +27,20 @@ struct AttentionScratch {
 };
 inline int64_t carve_scratch(void* base, int64_t rows, int64_t head_dim, int64_t v_head_dim, int64_t block_size,
                              AttentionScratch& out) {
-  int64_t at = 0;
-  auto take = [&](int64_t bytes) {
-    uint8_t* p = static_cast<uint8_t*>(base) + at;
-    at += round_up(bytes, 64);
-    return p;
-  };
-  auto floats = [&](int64_t count) { return reinterpret_cast<float*>(take(count * 4)); };
-  out.q = floats(rows * head_dim);
-  out.scores = floats(rows * block_size);
-  out.values = floats(rows * padded(v_head_dim));
-  out.all = floats(rows * padded(v_head_dim));
-  out.max = floats(rows);
-  out.sum = floats(rows);
-  out.all_max = floats(rows);
-  out.all_sum = floats(rows);
-  out.seen = reinterpret_cast<KeyRange*>(take(rows * static_cast<int64_t>(sizeof(KeyRange))));
-  out.in_block = reinterpret_cast<KeyRange*>(take(rows * static_cast<int64_t>(sizeof(KeyRange))));
-  out.wide_k = floats(head_dim * block_size);
-  out.wide_v = floats(block_size * v_head_dim);
-  return at;
+  ScratchCut cut{static_cast<uint8_t*>(base)};
+  out.q = cut.take<float>(rows * head_dim);
+  out.scores = cut.take<float>(rows * block_size);
+  out.values = cut.take<float>(rows * padded(v_head_dim));
+  out.all = cut.take<float>(rows * padded(v_head_dim));
+  out.max = cut.take<float>(rows);
+  out.sum = cut.take<float>(rows);
+  out.all_max = cut.take<float>(rows);
+  out.all_sum = cut.take<float>(rows);
+  out.seen = cut.take<KeyRange>(rows);
+  out.in_block = cut.take<KeyRange>(rows);
+  out.wide_k = cut.take<float>(head_dim * block_size);
+  out.wide_v = cut.take<float>(block_size * v_head_dim);
+  return cut.used;
 }
 inline int64_t attention_scratch_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t v_head_dim,
                                        int64_t block_size) {

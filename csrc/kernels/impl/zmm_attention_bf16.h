@@ -21,30 +21,24 @@ struct PairScratch {
   int64_t q_stride, key_stride, value_stride;
 };
 inline int64_t carve_pairs(void* base, int64_t rows, int64_t head_dim, int64_t v_head_dim, int64_t block_size, PairScratch& out) {
-  int64_t at = 0;
-  auto take = [&](int64_t bytes) {
-    uint8_t* p = static_cast<uint8_t*>(base) + at;
-    at += round_up(bytes, 64);
-    return p;
-  };
-  auto floats = [&](int64_t count) { return reinterpret_cast<float*>(take(count * 4)); };
+  ScratchCut cut{static_cast<uint8_t*>(base)};
   out.q_stride = round_up(head_dim, 16);
   out.key_stride = round_up(block_size, 32);
   out.value_stride = round_up(v_head_dim, 16);
-  out.q = reinterpret_cast<uint16_t*>(take(rows * out.q_stride * 2));
-  out.scores = floats(kProductRows * out.key_stride);
-  out.weights = reinterpret_cast<uint16_t*>(take(kProductRows * out.key_stride * 2));
-  out.values = floats(rows * out.value_stride);
-  out.all = floats(rows * out.value_stride);
-  out.sums = floats(rows * 16);
-  out.max = floats(rows);
-  out.all_max = floats(rows);
-  out.all_sum = floats(rows);
-  out.seen = reinterpret_cast<KeyRange*>(take(rows * static_cast<int64_t>(sizeof(KeyRange))));
-  out.in_block = reinterpret_cast<KeyRange*>(take(rows * static_cast<int64_t>(sizeof(KeyRange))));
-  out.k = reinterpret_cast<int32_t*>(take(head_dim / 2 * out.key_stride * 4));
-  out.v = reinterpret_cast<int32_t*>(take(block_size / 2 * out.value_stride * 4));
-  return at;
+  out.q = cut.take<uint16_t>(rows * out.q_stride);
+  out.scores = cut.take<float>(kProductRows * out.key_stride);
+  out.weights = cut.take<uint16_t>(kProductRows * out.key_stride);
+  out.values = cut.take<float>(rows * out.value_stride);
+  out.all = cut.take<float>(rows * out.value_stride);
+  out.sums = cut.take<float>(rows * 16);
+  out.max = cut.take<float>(rows);
+  out.all_max = cut.take<float>(rows);
+  out.all_sum = cut.take<float>(rows);
+  out.seen = cut.take<KeyRange>(rows);
+  out.in_block = cut.take<KeyRange>(rows);
+  out.k = cut.take<int32_t>(head_dim / 2 * out.key_stride);
+  out.v = cut.take<int32_t>(block_size / 2 * out.value_stride);
+  return cut.used;
 }
 inline int64_t pair_scratch_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t v_head_dim, int64_t block_size) {
   PairScratch unused;

@@ -40,17 +40,20 @@ inline int64_t zmm_rows_bytes(const PackedLinear& w, int64_t m) {
   return m * q.stride + q.blocks * q.row_stride * (1 + kXBlock / q.dot) * 4;
 }
 
-// Sixteen vectors to one: lane i of the result is the combination of all lanes of v[i]. Integer operations only, so
-// that the order does not matter.
+// Four vectors to one: element i of a 128-bit lane combines that lane of v[i]. Integer operations only, so that the order
+// does not matter.
+template <class Combine>
+QUIRE_INLINE __m512i combine_quads(const __m512i* v, Combine&& combine) {
+  const __m512i ab = combine(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+  const __m512i cd = combine(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+  return combine(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+
+// Sixteen vectors to one: lane i of the result is the combination of all lanes of v[i].
 template <class Combine>
 QUIRE_INLINE __m512i combine_lanes(const __m512i* v, Combine&& combine) {
   __m512i quads[4];
-  unroll<4>([&](auto q) {
-    const __m512i* at = v + q * 4;
-    const __m512i ab = combine(_mm512_unpacklo_epi32(at[0], at[1]), _mm512_unpackhi_epi32(at[0], at[1]));
-    const __m512i cd = combine(_mm512_unpacklo_epi32(at[2], at[3]), _mm512_unpackhi_epi32(at[2], at[3]));
-    quads[q] = combine(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-  });
+  unroll<4>([&](auto q) { quads[q] = combine_quads(v + q * 4, combine); });
   const auto halves = [&](__m512i x, __m512i y) {
     return combine(_mm512_shuffle_i32x4(x, y, 0x88), _mm512_shuffle_i32x4(x, y, 0xdd));
   };
@@ -101,9 +104,7 @@ QUIRE_INLINE void quantize_blocks(const float* x, int64_t left, int64_t row, int
   unroll<2>([&](auto half) {
     __m512i quads[4];
     unroll<4>([&](auto j) { quads[j] = sum_quads(_mm512_load_si512(values + (half * 4 + j) * 64)); });
-    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(quads[0], quads[1]), _mm512_unpackhi_epi32(quads[0], quads[1]));
-    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(quads[2], quads[3]), _mm512_unpackhi_epi32(quads[2], quads[3]));
-    const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));  // lane l: 4 vectors
+    const __m512i all = combine_quads(quads, [](__m512i a, __m512i c) { return _mm512_add_epi32(a, c); });
     const __m512i by_vector = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     _mm512_store_si512(sums + half * 16, _mm512_permutexvar_epi32(by_vector, all));
   });
