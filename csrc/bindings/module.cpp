@@ -162,6 +162,11 @@ void bind_plan(nb::module_& m) {
            }, "group"_a, "ids"_a, "k"_a, "v"_a, "k_scale"_a.none() = nb::none(), "v_scale"_a.none() = nb::none())
       .def("set_profiling", &Plan::set_profiling)
       .def("take_profile", &Plan::take_profile)
+      .def("take_step_times", [](Plan& self) {
+             std::vector<std::tuple<double, double, double>> times;
+             for (const Plan::StepTimes& step : self.take_step_times()) times.emplace_back(step.begin, step.end, step.ops);
+             return times;
+           })
       .def_prop_ro("kernels", [](const Plan& self) { return self.kernels().isa; })
       .def_prop_ro("num_threads", [](Plan& self) { return self.pool().num_threads(); })
       .def_prop_ro("num_ops", &Plan::num_ops)

@@ -1,10 +1,10 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <map>
 #include <stdexcept>
+#include <utility>
 
 namespace quire {
 
@@ -149,6 +149,15 @@ void Plan::derive(const StepInput& input, StepContext& step) {
 }
 
 void Plan::run(const StepInput& input, StepOutput& output) {
+  if (!profiling_) return run_step(input, output);
+  const auto seconds = [] { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); };
+  op_seconds_ = 0.0;
+  const double begin = seconds();
+  run_step(input, output);
+  step_times_.push_back({begin, seconds(), op_seconds_});
+}
+
+void Plan::run_step(const StepInput& input, StepOutput& output) {
   check(input);
   std::optional<PagePopulator::Pause> pause;
   if (populator_) {
@@ -176,11 +185,19 @@ void Plan::run_ops(const std::vector<std::unique_ptr<Op>>& ops, size_t first, St
     for (const std::unique_ptr<Op>& op : ops) op->run(step);
     return;
   }
+  Clock::time_point began = Clock::now();
   for (size_t i = 0; i < ops.size(); ++i) {
-    const auto start = std::chrono::steady_clock::now();
     ops[i]->run(step);
-    seconds_[first + i] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    seconds_[first + i] += op_ended(began);
   }
+}
+
+double Plan::op_ended(Clock::time_point& began) {
+  const Clock::time_point now = Clock::now();
+  const double seconds = std::chrono::duration<double>(now - began).count();
+  began = now;
+  op_seconds_ += seconds;
+  return seconds;
 }
 
 void Plan::run_head(const StepInput& input, StepContext& step, StepOutput& output) {
@@ -192,7 +209,10 @@ void Plan::run_head(const StepInput& input, StepContext& step, StepOutput& outpu
     step.num_logits = std::min(options_.limits.max_logits, input.num_logits() - first);
     step.logits_indices = input.logits_indices.data() + first;
     run_ops(head_, body_.size(), step);
+    Clock::time_point began;
+    if (profiling_) began = Clock::now();
     sample(input, step, first, output);
+    if (profiling_) sample_seconds_ += op_ended(began);
     take_logits(input, step, first, output);
   }
 }
@@ -239,14 +259,19 @@ void Plan::take_logits(const StepInput& input, StepContext& step, int64_t first,
 
 void Plan::set_profiling(bool on) {
   profiling_ = on;
-  std::fill(seconds_.begin(), seconds_.end(), 0.0);
+  take_profile();
+  take_step_times();
 }
 
 std::vector<std::pair<std::string, double>> Plan::take_profile() {
   std::map<std::string, double> sums;
   for (size_t i = 0; i < names_.size(); ++i) sums[names_[i]] += seconds_[i];
+  sums["sample"] = sample_seconds_;
   std::fill(seconds_.begin(), seconds_.end(), 0.0);
+  sample_seconds_ = 0.0;
   return {sums.begin(), sums.end()};
 }
+
+std::vector<Plan::StepTimes> Plan::take_step_times() { return std::exchange(step_times_, {}); }
 
 }  // namespace quire

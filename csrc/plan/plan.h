@@ -1,6 +1,7 @@
 // A model as a flat list of native calls over one arena, run step by step.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -53,19 +54,30 @@ class Plan {
   // fit the plan, before anything is computed.
   void run(const StepInput& input, StepOutput& output);
 
-  // Seconds spent in each op since the last call, by name, while profiling is on.
+  // Seconds spent in each op (sampling is one) since the last call, by name, while profiling is on.
   void set_profiling(bool on);
   std::vector<std::pair<std::string, double>> take_profile();
+
+  // Seconds: when `run` began and ended, by the steady clock, and how much of that was in ops.
+  struct StepTimes {
+    double begin, end, ops;
+  };
+  // Of each step since the last call, while profiling is on.
+  std::vector<StepTimes> take_step_times();
 
  private:
   void check(const StepInput& input) const;
   void check_groups(const StepInput& input) const;
   void derive(const StepInput& input, StepContext& step);
   void expect_use(const StepInput& input);
+  void run_step(const StepInput& input, StepOutput& output);
   void run_ops(const std::vector<std::unique_ptr<Op>>& ops, size_t first, StepContext& step);
   void run_head(const StepInput& input, StepContext& step, StepOutput& output);
   void sample(const StepInput& input, StepContext& step, int64_t first, StepOutput& output);
   void take_logits(const StepInput& input, StepContext& step, int64_t first, StepOutput& output);
+
+  using Clock = std::chrono::steady_clock;
+  double op_ended(Clock::time_point& began);  // seconds since `began`, which is now
 
   const Options options_;
   const KernelTable& kernels_;
@@ -82,6 +94,8 @@ class Plan {
   bool prepared_ = false;
   bool profiling_ = false;
   std::vector<double> seconds_;
+  double sample_seconds_ = 0.0, op_seconds_ = 0.0;  // op_seconds_: of the running step
+  std::vector<StepTimes> step_times_;
   // Of the running step; kept to save allocations.
   std::vector<int32_t> positions_, seq_lens_, sampled_;
   std::vector<GreedyPart> largest_, largest_work_;

@@ -165,8 +165,13 @@ class CpuExecutor:
         self._open().native.set_profiling(on)
 
     def take_profile(self) -> dict[str, float]:
-        """Seconds spent in each native op since the last call."""
+        """Seconds spent in each native op since the last call; sampling is one of them."""
         return dict(self._open().native.take_profile())
+
+    def take_step_times(self) -> list[tuple[float, float, float]]:
+        """Of each step since the last call, while profiling is on: when it began and ended on the native thread
+        (`time.monotonic`), and how much of that it spent in native ops, in seconds."""
+        return list(self._open().native.take_step_times())
 
     # ---- called by CpuPending --------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -100,3 +101,18 @@ def test_time_is_told_by_native_op() -> None:
     profile = driver.executor.take_profile()
     assert profile["linear"] > 0
     assert set(driver.executor.take_profile().values()) == {0.0}
+
+
+def test_steps_tell_when_they_ran_and_how_long_they_were_in_ops() -> None:
+    driver, line = cpu_driver(), Line([3, 4, 5], {"full": [0], "sliding": [1]})
+    driver.step([(line, 1)])
+    driver.executor.set_profiling(True)
+    before = time.monotonic()
+    for _ in range(2):
+        driver.step([(line, 1)])
+    times = driver.executor.take_step_times()
+    stamps = [stamp for begin, end, _ in times for stamp in (begin, end)]
+    assert len(times) == 2 and stamps == sorted(stamps)
+    assert before <= stamps[0] and stamps[-1] <= time.monotonic()
+    assert all(0 < in_ops <= end - begin for begin, end, in_ops in times)
+    assert driver.executor.take_step_times() == []
