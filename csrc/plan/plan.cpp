@@ -149,7 +149,10 @@ void Plan::derive(const StepInput& input, StepContext& step) {
 }
 
 void Plan::run(const StepInput& input, StepOutput& output) {
-  if (!profiling_) return run_step(input, output);
+  pool_.lead([&] { profiling_ ? run_profiled(input, output) : run_step(input, output); });
+}
+
+void Plan::run_profiled(const StepInput& input, StepOutput& output) {
   const auto seconds = [] { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); };
   op_seconds_ = 0.0;
   const double begin = seconds();

@@ -18,7 +18,8 @@
 namespace quire {
 
 // Build order: add weights and groups, add ops (body, then head), set_logits, prepare; pack the weights and
-// allocate the cache in any order; then run steps. Built by one thread; `run` by one thread at a time.
+// allocate the cache in any order; then run steps. Built by one thread. A step is led by a member of the pool: `run`
+// called elsewhere waits for one.
 class Plan {
  public:
   struct Options {
@@ -70,6 +71,7 @@ class Plan {
   void check_groups(const StepInput& input) const;
   void derive(const StepInput& input, StepContext& step);
   void expect_use(const StepInput& input);
+  void run_profiled(const StepInput& input, StepOutput& output);
   void run_step(const StepInput& input, StepOutput& output);
   void run_ops(const std::vector<std::unique_ptr<Op>>& ops, size_t first, StepContext& step);
   void run_head(const StepInput& input, StepContext& step, StepOutput& output);

@@ -4,14 +4,10 @@
 #include <stdexcept>
 
 #include "../threads/fork_generation.h"
-#include "../threads/spin.h"
 
 namespace quire {
 
 namespace {
-
-// How long the step thread stays awake for the next step; waking a sleeper costs some 50 us.
-constexpr std::chrono::microseconds kIdleSpin{500};
 
 bool needs_tokens(const StepInput& input) {
   return std::find(input.token_ids.begin(), input.token_ids.end(), -1) != input.token_ids.end();
@@ -42,8 +38,7 @@ void check_prev_rows(const StepInput& input) {
 
 }  // namespace
 
-StepQueue::StepQueue(Plan& plan)
-    : plan_(plan), fork_generation_(fork_generation()), thread_([this] { loop(); }) {}
+StepQueue::StepQueue(Plan& plan) : plan_(plan), fork_generation_(fork_generation()) {}
 
 StepQueue::~StepQueue() { close(); }
 
@@ -54,14 +49,13 @@ void StepQueue::check_process() const {
 
 int64_t StepQueue::submit(std::unique_ptr<StepInput> input) {
   check_process();
-  if (closed_) throw std::runtime_error("the plan is closed");
   auto ticket = std::make_unique<Ticket>();
   ticket->input = std::move(input);
   std::lock_guard<std::mutex> lock(monitor_->mutex);
+  if (closed_) throw std::runtime_error("the plan is closed");
   tickets_.push_back(std::move(ticket));
-  const int64_t number = submitted_.fetch_add(1);
-  monitor_->changed.notify_all();
-  return number;
+  post_next();
+  return first_ + static_cast<int64_t>(tickets_.size()) - 1;
 }
 
 StepQueue::Ticket* StepQueue::find(int64_t number) {
@@ -90,14 +84,14 @@ void StepQueue::provide_tokens(int64_t number, std::vector<int32_t> tokens) {
   ticket->tokens = std::move(tokens);
   ticket->tokens_known = true;
   drop_old();
-  monitor_->changed.notify_all();
+  post_next();
 }
 
 void StepQueue::fail(int64_t number) {
   check_process();
   std::lock_guard<std::mutex> lock(monitor_->mutex);
   if (Ticket* ticket = find(number); ticket && !ticket->tokens_known) ticket->failed = true;
-  monitor_->changed.notify_all();
+  post_next();
 }
 
 // Forgets steps that nobody will ask about: read, their tokens known, and not the last one begun.
@@ -109,68 +103,64 @@ void StepQueue::drop_old() {
 }
 
 void StepQueue::close() {
-  if (fork_generation() != fork_generation_) {  // the thread is the parent's
-    if (thread_.joinable()) thread_.detach();
-    monitor_.release();
+  if (fork_generation() != fork_generation_) {
+    if (monitor_) static_cast<void>(new std::shared_ptr<Monitor>(std::move(monitor_)));
     return;
   }
-  {
-    std::lock_guard<std::mutex> lock(monitor_->mutex);
-    closed_ = true;
-    monitor_->changed.notify_all();
-  }
-  if (thread_.joinable()) thread_.join();
+  std::unique_lock<std::mutex> lock(monitor_->mutex);
+  closed_ = true;
+  monitor_->changed.notify_all();
+  monitor_->changed.wait(lock, [&] { return !posted_; });
 }
 
 bool StepQueue::ready(const Ticket& ticket, const Ticket* before) const {
   return !needs_tokens(*ticket.input) || !before || before->tokens_known || before->failed;
 }
 
-void StepQueue::loop() {
+void StepQueue::post_next() {
+  Ticket* const ticket = find(next_run_);
+  if (posted_ || closed_ || !ticket || !ready(*ticket, find(next_run_ - 1))) return;
+  posted_ = true;
+  plan_.pool().post([this] { run_next(); }, [monitor = monitor_] { monitor->changed.notify_all(); });
+}
+
+void StepQueue::run_next() {
   std::unique_lock<std::mutex> lock(monitor_->mutex);
-  while (true) {
-    if (!closed_ && !find(next_run_)) {  // stay awake for a moment without holding the lock
-      const int64_t number = next_run_;
-      lock.unlock();
-      SpinWait wait(kIdleSpin);
-      while (submitted_.load(std::memory_order_relaxed) <= number && !closed_ && wait.turn()) {
-      }
-      lock.lock();
-    }
-    Ticket* ticket = nullptr;
-    Ticket* before = nullptr;
-    monitor_->changed.wait(lock, [&] {
-      ticket = find(next_run_);
-      before = find(next_run_ - 1);
-      return closed_ || (ticket && ready(*ticket, before));
-    });
-    if (closed_) return;
-    lock.unlock();
-    auto output = std::make_unique<StepOutput>();
-    bool failed = false;
-    try {
-      if (needs_tokens(*ticket->input)) {
-        check_prev_rows(*ticket->input);
-        if (!before || !before->tokens_known) throw std::invalid_argument("step: a token id is -1, but the step before gave no tokens");
-        feed_tokens(*ticket->input, before->tokens);
-      }
-      plan_.run(*ticket->input, *output);
-    } catch (const std::exception& error) {
-      failed = true;
-      output = std::make_unique<StepOutput>();
-      output->error = *error.what() ? error.what() : "unknown error";
-    }
-    lock.lock();
-    ticket->failed = failed;
-    ticket->tokens = output->tokens;
-    const std::vector<int32_t>& sampled = ticket->input->sampled_rows;
-    ticket->tokens_known = !failed && std::find(sampled.begin(), sampled.end(), -1) == sampled.end();
-    ticket->input.reset();
-    ticket->output = std::move(output);
-    ++next_run_;
-    drop_old();
-    monitor_->changed.notify_all();
+  if (closed_) {
+    posted_ = false;
+    return;
   }
+  Ticket& ticket = *find(next_run_);
+  const Ticket* const before = find(next_run_ - 1);
+  lock.unlock();
+  std::unique_ptr<StepOutput> output = run(ticket, before);
+  lock.lock();
+  ticket.failed = !output->error.empty();
+  ticket.tokens = output->tokens;
+  const std::vector<int32_t>& sampled = ticket.input->sampled_rows;
+  ticket.tokens_known = !ticket.failed && std::find(sampled.begin(), sampled.end(), -1) == sampled.end();
+  ticket.input.reset();
+  ticket.output = std::move(output);
+  ++next_run_;
+  drop_old();
+  posted_ = false;
+  post_next();
+}
+
+std::unique_ptr<StepOutput> StepQueue::run(Ticket& ticket, const Ticket* before) {
+  auto output = std::make_unique<StepOutput>();
+  try {
+    if (needs_tokens(*ticket.input)) {
+      check_prev_rows(*ticket.input);
+      if (!before || !before->tokens_known) throw std::invalid_argument("step: a token id is -1, but the step before gave no tokens");
+      feed_tokens(*ticket.input, before->tokens);
+    }
+    plan_.run(*ticket.input, *output);
+  } catch (const std::exception& error) {
+    output = std::make_unique<StepOutput>();
+    output->error = *error.what() ? error.what() : "unknown error";
+  }
+  return output;
 }
 
 }  // namespace quire

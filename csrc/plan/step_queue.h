@@ -1,19 +1,20 @@
-// Runs steps of a plan in order on a thread of its own, so that the caller can prepare the next one meanwhile.
+// Runs steps of a plan in order on the plan's threads, so that the caller can prepare the next one meanwhile.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "plan.h"
 
 namespace quire {
 
+// Each step is a task of the plan's pool, posted once it can run: whichever member finds it first leads it. Who waits for
+// a step is woken when the next one may already be led.
+//
 // A step whose token ids hold -1 waits until the step before knows all its tokens: those drawn here at once,
 // those sampled by the host when `provide_tokens` brings them.
 class StepQueue {
@@ -47,7 +48,9 @@ class StepQueue {
     bool failed = false;
   };
 
-  void loop();
+  void post_next();  // with the lock held
+  void run_next();
+  std::unique_ptr<StepOutput> run(Ticket& ticket, const Ticket* before);
   Ticket* find(int64_t number);
   bool ready(const Ticket& ticket, const Ticket* before) const;
   void drop_old();
@@ -55,18 +58,18 @@ class StepQueue {
 
   Plan& plan_;
   const int fork_generation_;
-  // After fork() the child's copy may be locked, and counts a waiter that does not exist: it is left behind there.
+  // Shared with the tasks: one may still wake the waiters when the queue is gone. After fork() the child's copy may be
+  // locked, and counts a waiter that does not exist: it is left behind there.
   struct Monitor {
     std::mutex mutex;
     std::condition_variable changed;
   };
-  std::unique_ptr<Monitor> monitor_ = std::make_unique<Monitor>();
+  std::shared_ptr<Monitor> monitor_ = std::make_shared<Monitor>();
   std::deque<std::unique_ptr<Ticket>> tickets_;  // numbers first_ ...
   int64_t first_ = 0;
   int64_t next_run_ = 0;
-  std::atomic<int64_t> submitted_{0};
-  std::atomic<bool> closed_{false};
-  std::thread thread_;
+  bool posted_ = false;  // step next_run_ is a task of the pool
+  bool closed_ = false;
 };
 
 }  // namespace quire

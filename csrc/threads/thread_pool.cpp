@@ -1,8 +1,9 @@
 #include "thread_pool.h"
 
-
 #include <algorithm>
+#include <future>
 #include <stdexcept>
+#include <utility>
 
 #include "fork_generation.h"
 #include "spin.h"
@@ -10,33 +11,85 @@
 namespace quire {
 
 namespace {
+
 constexpr std::chrono::microseconds kIdleSpin{1000};
-}
+
+// Whose member the running thread is, and which.
+struct Membership {
+  const ThreadPool* pool = nullptr;
+  int thread = 0;
+};
+thread_local Membership membership;
+
+}  // namespace
 
 ThreadPool::ThreadPool(int num_threads)
     : num_threads_(std::max(num_threads, 1)), fork_generation_(fork_generation()) {
-  threads_.reserve(static_cast<size_t>(num_threads_ - 1));
-  for (int thread = 1; thread < num_threads_; ++thread) threads_.emplace_back([this, thread] { worker(thread); });
+  threads_.reserve(static_cast<size_t>(num_threads_));
+  for (int thread = 0; thread < num_threads_; ++thread) threads_.emplace_back([this, thread] { member(thread); });
 }
 
 ThreadPool::~ThreadPool() {
   if (fork_generation() != fork_generation_) {  // the threads stayed with the parent: nothing to join
     for (std::thread& thread : threads_) thread.detach();
-    sleep_.release();
+    monitor_.release();
     return;
   }
-  stop_.store(true);
   {
-    std::lock_guard<std::mutex> lock(sleep_->mutex);
-    sleep_->wake.notify_all();
+    std::lock_guard<std::mutex> lock(monitor_->mutex);
+    stop_.store(true);
+    monitor_->wake.notify_all();
   }
   for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadPool::post(std::function<void()> work, std::function<void()> after) {
+  std::lock_guard<std::mutex> lock(monitor_->mutex);
+  monitor_->tasks.push_back({std::move(work), std::move(after)});
+  offer_next();
+}
+
+void ThreadPool::lead(const std::function<void()>& work) {
+  if (membership.pool == this || fork_generation() != fork_generation_) return work();
+  const auto task = std::make_shared<std::packaged_task<void()>>(work);
+  post([task] { (*task)(); });
+  task->get_future().get();
+}
+
+void ThreadPool::offer_next() {
+  if (monitor_->led || monitor_->tasks.empty()) return;
+  task_open_.store(true, std::memory_order_release);
+  if (sleepers_.load(std::memory_order_relaxed) > 0) monitor_->wake.notify_all();
+}
+
+bool ThreadPool::lead_next() {
+  if (!task_open_.load(std::memory_order_relaxed) || !task_open_.exchange(false, std::memory_order_acq_rel)) return false;
+  Task task;
+  {
+    std::lock_guard<std::mutex> lock(monitor_->mutex);
+    if (monitor_->led || monitor_->tasks.empty()) return false;  // another post let a second member in, which was faster
+    task = std::move(monitor_->tasks.front());
+    monitor_->tasks.pop_front();
+    monitor_->led = true;
+  }
+  task.work();
+  {
+    std::lock_guard<std::mutex> lock(monitor_->mutex);
+    monitor_->led = false;
+    offer_next();
+  }
+  if (task.after) task.after();
+  return true;
 }
 
 void ThreadPool::run(Function function, void* context, int64_t items, int64_t min_chunk) {
   if (fork_generation() != fork_generation_) return function(context, 0, items, 0);
   if (items >= static_cast<int64_t>(kItemMask)) throw std::length_error("too many items for one parallel loop");
-  std::lock_guard<std::mutex> lock(leader_);
+  if (membership.pool == this) return share(function, context, items, min_chunk, membership.thread);
+  lead([&] { share(function, context, items, min_chunk, membership.thread); });
+}
+
+void ThreadPool::share(Function function, void* context, int64_t items, int64_t min_chunk, int thread) {
   const uint64_t number = claim_.load(std::memory_order_relaxed) >> kItemBits;
   claim_.store((number + 1) << kItemBits | kItemMask, std::memory_order_relaxed);
   // Release: who sees a new field also sees that the old loop is closed.
@@ -47,10 +100,10 @@ void ThreadPool::run(Function function, void* context, int64_t items, int64_t mi
   done_.store(0, std::memory_order_relaxed);
   claim_.store((number + 2) << kItemBits, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-    std::lock_guard<std::mutex> wake_lock(sleep_->mutex);
-    sleep_->wake.notify_all();
+    std::lock_guard<std::mutex> lock(monitor_->mutex);
+    monitor_->wake.notify_all();
   }
-  while (work(0)) {
+  while (work(thread)) {
   }
   SpinWait wait;
   while (done_.load(std::memory_order_acquire) != items) wait.turn();
@@ -80,24 +133,31 @@ bool ThreadPool::work(int thread) {
   return worked;
 }
 
-void ThreadPool::worker(int thread) {
+void ThreadPool::member(int thread) {
+  membership = {this, thread};
   while (!stop_.load(std::memory_order_relaxed)) {
     const uint64_t seen = claim_.load(std::memory_order_acquire);
-    if (work(thread)) continue;
-    SpinWait wait(kIdleSpin);
-    while (claim_.load(std::memory_order_acquire) == seen && !stop_.load(std::memory_order_relaxed)) {
-      if (wait.turn()) continue;
-      sleep(seen);
-      break;
-    }
+    if (!work(thread) && !lead_next()) wait_for_work(seen);
   }
 }
 
+bool ThreadPool::anything_new(uint64_t seen) const {
+  return claim_.load(std::memory_order_seq_cst) != seen || task_open_.load(std::memory_order_acquire) ||
+         stop_.load(std::memory_order_relaxed);
+}
+
+// What an idle member does until a loop opens, a task is to be led, or the pool ends.
+void ThreadPool::wait_for_work(uint64_t seen) {
+  SpinWait wait(kIdleSpin);
+  while (!anything_new(seen))
+    if (!wait.turn()) return sleep(seen);
+}
+
 void ThreadPool::sleep(uint64_t seen) {
-  std::unique_lock<std::mutex> lock(sleep_->mutex);
+  std::unique_lock<std::mutex> lock(monitor_->mutex);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  // The leader publishes, then looks for sleepers; we count ourselves, then look: one of the two sees the other.
-  sleep_->wake.wait(lock, [&] { return claim_.load(std::memory_order_seq_cst) != seen || stop_.load(); });
+  // A leader publishes a loop, then looks for sleepers; we count ourselves, then look: one of the two sees the other.
+  monitor_->wake.wait(lock, [&] { return anything_new(seen); });
   sleepers_.fetch_sub(1, std::memory_order_seq_cst);
 }
 

@@ -1,9 +1,11 @@
-// A persistent team of threads that shares the items of one loop at a time.
+// A persistent team of threads that leads one task at a time and shares the items of its loops.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -12,27 +14,36 @@
 
 namespace quire {
 
-// The thread that calls `parallel_for` (the leader) works too, so a pool of n threads starts n - 1.
+// All n threads (members) are the pool's own. A task is led by the member that finds it first: it runs the task and
+// opens loops, whose items the others claim with it. A member that the operating system took off its core therefore
+// delays no task that another can lead, and no loop unless it holds a chunk of it: the leader waits for items, not
+// for threads. The thread that posts a task does not work, so that no more than n threads compute.
 //
-// Items are claimed in chunks from one atomic word that holds the loop's number beside the next item. A
-// worker that the operating system took off its core therefore delays nobody unless it holds a chunk:
-// the leader waits for items, not for threads.
+// Items are claimed in chunks from one atomic word that holds the loop's number beside the next item.
 //
-// Between loops workers spin (loops of one step are microseconds apart), then yield, then sleep after
-// about a millisecond. No thread is pinned. One leader at a time; calls from two threads are serialized.
-// A process made by fork() has no workers: there the pool runs every loop on the calling thread.
+// A member with nothing to do spins (loops of one step are microseconds apart), then yields, then sleeps after about
+// a millisecond. No thread is pinned. A process made by fork() has no members: there everything runs on the caller.
 class ThreadPool {
  public:
   // num_threads < 1 is taken as 1.
   explicit ThreadPool(int num_threads);
-  ~ThreadPool();
+  ~ThreadPool();  // tasks that have not begun are dropped
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int num_threads() const { return num_threads_; }
 
+  // Queues a task: a member leads `work`, one task at a time, in the order of posting. `after` runs on that member when
+  // the next task may already be led by another. So what wakes a thread outside the pool belongs there: the system may
+  // put that thread on this member's core. Neither may throw; `after` must not call the pool.
+  void post(std::function<void()> work, std::function<void()> after = nullptr);
+
+  // Has a member lead `work` and waits for it, asleep; what it throws is thrown here. On a member it runs at once.
+  void lead(const std::function<void()>& work);
+
   // Calls body(begin, end, thread) over disjoint ranges that cover [0, items), 0 <= thread < num_threads().
-  // `min_chunk` is the smallest range worth claiming. `body` must not throw and must not call the pool.
+  // `min_chunk` is the smallest range worth claiming. `body` must not throw and must not call the pool. From a thread
+  // that is no member the loop is a task; one too small to share runs where it is called, as thread 0.
   template <class Body>
   void parallel_for(int64_t items, Body&& body, int64_t min_chunk = 1) {
     if (items <= 0) return;
@@ -49,9 +60,18 @@ class ThreadPool {
  private:
   using Function = void (*)(void* context, int64_t begin, int64_t end, int thread);
 
+  struct Task {
+    std::function<void()> work, after;
+  };
+
   void run(Function function, void* context, int64_t items, int64_t min_chunk);
-  void worker(int thread);
+  void share(Function function, void* context, int64_t items, int64_t min_chunk, int thread);
+  void member(int thread);
   bool work(int thread);  // false when there was nothing to claim
+  bool lead_next();       // false when there was no task to lead
+  void offer_next();      // with the lock held
+  bool anything_new(uint64_t seen) const;
+  void wait_for_work(uint64_t seen);
   void sleep(uint64_t seen);
 
   // claim_ = loop number << kItemBits | next item. The number changes twice a loop: to "closed" while the
@@ -62,6 +82,7 @@ class ThreadPool {
   const int num_threads_;
   const int fork_generation_;
   alignas(64) std::atomic<uint64_t> claim_{kItemMask};
+  std::atomic<bool> task_open_{false};  // a task waits and nobody leads
   alignas(64) std::atomic<int64_t> done_{0};
   alignas(64) std::atomic<Function> function_{nullptr};
   std::atomic<void*> context_{nullptr};
@@ -69,13 +90,15 @@ class ThreadPool {
   std::atomic<int64_t> min_chunk_{1};
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
-  std::mutex leader_;
-  // After fork() the child's copy counts sleepers that do not exist; destroying it would wait for them for ever.
-  struct Sleep {
+  // After fork() the child's copy may be locked, and counts sleepers that do not exist; destroying it would wait for
+  // them for ever.
+  struct Monitor {
     std::mutex mutex;
     std::condition_variable wake;
+    std::deque<Task> tasks;
+    bool led = false;
   };
-  std::unique_ptr<Sleep> sleep_ = std::make_unique<Sleep>();
+  std::unique_ptr<Monitor> monitor_ = std::make_unique<Monitor>();
   std::vector<std::thread> threads_;
 };
 
