@@ -21,8 +21,8 @@ std::vector<int32_t> one_at_a_time() {
 }
 
 // Two steps deep; with `by_host` the tokens of every step are handed in from outside.
-std::vector<int32_t> overlapped(bool by_host) {
-  const auto plan = small_model("", 2, DType::f32);
+std::vector<int32_t> overlapped(bool by_host, int num_threads) {
+  const auto plan = small_model("", num_threads, DType::f32);
   StepQueue queue(*plan);
   std::vector<int32_t> tokens;
   const auto read = [&](int64_t number, bool host) {
@@ -94,15 +94,29 @@ void closing_drops_what_has_not_begun() {
   expect_error([&] { queue.submit(chunk({1}, 0)); }, "closed");
 }
 
+// The reader goes away as soon as it has its step: whoever woke it must not touch the queue any more.
+void queues_come_and_go() {
+  const auto plan = small_model("", 3, DType::f32);
+  for (int round = 0; round < 50; ++round) {
+    StepQueue queue(*plan);
+    const int64_t number = queue.submit(chunk({1, 2}, 0));
+    if (round % 2) queue.submit(chunk({3}, 0));  // closed while it runs, or before it began
+    if (round % 5) expect(queue.wait(number)->error.empty(), "a step of a queue that goes away");
+  }
+}
+
 }  // namespace
 
 void test_queue() {
   const std::vector<int32_t> expected = one_at_a_time();
-  expect(overlapped(false) == expected, "tokens fed back natively");
-  expect(overlapped(true) == expected, "tokens fed back by the host");
+  for (const int num_threads : {1, 2, 4}) {
+    expect(overlapped(false, num_threads) == expected, "tokens fed back natively");
+    expect(overlapped(true, num_threads) == expected, "tokens fed back by the host");
+  }
   failures_stay_with_their_step();
   a_host_that_gives_up_fails_the_next_step();
   closing_drops_what_has_not_begun();
+  queues_come_and_go();
 }
 
 }  // namespace quire::testing
