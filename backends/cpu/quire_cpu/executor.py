@@ -1,4 +1,4 @@
-"""The cpu executor: steps run on a native thread; what it cannot sample itself is sampled when a result is read."""
+"""The cpu executor: steps run on native threads; what it cannot sample itself is sampled when a result is read."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class CpuExecutor:
         self._queue = _native.StepQueue(flat.native)
 
     def submit(self, batch: StepBatch) -> CpuPending:
-        """Hands the step to the native thread."""
+        """Hands the step to the native threads."""
         flat, queue = self._open(), self._queue
         if queue is None or not self._loaded:
             raise InternalError("submit was called before load and allocate_kv")
@@ -169,7 +169,7 @@ class CpuExecutor:
         return dict(self._open().native.take_profile())
 
     def take_step_times(self) -> list[tuple[float, float, float]]:
-        """Of each step since the last call, while profiling is on: when it began and ended on the native thread
+        """Of each step since the last call, while profiling is on: when it began and ended on its native thread
         (`time.monotonic`), and how much of that it spent in native ops, in seconds."""
         return list(self._open().native.take_step_times())
 
@@ -248,7 +248,7 @@ class CpuPending:
         return self._result
 
     def finish(self, queue: _native.StepQueue) -> None:
-        """Waits for the native thread, samples what it left, and feeds those tokens to the next step."""
+        """Waits for the step, samples what it left, and feeds those tokens to the next step."""
         try:
             tokens, logits, error = queue.wait(self._number)
             if error:

@@ -112,7 +112,8 @@ def test_steps_tell_when_they_ran_and_how_long_they_were_in_ops() -> None:
         driver.step([(line, 1)])
     times = driver.executor.take_step_times()
     stamps = [stamp for begin, end, _ in times for stamp in (begin, end)]
-    assert len(times) == 2 and stamps == sorted(stamps)
-    assert before <= stamps[0] and stamps[-1] <= time.monotonic()
+    assert len(times) == 2
+    assert stamps == sorted(stamps)
+    assert before <= stamps[0] <= stamps[-1] <= time.monotonic()
     assert all(0 < in_ops <= end - begin for begin, end, in_ops in times)
     assert driver.executor.take_step_times() == []
