@@ -66,14 +66,14 @@ nb::capsule owner(T* array) {
   return nb::capsule(array, [](void* p) noexcept { delete[] static_cast<T*>(p); });
 }
 
-// (tokens int32 [R], logits float32 [rows, vocab], error text or "")
+// (tokens int32 [R] as bytes, logits float32 [rows, vocab] or None where no row was asked for, error text or "").
+// Not arrays where that can be avoided: what Python touches between two steps has left the caches.
 nb::tuple to_result(std::unique_ptr<StepOutput> output) {
-  const size_t num_tokens = output->tokens.size();
-  auto* tokens = new int32_t[num_tokens];
-  std::copy(output->tokens.begin(), output->tokens.end(), tokens);
+  const nb::bytes tokens(reinterpret_cast<const char*>(output->tokens.data()), output->tokens.size() * sizeof(int32_t));
+  if (!output->logits_rows) return nb::make_tuple(tokens, nb::none(), output->error);
   float* logits = output->logits.release();
   return nb::make_tuple(
-      nb::ndarray<nb::numpy, int32_t, nb::ndim<1>>(tokens, {num_tokens}, owner(tokens)),
+      tokens,
       nb::ndarray<nb::numpy, float, nb::ndim<2>>(
           logits, {static_cast<size_t>(output->logits_rows), static_cast<size_t>(output->vocab)}, owner(logits)),
       output->error);

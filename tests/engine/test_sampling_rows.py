@@ -106,3 +106,21 @@ def test_history_grows_by_what_is_new() -> None:
     tokens.extend(range(50, 200))
     assert history.update(tokens).tolist() == tokens
     assert first.tolist() == list(range(50))
+
+
+def test_steps_that_draw_for_the_same_rows_share_their_parameters_until_a_row_is_filled() -> None:
+    rows, table_rows, index = SamplingRows(8, 100), np.array([5, 2], np.int32), np.arange(2, dtype=np.int32)
+    first, second, third = sequence(temperature=0.5), sequence(temperature=2.0), sequence(temperature=0.25, top_k=3)
+    rows.fill(5, first)
+    rows.fill(2, second)
+    before = rows.build([first, second], table_rows, index, index)
+    again = rows.build([first, second], table_rows.copy(), index, index + 1)
+    assert again.temperature is before.temperature
+    assert again.position.tolist() == [1, 2]
+    assert rows.build([second, first], table_rows[::-1], index, index).temperature.tolist() == [2.0, 0.5]
+    rows.fill(2, third)
+    changed = rows.build([first, third], table_rows, index, index)
+    assert changed.temperature.tolist() == [0.5, 0.25]
+    assert changed.top_k is not None
+    assert changed.top_k.tolist() == [0, 3]
+    assert before.temperature.tolist() == [0.5, 2.0]

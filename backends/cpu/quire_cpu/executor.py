@@ -57,6 +57,7 @@ class CpuExecutor:
         self.capabilities = capabilities
         self._plan = plan
         self._options = CpuOptions.parse(plan.options)
+        self._vocab_size = plan.model.axes["vocab"].full_size
         self._flat: FlatPlan | None = FlatPlan(plan, self._options)
         self._queue: _native.StepQueue | None = None
         self._unfinished: deque[CpuPending] = deque()  # in the order of submission
@@ -108,7 +109,7 @@ class CpuExecutor:
         if self._unread >= self.capabilities.async_depth:
             raise InternalError(f"step {batch.step} was submitted over {self._unread} unread ones",
                                 because=f"async_depth is {self.capabilities.async_depth}")
-        split = RowSplit(batch, return_logits=self._plan.return_logits)
+        split = RowSplit(batch, return_logits=self._plan.return_logits, vocab_size=self._vocab_size)
         groups = []
         for name in flat.group_index:
             copies = batch.copies.get(name)
@@ -253,7 +254,7 @@ class CpuPending:
             tokens, logits, error = queue.wait(self._number)
             if error:
                 raise BackendError(f"step {self._step} failed on device cpu", because=error)
-            self._result = self._split.result(tokens, logits)
+            self._result = self._split.result(np.frombuffer(tokens, np.int32), logits)
             if self._split.has_host_rows:
                 queue.provide_tokens(self._number, np.maximum(self._result.tokens[:, 0], 0))
         except Exception as error:

@@ -10,6 +10,7 @@ Shapes here: R sampled rows, P prompt rows, L logits rows.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -38,9 +39,9 @@ class RowSplit:
         has_host_rows: some sampled row is left to the host.
     """
 
-    def __init__(self, batch: StepBatch, *, return_logits: bool) -> None:
+    def __init__(self, batch: StepBatch, *, return_logits: bool, vocab_size: int) -> None:
         sampling = batch.sampling
-        self._sampling, self._return_logits = sampling, return_logits
+        self._sampling, self._return_logits, self._vocab_size = sampling, return_logits, vocab_size
         self._host = _NOTHING if sampling is None else _host_rows(sampling)
         self.has_host_rows = len(self._host) > 0
         self.sampled_rows = _NOTHING if sampling is None else sampling.rows
@@ -54,21 +55,24 @@ class RowSplit:
             self.returned_rows = self._host_logits_rows()
         self.needs_head = return_logits or sampling is not None
 
-    def result(self, tokens: I32, logits: F32) -> StepResult:
-        """The step's result from native tokens [R] (-1 for the host's rows) and the returned rows' logits."""
-        kept = logits if self._return_logits else None
+    def result(self, tokens: I32, logits: F32 | None) -> StepResult:
+        """The step's result from native tokens [R] (-1 for the host's rows) and the returned rows' logits, if any."""
+        kept = None
+        if self._return_logits:
+            kept = np.empty((0, self._vocab_size), np.float32) if logits is None else logits
         sampling = self._sampling
         if sampling is None:
             return StepResult(np.empty((0, 1), np.int32), np.empty(0, np.int32), logits=kept)
         logprobs = prompt_logprobs = None
-        if len(self.returned_rows) and (self.has_host_rows or sampling.prompt_rows is not None):
+        if logits is not None and (self.has_host_rows or sampling.prompt_rows is not None):
             from quire.sampling.sampler import sample  # here, so that greedy serving never imports it
 
             drawn = sample(logits, self._host_batch(sampling))
+            tokens = tokens.copy()
             tokens[self._host] = drawn.tokens
             logprobs = _spread(drawn.logprobs, self._host, sampling.num_rows)
             prompt_logprobs = drawn.prompt_logprobs
-        return StepResult(tokens[:, None], np.full(len(tokens), 1, np.int32), logprobs, prompt_logprobs, kept)
+        return StepResult(tokens.reshape(-1, 1), _one_each(len(tokens)), logprobs, prompt_logprobs, kept)
 
     def _host_logits_rows(self) -> I32:
         if self._sampling is None or not (self.has_host_rows or self._sampling.prompt_rows is not None):
@@ -87,6 +91,11 @@ class RowSplit:
 
     def _renumbered(self, rows: I32) -> I32:
         return np.searchsorted(self.returned_rows, rows).astype(np.int32)
+
+
+@lru_cache(maxsize=64)
+def _one_each(num_rows: int) -> I32:
+    return np.ones(num_rows, np.int32)
 
 
 def _host_rows(sampling: SamplingBatch) -> I32:
@@ -110,7 +119,7 @@ def _host_rows(sampling: SamplingBatch) -> I32:
 
 def _draws(sampling: SamplingBatch) -> tuple[np.ndarray, ...] | None:
     """What the native draw takes, absent features filled with what turns them off."""
-    if not (sampling.temperature > 0.0).any():
+    if not np.count_nonzero(sampling.temperature):
         return None
 
     def filled(values: np.ndarray | None, default: float, dtype: type) -> np.ndarray:

@@ -6,6 +6,7 @@ that no drawing row uses stays None in the batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,19 @@ class RowLists:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """What was gathered for some rows: valid until one of the arrays is written, and shared by steps.
+
+    Attributes:
+        table_rows: bytes of the int32 rows. used: features of any of them. arrays: fields of a SamplingBatch.
+    """
+
+    table_rows: bytes
+    used: int
+    arrays: Mapping[str, np.ndarray]
+
+
 class SamplingRows:
     """Persistent sampling parameters, one row per running sequence (the row of its block tables)."""
 
@@ -84,6 +98,7 @@ class SamplingRows:
         self._frequency_penalty = np.zeros(max_num_seqs, np.float32)
         self._num_logprobs = np.full(max_num_seqs, -1, np.int32)
         self._lists: list[RowLists | None] = [None] * max_num_seqs
+        self._last: _Gathered | None = None
 
     def fill(self, row: int, sequence: Sequence) -> None:
         """Writes the parameters of a sequence that got `row`."""
@@ -101,9 +116,10 @@ class SamplingRows:
         features = _features_of(request)
         self._features[row] = features
         self._lists[row] = RowLists.of(request) if features & (PENALTIES | ALLOWED | BIAS) else None
+        self._last = None
 
     def build(self, sequences: list[Sequence], table_rows: I32, logits_rows: I32, positions: I32) -> SamplingBatch:
-        """The draws of one step.
+        """The draws of one step. Steps that draw for the same rows share the arrays of their parameters.
 
         Args:
             sequences: [R] who draws; their in-flight tokens include the one to be drawn.
@@ -111,30 +127,35 @@ class SamplingRows:
             logits_rows: int32 [R], row of the step's logits that each draws from.
             positions: int32 [R], index in the sequence that the drawn token will have.
         """
-        used = int(np.bitwise_or.reduce(self._features[table_rows]))
-        batch = {
-            "rows": logits_rows,
+        table_bytes = table_rows.tobytes()
+        gathered = self._last
+        if gathered is None or table_bytes != gathered.table_rows:  # else the step before drew for the same rows
+            gathered = self._last = self._gather(table_rows, table_bytes)
+        lists: dict[str, TokenLists] = {}
+        if gathered.used & (PENALTIES | ALLOWED | BANNED | BIAS):
+            lists = self._lists_of(gathered.used, sequences, table_rows)
+        return SamplingBatch(rows=logits_rows, position=positions, **gathered.arrays, **lists)  # type: ignore[arg-type]
+
+    def _gather(self, table_rows: I32, table_bytes: bytes) -> _Gathered:
+        arrays: dict[str, np.ndarray] = {
             "temperature": self._temperature[table_rows],
             "seed": self._seed[table_rows],
             "sequence_index": self._sequence_index[table_rows],
-            "position": positions,
         }
+        used = int(np.bitwise_or.reduce(self._features[table_rows]))
         if used & TOP_K:
-            batch["top_k"] = self._top_k[table_rows]
+            arrays["top_k"] = self._top_k[table_rows]
         if used & TOP_P:
-            batch["top_p"] = self._top_p[table_rows]
+            arrays["top_p"] = self._top_p[table_rows]
         if used & MIN_P:
-            batch["min_p"] = self._min_p[table_rows]
+            arrays["min_p"] = self._min_p[table_rows]
         if used & LOGPROBS:
-            batch["num_logprobs"] = self._num_logprobs[table_rows]
-        lists: dict[str, TokenLists] = {}
-        if used & (PENALTIES | ALLOWED | BANNED | BIAS):
-            lists = self._lists_of(used, sequences, table_rows)
+            arrays["num_logprobs"] = self._num_logprobs[table_rows]
         if used & PENALTIES:
-            batch["repetition_penalty"] = self._repetition_penalty[table_rows]
-            batch["presence_penalty"] = self._presence_penalty[table_rows]
-            batch["frequency_penalty"] = self._frequency_penalty[table_rows]
-        return SamplingBatch(**batch, **lists)  # type: ignore[arg-type]
+            arrays["repetition_penalty"] = self._repetition_penalty[table_rows]
+            arrays["presence_penalty"] = self._presence_penalty[table_rows]
+            arrays["frequency_penalty"] = self._frequency_penalty[table_rows]
+        return _Gathered(table_bytes, used, arrays)
 
     def _lists_of(self, used: int, sequences: list[Sequence], table_rows: I32) -> dict[str, TokenLists]:
         rows = [self._lists[row] for row in table_rows.tolist()]

@@ -41,7 +41,7 @@ class PromptRows:
 
 
 class StepBuilder:
-    """Builds batches; counts the steps. Arrays it returns are its caller's: nothing writes to them later."""
+    """Builds batches; counts the steps. Nobody writes to arrays that it returned: steps share some."""
 
     def __init__(self, blocks: BlockManager, max_num_seqs: int, vocab_size: int) -> None:
         self._blocks = blocks

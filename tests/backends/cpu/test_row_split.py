@@ -77,7 +77,7 @@ def test_native_draws_are_those_of_the_reference(seed: int) -> None:
         top_p=rng.uniform(0.1, 1, 4).astype(np.float32) if seed % 3 else None,
         min_p=rng.uniform(0, 0.3, 4).astype(np.float32) if seed % 4 == 3 else None,
     )
-    split = RowSplit(one_token_batch(drawn), return_logits=False)
+    split = RowSplit(one_token_batch(drawn), return_logits=False, vocab_size=40)
     assert not split.has_host_rows
     assert len(split.returned_rows) == 0
     np.testing.assert_array_equal(run("cpu", drawn).tokens, run("reference", drawn).tokens)
@@ -94,7 +94,7 @@ def one_token_batch(sampling: SamplingBatch) -> StepBatch:
 
 def test_rows_of_a_mask_that_allows_everything_stay_native() -> None:
     full = np.full((4, 2), 0xFFFFFFFF, np.uint32)
-    assert not RowSplit(one_token_batch(replace(BASE, mask=full)), return_logits=False).has_host_rows
+    assert not RowSplit(one_token_batch(replace(BASE, mask=full)), return_logits=False, vocab_size=40).has_host_rows
     full[2, 0] = 5
-    split = RowSplit(one_token_batch(replace(BASE, mask=full)), return_logits=False)
+    split = RowSplit(one_token_batch(replace(BASE, mask=full)), return_logits=False, vocab_size=40)
     assert split.sampled_rows.tolist() == [4, 5, -1, 18]
