@@ -7,6 +7,7 @@ Shapes here: T tokens of the step, S sequences, L logits rows, R sampled rows, P
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
 from operator import add
 
@@ -54,17 +55,22 @@ class StepBuilder:
         for seq in plan.admitted:
             assert seq.blocks is not None
             self._sampling.fill(seq.blocks.row, seq)
+        decoding = _each_token_draws(plan)
         table_rows = _table_rows(plan.sequences)
         num_computed = np.array(plan.starts, np.int32)
-        query_start_loc = np.array([0, *accumulate(plan.num_new)], np.int32)
+        query_start_loc = _counted(len(plan.sequences) + 1) if decoding else _start_loc(plan.num_new)
         lengths = list(map(add, plan.starts, plan.num_new))
         seq_lens = np.array(lengths, np.int32)
         width = -(-max(lengths) // self._blocks.block_size)
         prompt_rows = self._prompt_rows(plan, query_start_loc) if plan.prompt_chunks else None
-        logits_indices, sampling = self._draws(plan, query_start_loc, table_rows, seq_lens, prompt_rows)
+        if decoding and prompt_rows is None:
+            logits_indices = _counted(len(plan.sampled))
+            sampling: SamplingBatch | None = self._sampling.build(plan.sampled, table_rows, logits_indices, seq_lens)
+        else:
+            logits_indices, sampling = self._draws(plan, query_start_loc, table_rows, seq_lens, prompt_rows)
         batch = StepBatch(
             step=self._num_steps,
-            token_ids=_token_ids(plan, int(query_start_loc[-1])),
+            token_ids=_last_token_ids(plan) if decoding else _token_ids(plan),
             query_start_loc=query_start_loc,
             num_computed=num_computed,
             prev_row=np.array(plan.prev_rows, np.int32),
@@ -84,9 +90,6 @@ class StepBuilder:
     ) -> tuple[I32, SamplingBatch | None]:
         """Which token rows need logits [L], and what is drawn from them."""
         num_drawn = len(plan.sampled)
-        if prompt_rows is None and _each_token_draws(plan, int(query_start_loc[-1])):
-            logits_rows = np.arange(num_drawn, dtype=np.int32)
-            return logits_rows, self._sampling.build(plan.sampled, table_rows, logits_rows, seq_lens)
         sampled_from = np.array(plan.sampled_from, np.int32)
         token_rows = query_start_loc[1:][sampled_from] - 1  # [R]
         one_each = bool((sampled_from[1:] > sampled_from[:-1]).all())  # no forks: one draw from each row
@@ -130,18 +133,32 @@ def _table_rows(sequences: list[Sequence]) -> I32:
     return np.array([seq.blocks.row for seq in sequences], np.int32)  # type: ignore[union-attr]
 
 
-def _each_token_draws(plan: StepPlan, num_tokens: int) -> bool:
+def _each_token_draws(plan: StepPlan) -> bool:
     """Whether the step is one of decoding: one token of each sequence, and each draws the next from it."""
-    return num_tokens == len(plan.sequences) and plan.sampled_from == list(range(num_tokens))
+    num_seqs = len(plan.sequences)
+    return sum(plan.num_new) == num_seqs and plan.sampled_from == list(range(num_seqs))
 
 
-def _token_ids(plan: StepPlan, num_tokens: int) -> I32:
+@lru_cache(maxsize=256)
+def _counted(count: int) -> I32:
+    """int32 0, 1, ... count - 1; shared by the steps of decoding."""
+    return np.arange(count, dtype=np.int32)
+
+
+def _start_loc(num_new: list[int]) -> I32:
+    return np.array([0, *accumulate(num_new)], np.int32)
+
+
+def _last_token_ids(plan: StepPlan) -> I32:
+    """As `_token_ids` for a step of decoding."""
+    return np.array(
+        [-1 if prev_row >= 0 else seq.last_token_id
+         for seq, prev_row in zip(plan.sequences, plan.prev_rows, strict=True)], np.int32,
+    )  # fmt: skip
+
+
+def _token_ids(plan: StepPlan) -> I32:
     """int32 [T]; -1 for tokens that are still in flight."""
-    if _each_token_draws(plan, num_tokens):
-        return np.array(
-            [-1 if prev_row >= 0 else seq.last_token_id
-             for seq, prev_row in zip(plan.sequences, plan.prev_rows, strict=True)], np.int32,
-        )  # fmt: skip
     pieces: list[I32 | list[int]] = []
     for seq, start, num_new, prev_row in zip(plan.sequences, plan.starts, plan.num_new, plan.prev_rows, strict=True):
         if prev_row >= 0:
