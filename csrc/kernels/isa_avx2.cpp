@@ -8,6 +8,7 @@ namespace quire::avx2 {
 #include "impl/vec_common.h"
 #include "impl/vec_avx2.h"
 #include "impl/vector_math.h"
+#include "impl/activation_rows.h"
 #include "impl/rowwise.h"
 #include "impl/draw.h"
 #include "impl/norms.h"

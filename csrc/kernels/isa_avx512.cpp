@@ -11,6 +11,8 @@ namespace quire::avx512 {
 #include "impl/vec_avx2.h"
 #include "impl/vec_avx512.h"
 #include "impl/vector_math.h"
+#include "impl/zmm_exp.h"
+#include "impl/zmm_activation_rows.h"
 #include "impl/rowwise.h"
 #include "impl/draw.h"
 #include "impl/norms.h"

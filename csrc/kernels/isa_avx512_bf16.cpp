@@ -13,6 +13,7 @@ namespace avx512_bf16 {
 #include "impl/vec_avx2.h"
 #include "impl/vec_avx512.h"
 #include "impl/vector_math.h"
+#include "impl/zmm_exp.h"
 #include "impl/zmm_scores.h"
 #include "impl/zmm_pair_product.h"
 #include "impl/attention_plan.h"

@@ -10,6 +10,7 @@ namespace quire::neon_dotprod {
 #include "impl/vec_common.h"
 #include "impl/vec_neon.h"
 #include "impl/vector_math.h"
+#include "impl/activation_rows.h"
 #include "impl/rowwise.h"
 #include "impl/draw.h"
 #include "impl/norms.h"

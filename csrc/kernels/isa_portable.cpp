@@ -6,6 +6,7 @@ namespace quire::portable {
 #include "impl/vec_common.h"
 #include "impl/vec_portable.h"
 #include "impl/vector_math.h"
+#include "impl/activation_rows.h"
 #include "impl/rowwise.h"
 #include "impl/draw.h"
 #include "impl/norms.h"

@@ -27,8 +27,11 @@ constexpr int64_t dtype_bytes(DType t) {
   return t == DType::f32 || t == DType::i32 ? 4 : (t == DType::i8 ? 1 : 2);
 }
 
+enum class Activation : int32_t { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3, quick_gelu = 4 };
+// gelu: erf form. gelu_tanh: also called gelu_new, gelu_pytorch_tanh. quick_gelu: x * sigmoid(1.702 x).
+
 // ---------------------------------------------------------------------------------------------
-// Linear: y[M, N] = x[M, K] @ W[N, K]^T (+ bias[N]) (+ residual[M, N])
+// Linear: y[M, N] = x[M, K] @ W[N, K]^T (+ bias[N]) (+ residual[M, N]); gated: y = act(y) * that
 
 enum class WeightFormat : int32_t {
   f32 = 0,
@@ -80,6 +83,8 @@ struct PackArgs {
   const QuantSource* quant = nullptr;      // needed for i8 segments; nullptr: float rows, rounded to nearest here
 };
 
+struct ActivationArgs;
+
 struct LinearArgs {
   const float* x = nullptr;         // [M, K] stride x_stride
   int64_t x_stride = 0;
@@ -91,6 +96,10 @@ struct LinearArgs {
   float* y = nullptr;               // [M, N] stride y_stride; must not overlap x
   int64_t y_stride = 0;
   void* workspace = nullptr;        // linear_workspace_bytes(), shared by all threads, 64-byte aligned
+  int64_t next_bytes = 0;           // a hint: from a call's last item's weights to those the thread needs next; 0 = not known
+  // Not null (then it is the table's own `activation`): y holds the gate's values, and becomes act(y) * result.
+  RangeKernel<ActivationArgs> gate = nullptr;
+  Activation act = Activation::silu;
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -136,9 +145,6 @@ struct LayerNormArgs {
   float* y = nullptr;
   int64_t y_stride = 0;
 };
-
-enum class Activation : int32_t { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3, quick_gelu = 4 };
-// gelu: erf form. gelu_tanh: also called gelu_new, gelu_pytorch_tanh. quick_gelu: x * sigmoid(1.702 x).
 
 // y = act(x), or y = act(gate) * up when up is given.
 struct ActivationArgs {
@@ -323,9 +329,13 @@ struct KernelTable {
   // Inverse of linear_pack, for tests and export: f32 rows [begin, end) of W into out [end - begin, K].
   void (*linear_unpack)(const PackedLinear& weight, int64_t begin, int64_t end, float* out);
   // A linear is: (prepare over its items, barrier,) linear over its items. No prepare when prepare_items is 0.
+  // Item i of prepare reads rows [i * r, (i + 1) * r) of x, r = linear_prepare_rows; items past the last row read none.
+  // What it leaves in the workspace depends on x and on the weight's format, k, group_size and has_zeros: matrices of
+  // different n share it. Items of the linear are cut by n and m: matrices of equal n and format are cut alike.
   int64_t (*linear_workspace_bytes)(const PackedLinear& weight, int64_t m);  // shared; grows with m
   int64_t (*linear_prepare_items)(const PackedLinear& weight, int64_t m);
   RangeKernel<LinearArgs> linear_prepare;  // no scratch
+  int64_t (*linear_prepare_rows)(const PackedLinear& weight, int64_t m);  // rows of x that one of its items reads
   int64_t (*linear_items)(const PackedLinear& weight, int64_t m);
   int64_t (*linear_scratch_bytes)(const PackedLinear& weight, int64_t m);  // per thread; grows with m, bounded
   RangeKernel<LinearArgs> linear;

@@ -163,6 +163,78 @@ void test_shape(const KernelTable& table, Checker& check, const Format& f, int64
   for (int64_t i = 0; i < 3 * n; ++i) check.expect(in_place[i] == plain[i] + before[i], name + " in place");
 }
 
+// Gated: the bits of the table's activation of what y held, times the linear's result.
+void test_gated(const KernelTable& table, Checker& check, const Format& f, int64_t n, int64_t k, Random& random) {
+  const Packed p = pack(table, f, n, k, DType::f32, DType::bf16, random, check);
+  const std::vector<float> bias = random.floats(n);
+  for (int64_t m : {1, 2, 4, 6, 9, 33, 50, 203}) {
+    const std::vector<float> x = random.floats(m * k), gate = random.floats(m * (n + 3), -4, 4);
+    LinearArgs a;
+    a.x = x.data();
+    a.x_stride = k;
+    a.m = m;
+    a.weight = &p.weight;
+    a.bias = bias.data();
+    const std::vector<float> result = run_linear(table, a, 0);
+    AlignedBytes workspace(table.linear_workspace_bytes(p.weight, m));
+    std::vector<float> y = gate;
+    for (Activation act : {Activation::silu, Activation::gelu_tanh}) {
+      y = gate;
+      a.workspace = workspace.as();
+      a.y = y.data();
+      a.y_stride = n + 3;
+      a.gate = table.activation;
+      a.act = act;
+      run_in_pieces(table.linear_prepare, a, table.linear_prepare_items(p.weight, m));
+      run_in_pieces(table.linear, a, table.linear_items(p.weight, m), table.linear_scratch_bytes(p.weight, m));
+      std::vector<float> want = gate;
+      ActivationArgs args;
+      args.act = act;
+      args.x = gate.data();
+      args.x_stride = n + 3;
+      args.up = result.data();
+      args.up_stride = n;
+      args.dim = n;
+      args.y = want.data();
+      args.y_stride = n + 3;
+      table.activation(args, 0, m, nullptr);
+      check.same_bits(y.data(), want.data(), m * (n + 3), std::string(f.name) + " gated n=" + std::to_string(n) + " m=" + std::to_string(m));
+    }
+  }
+}
+
+// An item of prepare reads linear_prepare_rows rows of x and no other.
+void test_prepared_rows(const KernelTable& table, Checker& check, const Format& f, Random& random) {
+  const int64_t n = 20, k = 70;
+  const Packed p = pack(table, f, n, k, DType::f32, DType::f32, random, check);
+  for (int64_t m : {1, 7, 48, 53}) {
+    const std::vector<float> x = random.floats(m * k);
+    std::vector<float> visible(m * k, kNaN), y(m * n, kNaN);
+    LinearArgs a;
+    a.x = x.data();
+    a.x_stride = k;
+    a.m = m;
+    a.weight = &p.weight;
+    const std::vector<float> want = run_linear(table, a, 0);
+    AlignedBytes workspace(table.linear_workspace_bytes(p.weight, m)), scratch(table.linear_scratch_bytes(p.weight, m));
+    a.workspace = workspace.as();
+    a.y = y.data();
+    a.y_stride = n;
+    const int64_t items = table.linear_prepare_items(p.weight, m), together = table.linear_prepare_rows(p.weight, m);
+    if (!items) continue;
+    for (int64_t row = 0; row < m; row += together) {
+      const int64_t end = std::min(row + together, m);
+      std::fill(visible.begin(), visible.end(), kNaN);
+      std::copy(x.begin() + row * k, x.begin() + end * k, visible.begin() + row * k);
+      a.x = visible.data();
+      table.linear_prepare(a, row / together, end < m ? row / together + 1 : items, nullptr);
+    }
+    a.x = x.data();
+    table.linear(a, 0, table.linear_items(p.weight, m), scratch.as());
+    check.same_bits(y.data(), want.data(), m * n, std::string(f.name) + " prepared row by row, m=" + std::to_string(m));
+  }
+}
+
 // Integers, scales and zero points from a checkpoint are kept as they are.
 void test_given_integers(const KernelTable& table, Checker& check, const Format& f, Random& random) {
   const int64_t n = 21, k = 160, groups = f.group_size ? (k + f.group_size - 1) / f.group_size : 1;
@@ -231,9 +303,12 @@ void test_linear(const KernelTable& table, Checker& check) {
       test_shape(table, check, f, n, k, random);
   for (const Format& f : kFormats)  // so many inputs that tables go over them in several passes
     if (f.format < WeightFormat::int8) test_shape(table, check, f, 70, 3333, random);
+  for (const Format& f : kFormats)
+    for (auto [n, k] : {std::pair<int64_t, int64_t>{5, 32}, {70, 130}}) test_gated(table, check, f, n, k, random);
   for (const Format& f : kFormats) {
     if (f.format >= WeightFormat::int8) test_given_integers(table, check, f, random);
     test_extreme_rows(table, check, f, random);
+    test_prepared_rows(table, check, f, random);
   }
 }
 

@@ -8,6 +8,9 @@ inline int64_t linear_prepare_items(const PackedLinear& w, int64_t m) {
   if (!is_float_format(w.format)) return m;
   return m < kBlockedRows ? 0 : ceil_div(m, kTileRows);
 }
+inline int64_t linear_prepare_rows(const PackedLinear& w, int64_t m) {
+  return is_float_format(w.format) && m >= kBlockedRows ? kTileRows : 1;
+}
 inline void linear_prepare(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   if (is_float_format(a.weight->format)) pack_rows(a, begin, end);
   else quantize_byte_rows(a, begin, end);

@@ -1,19 +1,5 @@
 // Kernels that map rows to rows: activations, arithmetic, embedding, combine, reductions over a row.
-// Included inside namespace quire::QUIRE_ISA.
-
-template <Activation A>
-void activation_rows(const ActivationArgs& a, int64_t begin, int64_t end) {
-  for (int64_t t = begin; t < end; ++t) {
-    const float* x = a.x + t * a.x_stride;
-    const float* up = a.up ? a.up + t * a.up_stride : nullptr;
-    float* y = a.y + t * a.y_stride;
-    for_lanes(a.dim, [&](int64_t i, int64_t count) {
-      F32x8 v = activate<A>(load_some(x + i, count));
-      if (up) v = v * load_some(up + i, count);
-      store_some(y + i, v, count);
-    });
-  }
-}
+// Included inside namespace quire::QUIRE_ISA, after activation_rows.h or zmm_activation_rows.h.
 
 inline void activation(const ActivationArgs& a, int64_t begin, int64_t end, void*) {
   switch (a.act) {

@@ -12,6 +12,7 @@ const KernelTable& table() {
       .linear_workspace_bytes = linear_workspace_bytes,
       .linear_prepare_items = linear_prepare_items,
       .linear_prepare = linear_prepare,
+      .linear_prepare_rows = linear_prepare_rows,
       .linear_items = linear_items,
       .linear_scratch_bytes = linear_scratch_bytes,
       .linear = linear,

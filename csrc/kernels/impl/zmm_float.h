@@ -169,9 +169,9 @@ QUIRE_INLINE void expect_rows(const LinearArgs& a, int64_t row, int64_t rows, in
     for (int64_t p = panel; p < panel + panels; ++p) prefetch_to_write(a.y + r * a.y_stride + p * kPanelColumns);
 }
 
-// `next`: the panels behind these are this thread's next item.
+// `next`: bytes from these panels to those that this thread needs next, 0 = not known.
 template <WeightFormat F, int NP, int MaxRows>
-void float_panels(const LinearArgs& a, int64_t block, int64_t panel, bool next, float* scratch) {
+void float_panels(const LinearArgs& a, int64_t block, int64_t panel, int64_t next, float* scratch) {
   using S = FloatStep<F>;
   using Shape = FloatShape;
   const PackedLinear& w = *a.weight;
@@ -187,7 +187,7 @@ void float_panels(const LinearArgs& a, int64_t block, int64_t panel, bool next, 
     const bool last = line + count == lines;
     for (int64_t g = group0; g < group1; ++g) {
       const int64_t row = group_row(g, cut.groups, a.m), rows = group_row(g + 1, cut.groups, a.m) - row;
-      const int64_t tail = Shape::kAhead + (last && next && g + 1 == group1 ? (NP - 1) * w.panel_bytes : 0);
+      const int64_t tail = Shape::kAhead + (last && next && g + 1 == group1 ? next - w.panel_bytes : 0);
       float* sums = scratch + (passes == 1 ? 0 : (row - first) * columns);
       if (last) expect_rows(a, row, rows, panel, NP);
       with_rows<MaxRows>(rows, [&](auto mr) {
@@ -205,13 +205,13 @@ void float_items(const LinearArgs& a, int64_t begin, int64_t end, float* scratch
   const int64_t width = item_panels<Shape>(a.m), blocks = row_cut<Shape>(a.m).blocks;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t block = item % blocks, panel_end = min_of(a.weight->num_panels, (item / blocks + 1) * width);
-    const bool next = blocks == 1 && item + 1 < end;
+    const int64_t next = item + 1 == end ? a.next_bytes : blocks == 1 ? width * a.weight->panel_bytes : 0;
     int64_t panel = item / blocks * width;
     if (panel_end - panel == width) {
       if (a.m <= Shape::kFewRows) float_panels<F, Shape::kFewPanels, Shape::kFewRows>(a, block, panel, next, scratch);
       else float_panels<F, Shape::kPanels, Shape::kRows>(a, block, panel, next, scratch);
     } else {
-      for (; panel < panel_end; ++panel) float_panels<F, 1, Shape::kRows>(a, block, panel, false, scratch);
+      for (; panel < panel_end; ++panel) float_panels<F, 1, Shape::kRows>(a, block, panel, 0, scratch);
     }
   }
 }

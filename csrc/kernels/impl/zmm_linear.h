@@ -9,6 +9,7 @@ inline int64_t linear_workspace_bytes(const PackedLinear& w, int64_t m) {
   }
 }
 inline int64_t linear_prepare_items(const PackedLinear& w, int64_t m) { return linear_workspace_bytes(w, m) ? m : 0; }
+inline int64_t linear_prepare_rows(const PackedLinear&, int64_t) { return 1; }
 inline void linear_prepare(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   switch (a.weight->format) {
     case WeightFormat::f32: return copy_rows<WeightFormat::f32>(a, begin, end);

@@ -198,7 +198,7 @@ void quantized_items(const LinearArgs& a, int64_t begin, int64_t end, float* scr
     // int8 wait for nothing but memory, which four streams keep busy by themselves.
     const bool fetches = (F == WeightFormat::int4 || a.m > Shape::kFewRows) && block == 0;
     const bool next = item + blocks < end && panel_end + width <= a.weight->num_panels;
-    const int64_t ahead = !fetches ? 0 : next ? width * a.weight->panel_bytes : kFetchNear;
+    const int64_t ahead = !fetches ? 0 : next ? width * a.weight->panel_bytes : a.next_bytes ? a.next_bytes : kFetchNear;
     if (panel_end - panel == width) {
       if (a.m <= Shape::kFewRows) quantized_panels<F, S, Shape::kFewPanels, Shape::kFewRows>(a, q, block, panel, ahead, scratch);
       else quantized_panels<F, S, Shape::kPanels, Shape::kRows>(a, q, block, panel, ahead, scratch);

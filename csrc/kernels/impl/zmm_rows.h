@@ -39,18 +39,24 @@ QUIRE_INLINE void with_rows(int64_t rows, F&& f) {
 
 // y = sums (* factors) (+ bias) (+ residual) for a tile [rows][stride] of sums; factors: one per column, or nullptr.
 // Row by row: rows of y are a power of two apart as a rule, and lines of one column of panels would meet in a few cache sets.
-inline void finish_tile(const LinearArgs& a, int64_t row0, int64_t rows, int64_t panel, int64_t panels,
-                        const float* sums, int64_t stride, bool factors) {
+// Gated, the result is made in the place of the sums first.
+inline void finish_tile(const LinearArgs& a, int64_t row0, int64_t rows, int64_t panel, int64_t panels, float* sums,
+                        int64_t stride, bool factors) {
   const PackedLinear& w = *a.weight;
+  const int64_t column0 = panel * kPanelColumns;
+  float* const y = a.y + row0 * a.y_stride + column0;
+  float* const out = a.gate ? sums : y;
+  const int64_t out_stride = a.gate ? stride : a.y_stride;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t p = 0; p < panels; ++p) {
-      const int64_t column = (panel + p) * kPanelColumns;
+      const int64_t column = column0 + p * kPanelColumns;
       const __mmask16 lanes = lanes16(w.n - column);
       F32x16 v = load16(sums + r * stride + p * kPanelColumns);
       if (factors) v = v * load16(column_factors(w, panel + p));
       if (a.bias) v = v + load16_part(a.bias + column, lanes);
       if (a.residual) v = v + load16_part(a.residual + (row0 + r) * a.residual_stride + column, lanes);
-      store16_part(a.y + (row0 + r) * a.y_stride + column, v, lanes);
+      store16_part(out + r * out_stride + p * kPanelColumns, v, lanes);
     }
   }
+  if (a.gate) gate_tile(a, rows, min_of(panels * kPanelColumns, w.n - column0), sums, stride, y);
 }
