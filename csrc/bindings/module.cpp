@@ -169,7 +169,10 @@ void bind_plan(nb::module_& m) {
            })
       .def_prop_ro("kernels", [](const Plan& self) { return self.kernels().isa; })
       .def_prop_ro("num_threads", [](Plan& self) { return self.pool().num_threads(); })
-      .def_prop_ro("num_ops", &Plan::num_ops)
+      .def_prop_ro("ops", &Plan::ops)
+      .def_prop_ro("panel_columns", [](const Plan& self) {
+             return self.kernels().linear_layout(WeightFormat::f32, 1, 1, 0, false).panel_columns;
+           })
       .def("write_packed", [](Plan& self, const std::string& path) {
              nb::gil_scoped_release release;
              self.weights().write_packed(path, self.pool());

@@ -59,9 +59,8 @@ struct StepContext {
   const int32_t* seq_lens = nullptr;
   std::vector<GroupStep> groups = {};
 
-  int64_t rows(const Operand& operand) const {
-    return (operand.rows == RowSymbol::T ? num_tokens : num_logits) * operand.rows_per_symbol;
-  }
+  int64_t rows(RowSymbol symbol) const { return symbol == RowSymbol::T ? num_tokens : num_logits; }
+  int64_t rows(const Operand& operand) const { return rows(operand.rows) * operand.rows_per_symbol; }
 
   template <class T = float>
   T* pointer(const Operand& operand) const {
@@ -77,14 +76,17 @@ struct StepContext {
 
   void* thread_scratch(int thread) const { return scratch + thread * scratch_bytes; }
 
-  // Runs a kernel over its items. `elements` of work an item does decide whether waking the team pays.
+  // Calls body(begin, end, thread) over [0, items). `elements` of work an item does decide whether waking the team pays.
+  template <class Body>
+  void for_items(int64_t items, int64_t elements, Body&& body) const {
+    if (items <= 1 || items * elements < kInlineElements) return body(int64_t{0}, items, 0);
+    pool.parallel_for(items, body, 1 + kChunkElements / (elements + 1));
+  }
+
+  // Runs a kernel over its items.
   template <class Args>
   void run(RangeKernel<Args> kernel, const Args& args, int64_t items, int64_t elements) const {
-    if (items <= 1 || items * elements < kInlineElements) return kernel(args, 0, items, thread_scratch(0));
-    const int64_t min_chunk = 1 + kChunkElements / (elements + 1);
-    pool.parallel_for(items, [&](int64_t begin, int64_t end, int thread) {
-      kernel(args, begin, end, thread_scratch(thread));
-    }, min_chunk);
+    for_items(items, elements, [&](int64_t begin, int64_t end, int thread) { kernel(args, begin, end, thread_scratch(thread)); });
   }
 
   static constexpr int64_t kInlineElements = 8192;  // about a microsecond of row-wise work

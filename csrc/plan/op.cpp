@@ -25,6 +25,7 @@ std::unique_ptr<Op> make_op(Fields& fields, const OpResources& resources) {
   if (maker == makers().end()) throw std::invalid_argument("the native plan has no op " + fields.op());
   std::unique_ptr<Op> op = maker->second(fields, resources);
   fields.finish();
+  op->set_name(fields.op());
   return op;
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "context.h"
@@ -41,6 +43,8 @@ class Op {
  public:
   virtual ~Op() = default;
   virtual void run(StepContext& step) = 0;
+  const std::string& name() const { return name_; }
+  void set_name(std::string name) { name_ = std::move(name); }
   // States what the largest step needs; called once, when every op is known.
   virtual void require(const PlanLimits&, Requirements&) {}
 
@@ -48,6 +52,9 @@ class Op {
   static int64_t max_rows(const Operand& operand, const PlanLimits& limits) {
     return (operand.rows == RowSymbol::T ? limits.max_tokens : limits.max_logits) * operand.rows_per_symbol;
   }
+
+ private:
+  std::string name_;
 };
 
 // The op named fields.op(). Throws std::invalid_argument on an unknown op or fields that do not fit it,

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "op_families.h"
+#include "row_op.h"
 
 namespace quire {
 
@@ -44,12 +45,14 @@ struct RotaryFields {
   RotaryStyle style;
 };
 
-class Rotary final : public Op {
+class Rotary final : public RowOp {
  public:
-  Rotary(Fields& f, const OpResources& r) : rotary_(f, r) {}
+  Rotary(Fields& f, const OpResources& r) : rotary_(f, r) {
+    describe({{rotary_.x, false}, {rotary_.y, true}}, rotary_.x.width);
+  }
 
-  void run(StepContext& step) override {
-    step.run(step.kernels.rotary, rotary_.args(step), step.rows(rotary_.x), rotary_.x.width);
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
+    run_kernel(step.kernels.rotary, rotary_.args(step), begin, end);
   }
 
  private:
@@ -82,23 +85,22 @@ void check_kv(const Fields& f, const OpResources& r, const CacheFields& at, cons
   if (v.width != shape.kv_heads * shape.v_head_dim) throw f.error("v", "does not fit the cache");
 }
 
-// Neighbours go into one cache line of a key's, and are written faster together: threads take them by the piece.
-void write_tokens(StepContext& step, const CacheWriteArgs& args, int64_t tokens, int64_t elements) {
+// Neighbours go into one cache line of a key's, and are written faster together.
+int64_t tokens_together(int64_t tokens) {
   constexpr int64_t kPiece = 32, kPieces = 4;
-  if (tokens < kPiece * kPieces) return step.run(step.kernels.cache_write, args, tokens, elements);
-  step.pool.parallel_for((tokens + kPiece - 1) / kPiece, [&](int64_t begin, int64_t end, int thread) {
-    step.kernels.cache_write(args, begin * kPiece, std::min(end * kPiece, tokens), step.thread_scratch(thread));
-  });
+  return tokens < kPiece * kPieces ? 1 : kPiece;
 }
 
-class CacheWrite final : public Op {
+class CacheWrite final : public RowOp {
  public:
   CacheWrite(Fields& f, const OpResources& r) : at_(f, r), k_(f.operand("k")), v_(f.operand("v")) {
     check_kv(f, r, at_, k_, v_);
+    describe({{k_, false}, {v_, false}}, 4 * (k_.width + v_.width));
   }
 
-  void run(StepContext& step) override {
-    write_tokens(step, write_args(step, at_, k_, v_), step.rows(k_), 4 * (k_.width + v_.width));
+  int64_t piece(int64_t tokens) const override { return tokens_together(tokens); }
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
+    run_kernel(step.kernels.cache_write, write_args(step, at_, k_, v_), begin, end);
   }
 
  private:
@@ -106,18 +108,20 @@ class CacheWrite final : public Op {
   Operand k_, v_;
 };
 
-class RotaryCacheWrite final : public Op {
+class RotaryCacheWrite final : public RowOp {
  public:
   RotaryCacheWrite(Fields& f, const OpResources& r)
       : rotary_(f, r), at_(f, r), k_(f.operand("k")), v_(f.operand("v")) {
     check_kv(f, r, at_, k_, v_);
+    describe({{rotary_.x, false}, {rotary_.y, true}, {k_, false}, {v_, false}}, rotary_.x.width + 4 * (k_.width + v_.width));
   }
 
-  void run(StepContext& step) override {
+  int64_t piece(int64_t tokens) const override { return tokens_together(tokens); }
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const RotaryArgs rotary = rotary_.args(step);
     CacheWriteArgs args = write_args(step, at_, k_, v_);
     args.rotary = &rotary;
-    write_tokens(step, args, step.rows(k_), rotary_.x.width + 4 * (k_.width + v_.width));
+    run_kernel(step.kernels.cache_write, args, begin, end);
   }
 
  private:

@@ -1,7 +1,9 @@
 // Row-wise ops: one kernel call each, items are rows.
 #include <algorithm>
 
+#include "activation_name.h"
 #include "op_families.h"
+#include "row_op.h"
 
 namespace quire {
 
@@ -9,19 +11,20 @@ namespace {
 
 float* f32(const StepContext& step, const Operand& operand) { return step.pointer<float>(operand); }
 
-class RmsNorm final : public Op {
+class RmsNorm final : public RowOp {
  public:
   RmsNorm(Fields& f, const OpResources& r)
       : x_(f.operand("x")), y_(f.operand("y")), weight_(f.integer("weight")), offset_(f.real("weight_offset")),
         eps_(f.real("eps")), groups_(f.integer("groups")) {
     dim_ = r.weights.vector_size(weight_);
     if (dim_ * groups_ != x_.width || y_.width != x_.width) throw f.error("x", "does not fit the weight");
+    describe({{x_, false}, {y_, true}}, x_.width);
   }
 
-  void run(StepContext& step) override {
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const RmsNormArgs args{f32(step, x_), x_.row_stride, step.weights.vector(weight_), offset_, eps_, dim_, groups_,
                            f32(step, y_), y_.row_stride};
-    step.run(step.kernels.rms_norm, args, step.rows(x_), x_.width);
+    run_kernel(step.kernels.rms_norm, args, begin, end);
   }
 
  private:
@@ -31,18 +34,19 @@ class RmsNorm final : public Op {
   int64_t groups_, dim_;
 };
 
-class AddRmsNorm final : public Op {
+class AddRmsNorm final : public RowOp {
  public:
   AddRmsNorm(Fields& f, const OpResources& r)
       : a_(f.operand("a")), b_(f.operand("b")), sum_(f.operand("sum")), y_(f.operand("y")),
         weight_(f.integer("weight")), offset_(f.real("weight_offset")), eps_(f.real("eps")) {
     if (r.weights.vector_size(weight_) != a_.width) throw f.error("a", "does not fit the weight");
+    describe({{a_, false}, {b_, false}, {sum_, true}, {y_, true}}, a_.width);
   }
 
-  void run(StepContext& step) override {
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const AddRmsNormArgs args{f32(step, a_), a_.row_stride, f32(step, b_), b_.row_stride, step.weights.vector(weight_),
                               offset_, eps_, a_.width, f32(step, sum_), sum_.row_stride, f32(step, y_), y_.row_stride};
-    step.run(step.kernels.add_rms_norm, args, step.rows(a_), a_.width);
+    run_kernel(step.kernels.add_rms_norm, args, begin, end);
   }
 
  private:
@@ -51,18 +55,19 @@ class AddRmsNorm final : public Op {
   float offset_, eps_;
 };
 
-class LayerNorm final : public Op {
+class LayerNorm final : public RowOp {
  public:
   LayerNorm(Fields& f, const OpResources& r)
       : x_(f.operand("x")), y_(f.operand("y")), weight_(f.integer("weight")), bias_(f.optional_integer("bias")),
         eps_(f.real("eps")) {
     if (r.weights.vector_size(weight_) != x_.width) throw f.error("x", "does not fit the weight");
+    describe({{x_, false}, {y_, true}}, x_.width);
   }
 
-  void run(StepContext& step) override {
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const LayerNormArgs args{f32(step, x_), x_.row_stride, step.weights.vector(weight_), step.weights.vector(bias_),
                              eps_, x_.width, f32(step, y_), y_.row_stride};
-    step.run(step.kernels.layer_norm, args, step.rows(x_), x_.width);
+    run_kernel(step.kernels.layer_norm, args, begin, end);
   }
 
  private:
@@ -71,23 +76,16 @@ class LayerNorm final : public Op {
   float eps_;
 };
 
-Activation activation_named(const Fields& f, const std::string& name) {
-  if (name == "silu") return Activation::silu;
-  if (name == "gelu") return Activation::gelu;
-  if (name == "gelu_tanh") return Activation::gelu_tanh;
-  if (name == "relu") return Activation::relu;
-  if (name == "quick_gelu") return Activation::quick_gelu;
-  throw f.error("act", "names no activation: " + name);
-}
-
-class ActivationOp final : public Op {
+class ActivationOp final : public RowOp {
  public:
   ActivationOp(Fields& f, const OpResources&)
-      : x_(f.operand("x")), y_(f.operand("y")), act_(activation_named(f, f.text("act"))) {}
+      : x_(f.operand("x")), y_(f.operand("y")), act_(activation_named(f, f.text("act"))) {
+    describe({{x_, false}, {y_, true}}, 4 * x_.width);
+  }
 
-  void run(StepContext& step) override {
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const ActivationArgs args{act_, f32(step, x_), x_.row_stride, nullptr, 0, x_.width, f32(step, y_), y_.row_stride};
-    step.run(step.kernels.activation, args, step.rows(x_), 4 * x_.width);
+    run_kernel(step.kernels.activation, args, begin, end);
   }
 
  private:
@@ -95,16 +93,18 @@ class ActivationOp final : public Op {
   Activation act_;
 };
 
-class GatedActivation final : public Op {
+class GatedActivation final : public RowOp {
  public:
   GatedActivation(Fields& f, const OpResources&)
       : gate_(f.operand("gate")), up_(f.operand("up")), y_(f.operand("y")),
-        act_(activation_named(f, f.text("act"))) {}
+        act_(activation_named(f, f.text("act"))) {
+    describe({{gate_, false}, {up_, false}, {y_, true}}, 4 * gate_.width);
+  }
 
-  void run(StepContext& step) override {
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const ActivationArgs args{act_, f32(step, gate_), gate_.row_stride, f32(step, up_), up_.row_stride, gate_.width,
                               f32(step, y_), y_.row_stride};
-    step.run(step.kernels.activation, args, step.rows(gate_), 4 * gate_.width);
+    run_kernel(step.kernels.activation, args, begin, end);
   }
 
  private:
@@ -112,14 +112,16 @@ class GatedActivation final : public Op {
   Activation act_;
 };
 
-class Add final : public Op {
+class Add final : public RowOp {
  public:
-  Add(Fields& f, const OpResources&) : a_(f.operand("a")), b_(f.operand("b")), y_(f.operand("y")) {}
+  Add(Fields& f, const OpResources&) : a_(f.operand("a")), b_(f.operand("b")), y_(f.operand("y")) {
+    describe({{a_, false}, {b_, false}, {y_, true}}, a_.width);
+  }
 
-  void run(StepContext& step) override {
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const ElementwiseArgs args{f32(step, a_), a_.row_stride, f32(step, b_), b_.row_stride, 1.0f, a_.width,
                                f32(step, y_), y_.row_stride};
-    step.run(step.kernels.add, args, step.rows(a_), a_.width);
+    run_kernel(step.kernels.add, args, begin, end);
   }
 
  private:
@@ -127,17 +129,18 @@ class Add final : public Op {
 };
 
 // y = x + vector in every row: the bias that follows a sum over ranks.
-class AddVector final : public Op {
+class AddVector final : public RowOp {
  public:
   AddVector(Fields& f, const OpResources& r)
       : x_(f.operand("x")), y_(f.operand("y")), vector_(f.integer("vector")) {
     if (r.weights.vector_size(vector_) != x_.width) throw f.error("x", "does not fit the vector");
+    describe({{x_, false}, {y_, true}}, x_.width);
   }
 
-  void run(StepContext& step) override {
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const ElementwiseArgs args{f32(step, x_), x_.row_stride, step.weights.vector(vector_), 0, 1.0f, x_.width,
                                f32(step, y_), y_.row_stride};
-    step.run(step.kernels.add, args, step.rows(x_), x_.width);
+    run_kernel(step.kernels.add, args, begin, end);
   }
 
  private:
@@ -147,13 +150,15 @@ class AddVector final : public Op {
 
 // scale and softcap: one operand and one number.
 template <RangeKernel<ElementwiseArgs> KernelTable::*kKernel>
-class Valued final : public Op {
+class Valued final : public RowOp {
  public:
-  Valued(Fields& f, const OpResources&) : x_(f.operand("x")), y_(f.operand("y")), value_(f.real("value")) {}
+  Valued(Fields& f, const OpResources&) : x_(f.operand("x")), y_(f.operand("y")), value_(f.real("value")) {
+    describe({{x_, false}, {y_, true}}, x_.width);
+  }
 
-  void run(StepContext& step) override {
+  void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const ElementwiseArgs args{f32(step, x_), x_.row_stride, nullptr, 0, value_, x_.width, f32(step, y_), y_.row_stride};
-    step.run(step.kernels.*kKernel, args, step.rows(x_), x_.width);
+    run_kernel(step.kernels.*kKernel, args, begin, end);
   }
 
  private:

@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "row_chain.h"
+
 namespace quire {
 
 namespace {
@@ -23,21 +25,22 @@ Plan::Plan(const Options& options)
 void Plan::add_op(Fields fields, bool head) {
   if (prepared_) throw std::logic_error("ops are added before prepare");
   if (!head && !head_.empty()) throw std::logic_error("body ops are added before the head's");
-  names_.push_back(fields.op());
   std::unique_ptr<Op> op = make_op(fields, {kernels_, weights_, kv_, attention_});
   (head ? head_ : body_).push_back(std::move(op));
 }
 
 void Plan::prepare(int64_t arena_bytes) {
   needs_.num_threads = pool_.num_threads();
-  for (const auto* ops : {&body_, &head_})
+  for (auto* ops : {&body_, &head_}) {
     for (const std::unique_ptr<Op>& op : *ops) op->require(options_.limits, needs_);
+    *ops = chain_rows(std::move(*ops), options_.limits);
+  }
   arena_ = Buffer(arena_bytes);
   workspace_ = Buffer(needs_.workspace_bytes);
   needs_.scratch_bytes = round_up(needs_.scratch_bytes, 128) + 128;  // apart by a pair of cache lines
   scratch_ = Buffer(needs_.scratch_bytes * pool_.num_threads());
   partials_ = Buffer(needs_.partial_floats * 4);
-  seconds_.assign(names_.size(), 0.0);
+  seconds_.assign(body_.size() + head_.size(), 0.0);
   prepared_ = true;
 }
 
@@ -266,9 +269,17 @@ void Plan::set_profiling(bool on) {
   take_step_times();
 }
 
+std::vector<std::string> Plan::ops() const {
+  std::vector<std::string> names;
+  for (const auto* ops : {&body_, &head_})
+    for (const std::unique_ptr<Op>& op : *ops) names.push_back(op->name());
+  return names;
+}
+
 std::vector<std::pair<std::string, double>> Plan::take_profile() {
+  const std::vector<std::string> names = ops();
   std::map<std::string, double> sums;
-  for (size_t i = 0; i < names_.size(); ++i) sums[names_[i]] += seconds_[i];
+  for (size_t i = 0; i < seconds_.size(); ++i) sums[names[i]] += seconds_[i];
   sums["sample"] = sample_seconds_;
   std::fill(seconds_.begin(), seconds_.end(), 0.0);
   sample_seconds_ = 0.0;

@@ -49,7 +49,7 @@ class Plan {
   int64_t populated_bytes() const { return populator_ ? populator_->populated_bytes() : 0; }
 
   int64_t activation_bytes() const;  // arena, workspaces, scratch, attention's lists and partial sums
-  int64_t num_ops() const { return static_cast<int64_t>(body_.size() + head_.size()); }
+  std::vector<std::string> ops() const;  // names in order, the head's last; once prepared, those of chains (row_chain.h)
 
   // Runs one step. Token ids must be resolved (not -1). Throws std::invalid_argument on a batch that does not
   // fit the plan, before anything is computed.
@@ -89,13 +89,12 @@ class Plan {
   std::optional<PagePopulator> populator_;  // of kv_
   std::vector<AttentionWork> attention_;
   std::vector<std::unique_ptr<Op>> body_, head_;
-  std::vector<std::string> names_;  // of body ops, then head ops
   std::optional<Operand> logits_;
   Buffer arena_, workspace_, scratch_, partials_;
   Requirements needs_;
   bool prepared_ = false;
   bool profiling_ = false;
-  std::vector<double> seconds_;
+  std::vector<double> seconds_;  // of body ops, then head ops
   double sample_seconds_ = 0.0, op_seconds_ = 0.0;  // op_seconds_: of the running step
   std::vector<StepTimes> step_times_;
   // Of the running step; kept to save allocations.

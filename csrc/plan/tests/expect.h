@@ -29,6 +29,7 @@ void expect_error(Work&& work, const std::string& part) {
 
 void test_pool();
 void test_plan();
+void test_chains();
 void test_queue();
 void test_populator();
 

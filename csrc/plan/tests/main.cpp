@@ -4,6 +4,7 @@ int main() {
   using namespace quire::testing;
   test_pool();
   test_plan();
+  test_chains();
   test_queue();
   test_populator();
   std::printf(failures ? "FAILED: %d\n" : "all passed\n", failures);
