@@ -13,13 +13,14 @@ import numpy as np
 
 from quire.device.contract import ExecutorPlan
 from quire.errors import BackendError
-from quire.graph.ir import CacheRef, Graph, Part, Value
+from quire.graph.ir import CacheRef, Graph, Node, Part, Value
 from quire.graph.memory import GraphPlan, Place, plan_arena
 from quire.graph.ops import OPS
 from quire.graph.rope import RopeSpec, rope_table
 from quire.graph.shapes import concrete
 from quire_cpu import _native
-from quire_cpu.native_ops import LOWERINGS, OpSite
+from quire_cpu.gated_linear import gates_its_halves
+from quire_cpu.native_ops import LOWERINGS, OpSite, gated_linear
 from quire_cpu.options import CpuOptions
 from quire_cpu.weights import PlanWeights
 
@@ -113,11 +114,20 @@ class FlatPlan:
             except (ValueError, IndexError) as error:
                 raise BackendError(f"device cpu cannot run op {op} of {part.prefix}", because=str(error)) from error
 
-        for node in graph.nodes:
-            if OPS[node.op].view and all(plan.places[value].is_view for value in node.outputs):
+        def site(node: Node) -> OpSite:
+            return OpSite(node, graph, shapes, operands, caches, self.group_index, self.weights,
+                          self._rope_table, self._constant, self._plan.model.axes, emit)
+
+        index = 0
+        while index < len(graph.nodes):
+            node = graph.nodes[index]
+            if gates_its_halves(graph, index, shapes, plan.places, self.native.panel_columns):
+                gated_linear(site(node), site(graph.nodes[index + 2]))
+                index += 3
                 continue
-            LOWERINGS[node.op](OpSite(node, graph, shapes, operands, caches, self.group_index, self.weights,
-                                      self._rope_table, self._constant, self._plan.model.axes, emit))
+            if not (OPS[node.op].view and all(plan.places[value].is_view for value in node.outputs)):
+                LOWERINGS[node.op](site(node))
+            index += 1
         copied = dict(plan.copies)
         for value, name in copied.items():
             source = operands[value]

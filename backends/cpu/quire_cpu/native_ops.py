@@ -106,6 +106,14 @@ def _linear(site: OpSite) -> None:
               weight=site.weights.matrix(weight), bias=site.vector(1))
 
 
+def gated_linear(linear: OpSite, gated: OpSite) -> None:
+    """A linear whose result, split in halves, nobody reads but the gated activation."""
+    weight = linear.weight(0)
+    assert weight is not None
+    linear.emit("gated_linear", x=linear.input(0), y=gated.output(), weight=linear.weights.matrix(weight),
+                bias=linear.vector(1), act=gated.node.attr("act"))
+
+
 def _rms_norm(site: OpSite) -> None:
     # round_before_weight only matters where activations are narrower than float32.
     site.emit("rms_norm", x=site.input(0), y=site.output(), weight=site.vector(0), **_norm_attrs(site.node),
