@@ -1,5 +1,5 @@
-// linear: prepare (where the format copies or quantizes activations), then the product. gated_linear: the gate's product,
-// then that of what it gates.
+// linear: prepare (where the format copies or quantizes activations), then the product. linear_add: and something added.
+// gated_linear: the gate's product, then that of what it gates.
 #include <algorithm>
 
 #include "activation_name.h"
@@ -62,18 +62,29 @@ class LinearOp : public RowConsumer {
   const PackedLinear* matrix_;
 };
 
+// y = x @ W^T (+ bias); linear_add: (+ residual), which may lie where y does.
+template <bool kAdds>
 class Linear final : public LinearOp {
  public:
   Linear(Fields& f, const OpResources& r) : LinearOp(f, r) {
     if (y_.width != matrix_->n) throw f.error("y", "does not fit the weight");
+    if constexpr (kAdds) residual_ = f.operand("residual");
+    if (kAdds && residual_.width != matrix_->n) throw f.error("residual", "does not fit the weight");
   }
 
   void run(StepContext& step) override {
-    const LinearArgs args = arguments(step);
+    LinearArgs args = arguments(step);
+    if constexpr (kAdds) {
+      args.residual = step.pointer<float>(residual_);
+      args.residual_stride = residual_.row_stride;
+    }
     prepare(step, args);
     const int64_t items = kernels_->linear_items(*matrix_, args.m);
     step.run(kernels_->linear, args, items, 1 + args.m * matrix_->n * matrix_->k / (items * 4));
   }
+
+ private:
+  Operand residual_;
 };
 
 // y = act(gate) * up, [gate, up] = x @ W^T (+ bias). The halves of W are linears of their own whose items are cut alike:
@@ -125,6 +136,6 @@ class GatedLinear final : public LinearOp {
 
 }  // namespace
 
-OpMakers linear_ops() { return {{"linear", make<Linear>}, {"gated_linear", make<GatedLinear>}}; }
+OpMakers linear_ops() { return {{"linear", make<Linear<false>>}, {"linear_add", make<Linear<true>>}, {"gated_linear", make<GatedLinear>}}; }
 
 }  // namespace quire

@@ -19,8 +19,8 @@ from quire.graph.ops import OPS
 from quire.graph.rope import RopeSpec, rope_table
 from quire.graph.shapes import concrete
 from quire_cpu import _native
-from quire_cpu.gated_linear import gates_its_halves
-from quire_cpu.native_ops import LOWERINGS, OpSite, gated_linear
+from quire_cpu.fused_linears import added_operand, gates_its_halves
+from quire_cpu.native_ops import LOWERINGS, OpSite, gated_linear, linear_add
 from quire_cpu.options import CpuOptions
 from quire_cpu.weights import PlanWeights
 
@@ -124,6 +124,10 @@ class FlatPlan:
             if gates_its_halves(graph, index, shapes, plan.places, self.native.panel_columns):
                 gated_linear(site(node), site(graph.nodes[index + 2]))
                 index += 3
+                continue
+            if (residual := added_operand(graph, index, shapes, plan.places)) is not None:
+                linear_add(site(node), site(graph.nodes[index + 1]), residual)
+                index += 2
                 continue
             if not (OPS[node.op].view and all(plan.places[value].is_view for value in node.outputs)):
                 LOWERINGS[node.op](site(node))

@@ -114,6 +114,16 @@ def gated_linear(linear: OpSite, gated: OpSite) -> None:
                 bias=linear.vector(1), act=gated.node.attr("act"))
 
 
+def linear_add(linear: OpSite, normed: OpSite, residual: int) -> None:
+    """A linear whose result nobody reads but an add_rms_norm, with the operand at `residual` as the other addend."""
+    weight = linear.weight(0)
+    assert weight is not None
+    linear.emit("linear_add", x=linear.input(0), y=normed.output(0), residual=normed.input(residual),
+                weight=linear.weights.matrix(weight), bias=linear.vector(1))
+    normed.emit("rms_norm", x=normed.output(0), y=normed.output(1), weight=normed.vector(0),
+                **_norm_attrs(normed.node), groups=1)
+
+
 def _rms_norm(site: OpSite) -> None:
     # round_before_weight only matters where activations are narrower than float32.
     site.emit("rms_norm", x=site.input(0), y=site.output(), weight=site.vector(0), **_norm_attrs(site.node),

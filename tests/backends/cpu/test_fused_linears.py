@@ -1,4 +1,4 @@
-"""gated_linear: where it is taken, and that it gives the bits of the three ops it stands for."""
+"""gated_linear and linear_add: where they are taken, and that they give the bits of the ops they stand for."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def decoder(architecture: str, **changes: Any) -> ModelGraph:
                          [("LlamaForCausalLM", ""), ("Qwen3ForCausalLM", "rms_norm+rms_norm+")])
 def test_a_layer_is_eight_native_calls(architecture: str, norms: str) -> None:
     ops = ops_of(decoder(architecture))
-    layer = ["linear", f"{norms}rotary_cache_write", "paged_attention", "linear", "add_rms_norm+prepare",
-             "gated_linear", "linear"]
-    assert ops == ["embedding", "rms_norm+prepare", *layer, "add_rms_norm+prepare", *layer, "add_rms_norm", "take_rows",
+    layer = ["linear", f"{norms}rotary_cache_write", "paged_attention", "linear_add", "rms_norm+prepare",
+             "gated_linear", "linear_add"]
+    assert ops == ["embedding", "rms_norm+prepare", *layer, "rms_norm+prepare", *layer, "rms_norm", "take_rows",
                    "linear"]
 
 
@@ -86,24 +86,61 @@ def test_split_rows_are_no_halves() -> None:
 
 
 
+def _residual(read: Callable[[OneNode, Value, Value, Value], Value]) -> Body:
+    """read(residual, linear's result, another array) of a layer; the residual may be overwritten."""
+    def body(n: OneNode, x: Value) -> Value:
+        residual = n.t.scale(x, factor=0.5)
+        other = n.t.activation(x, act="silu")
+        return read(n, residual, n.t.linear(other, n.weight("w", 48, 48), n.weight("b", 48)), other)
+    return body
+
+
+def _normed(n: OneNode, a: Value, b: Value) -> Value:
+    total, normed = n.t.add_rms_norm(a, b, n.weight("g", 48), eps=1e-6, weight_offset=1.0)
+    return n.t.add(n.t.scale(total, factor=3.0), normed)
+
+
+ADDED: dict[str, tuple[bool, Body]] = {
+    "residual first": (True, _residual(lambda n, r, y, o: _normed(n, r, y))),
+    "residual second": (True, _residual(lambda n, r, y, o: _normed(n, y, r))),
+    "result read again": (False, _residual(lambda n, r, y, o: n.t.add(_normed(n, r, y), y))),
+    "residual read again": (True, _residual(lambda n, r, y, o: n.t.add(_normed(n, r, y), r))),
+    "added to itself": (False, _residual(lambda n, r, y, o: n.t.add(_normed(n, y, y), r))),
+    "added to what it reads": (False, _residual(lambda n, r, y, o: n.t.add(_normed(n, o, y), r))),
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_a_residual_is_added_where_nobody_else_reads_the_result(name: str) -> None:
+    fused, body = ADDED[name]
+    model = one_node_model(body, 48)
+    assert ("linear_add" in ops_of(model)) == fused
+    found, expected = one_node_logits("cpu", model, STEPS), one_node_logits("reference", model, STEPS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kernels", ["avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable"])
 @pytest.mark.parametrize("weight_dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("act", ["silu", "gelu_tanh"])
-def test_bits_are_those_of_the_three_ops(kernels: str, weight_dtype: str, act: str,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_are_those_of_single_ops(kernels: str, weight_dtype: str, act: str,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
     if kernels not in _native.available_kernels():
         pytest.skip(f"this machine has no {kernels} kernels")
 
     def body(n: OneNode, x: Value) -> Value:
+        residual = n.t.scale(x, factor=0.5)
         normed = n.t.rms_norm(x, n.weight("g", 48), eps=1e-6)
         hidden = _mlp(n, normed, lambda n, v: n.t.gated_activation(v[1], v[2], act=act))
-        return n.t.linear(hidden, n.weight("down", 40, 48))
+        return _normed(n, residual, n.t.linear(hidden, n.weight("down", 48, 48), n.weight("b2", 48)))
 
     model = one_node_model(body, 48)
     changes: dict[str, Any] = {"weight_dtype": weight_dtype,
                                "options": {"kernels": kernels, "poison": "true", "threads": "2"},
                                "act_dtype": "bfloat16" if kernels == BFLOAT16_KERNELS else "float32"}
+    assert {"gated_linear", "linear_add"} <= set(ops_of(model))
     fused = one_node_logits("cpu", model, STEPS, **changes)
     monkeypatch.setattr(flatten, "gates_its_halves", lambda *_: False)
+    monkeypatch.setattr(flatten, "added_operand", lambda *_: None)
+    assert not {"gated_linear", "linear_add"} & set(ops_of(model))
     assert np.isfinite(fused).all()
     np.testing.assert_array_equal(fused, one_node_logits("cpu", model, STEPS, **changes))
