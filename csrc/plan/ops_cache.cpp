@@ -14,48 +14,51 @@ RotaryStyle style_named(const Fields& f, const std::string& name) {
   throw f.error("style", "names no rotary style: " + name);
 }
 
-// Fields shared by `rotary` and `cache_write` with rotation.
+// Fields shared by `rotary` and `rotary_cache_write`.
 struct RotaryFields {
-  RotaryFields(Fields& f, const OpResources& r)
-      : x(f.operand("x")), y(f.operand("y")), positions(f.operand("positions")), heads(f.integer("heads")),
-        table(f.integer("table")), style(style_named(f, f.text("style"))) {
-    if (heads < 1 || x.width % heads || y.width != x.width) throw f.error("heads", "does not divide x");
-    if (r.weights.rotary(table).dims > x.width / heads) throw f.error("table", "rotates more than a head");
+  RotaryFields(Fields& f, const OpResources& r, int64_t head_dim)
+      : positions(f.operand("positions")), table(f.integer("table")), style(style_named(f, f.text("style"))) {
+    if (r.weights.rotary(table).dims > head_dim) throw f.error("table", "rotates more than a head");
   }
 
   RotaryArgs args(const StepContext& step) const {
     const RotaryTable& rotary = step.weights.rotary(table);
     RotaryArgs args;
-    args.x = step.pointer<float>(x);
-    args.x_stride = x.row_stride;
-    args.heads = heads;
-    args.head_dim = x.width / heads;
     args.dims = rotary.dims;
     args.style = style;
     args.positions = step.pointer<int32_t>(positions);
     args.cos = rotary.cos.as<float>();
     args.sin = rotary.sin.as<float>();
-    args.y = step.pointer<float>(y);
-    args.y_stride = y.row_stride;
     return args;
   }
 
-  Operand x, y, positions;
-  int64_t heads, table;
+  Operand positions;
+  int64_t table;
   RotaryStyle style;
 };
 
 class Rotary final : public RowOp {
  public:
-  Rotary(Fields& f, const OpResources& r) : rotary_(f, r) {
-    describe({{rotary_.x, false}, {rotary_.y, true}}, rotary_.x.width);
+  Rotary(Fields& f, const OpResources& r)
+      : x_(f.operand("x")), y_(f.operand("y")), heads_(f.integer("heads")), rotary_(f, r, heads_ > 0 ? x_.width / heads_ : 0) {
+    if (heads_ < 1 || x_.width % heads_ || y_.width != x_.width) throw f.error("heads", "does not divide x");
+    describe({{x_, false}, {y_, true}}, x_.width);
   }
 
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
-    run_kernel(step.kernels.rotary, rotary_.args(step), begin, end);
+    RotaryArgs args = rotary_.args(step);
+    args.x = step.pointer<float>(x_);
+    args.x_stride = x_.row_stride;
+    args.heads = heads_;
+    args.head_dim = x_.width / heads_;
+    args.y = step.pointer<float>(y_);
+    args.y_stride = y_.row_stride;
+    run_kernel(step.kernels.rotary, args, begin, end);
   }
 
  private:
+  Operand x_, y_;
+  int64_t heads_;
   RotaryFields rotary_;
 };
 
@@ -108,26 +111,27 @@ class CacheWrite final : public RowOp {
   Operand k_, v_;
 };
 
+// Rotates k on its way into the cache.
 class RotaryCacheWrite final : public RowOp {
  public:
   RotaryCacheWrite(Fields& f, const OpResources& r)
-      : rotary_(f, r), at_(f, r), k_(f.operand("k")), v_(f.operand("v")) {
+      : at_(f, r), k_(f.operand("k")), v_(f.operand("v")), rotary_(f, r, r.kv.group(at_.group).shape.head_dim) {
     check_kv(f, r, at_, k_, v_);
-    describe({{rotary_.x, false}, {rotary_.y, true}, {k_, false}, {v_, false}}, rotary_.x.width + 4 * (k_.width + v_.width));
+    describe({{k_, false}, {v_, false}}, 4 * (k_.width + v_.width));
   }
 
   int64_t piece(int64_t tokens) const override { return tokens_together(tokens); }
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
-    const RotaryArgs rotary = rotary_.args(step);
+    const RotaryArgs rotary = rotary_.args(step);  // of no queries
     CacheWriteArgs args = write_args(step, at_, k_, v_);
     args.rotary = &rotary;
     run_kernel(step.kernels.cache_write, args, begin, end);
   }
 
  private:
-  RotaryFields rotary_;
   CacheFields at_;
   Operand k_, v_;
+  RotaryFields rotary_;
 };
 
 class PagedAttention final : public Op {

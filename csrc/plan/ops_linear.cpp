@@ -99,20 +99,22 @@ class GatedLinear final : public LinearOp {
 
   void run(StepContext& step) override {
     const PackedLinear gate_half = half(0), up_half = half(1);
-    LinearArgs gate = arguments(step);
-    prepare(step, gate);
-    gate.weight = &gate_half;
-    LinearArgs up = gate;
+    LinearArgs gate_args = arguments(step);
+    prepare(step, gate_args);
+    gate_args.weight = &gate_half;
+    LinearArgs up = gate_args;
     up.weight = &up_half;
     if (up.bias) up.bias += gate_half.n;
     up.gate = kernels_->activation;
     up.act = act_;
-    const int64_t items = kernels_->linear_items(gate_half, gate.m), results = gate.m * gate_half.n / items;
+    const int64_t items = kernels_->linear_items(gate_half, up.m), results = up.m * gate_half.n / items;
     const int64_t together = std::max<int64_t>(1, kResultsTogether / std::max<int64_t>(results, 1));
-    if (together == 1) gate.next_bytes = gate_half.bytes;
+    const int64_t item_bytes = gate_half.num_panels % items ? 0 : gate_half.bytes / items;  // 0: rows are cut too
     step.for_items(items, 1 + results * gate_half.k / 2, [&](int64_t begin, int64_t end, int thread) {
       for (; begin < end; begin += together) {
         const int64_t stop = std::min(begin + together, end);
+        LinearArgs gate = gate_args;
+        gate.next_bytes = together == 1 || item_bytes ? gate_half.bytes - (stop - begin - 1) * item_bytes : 0;
         kernels_->linear(gate, begin, stop, step.thread_scratch(thread));
         kernels_->linear(up, begin, stop, step.thread_scratch(thread));
       }

@@ -60,13 +60,21 @@ class RowChain final : public Op {
 
   void run(StepContext& step) override {
     const int64_t rows = step.rows(symbol_), together = consumer_ ? consumer_->prepared_together(step) : 0;
-    int64_t piece = std::max<int64_t>(1, kPieceElements / elements_);
-    for (const auto& link : links_) piece = std::max(piece, link->piece(rows));
+    const int64_t small = std::max<int64_t>(1, kPieceElements / elements_);
+    size_t alone = links_.size();  // the first link that wants more rows at a time: those before it do not wait for them
+    int64_t piece = small;
+    for (size_t i = links_.size(); i-- > 0;)
+      if (const int64_t wanted = links_[i]->piece(rows); wanted > small) {
+        alone = i;
+        piece = std::max(piece, wanted);
+      }
     if (together > 1) piece = round_up(piece, together);
     step.for_items((rows + piece - 1) / piece, piece * elements_, [&](int64_t begin, int64_t end, int) {
       for (int64_t row = begin * piece; row < std::min(end * piece, rows); row += piece) {
         const int64_t stop = std::min(row + piece, rows);
-        for (const auto& link : links_) link->run_rows(step, row, stop);
+        for (int64_t at = row; at < stop; at += small)
+          for (size_t i = 0; i < alone; ++i) links_[i]->run_rows(step, at, std::min(at + small, stop));
+        for (size_t i = alone; i < links_.size(); ++i) links_[i]->run_rows(step, row, stop);
         if (together) consumer_->prepare_rows(step, row, stop);
       }
     });

@@ -169,14 +169,14 @@ def _take_rows(site: OpSite) -> None:
     site.emit("take_rows", x=site.input(0), rows=site.input(1), y=site.output())
 
 
-def _rotary_fields(site: OpSite, q: int, positions: int) -> dict[str, Any]:
+def _rotary_fields(site: OpSite, positions: int) -> dict[str, Any]:
     spec: RopeSpec = site.node.attr("table")
-    return {"x": site.input(q), "y": site.output(0), "positions": site.input(positions),
-            "heads": site.input_shape(q)[1], "table": site.rope_table(spec), "style": site.node.attr("style")}
+    return {"positions": site.input(positions), "table": site.rope_table(spec), "style": site.node.attr("style")}
 
 
-def _rotary(site: OpSite) -> None:
-    site.emit("rotary", **_rotary_fields(site, 0, 1))
+def _rotary(site: OpSite, positions: int = 1) -> None:
+    site.emit("rotary", x=site.input(0), y=site.output(0), heads=site.input_shape(0)[1],
+              **_rotary_fields(site, positions))
 
 
 def _cache_write(site: OpSite) -> None:
@@ -185,7 +185,8 @@ def _cache_write(site: OpSite) -> None:
 
 
 def _rotary_cache_write(site: OpSite) -> None:
-    site.emit("rotary_cache_write", **_rotary_fields(site, 0, 3), k=site.input(1), v=site.input(2), **site.cache(4))
+    _rotary(site, positions=3)  # a row op of its own: queries need not wait until the cache takes many tokens at once
+    site.emit("rotary_cache_write", k=site.input(1), v=site.input(2), **_rotary_fields(site, 3), **site.cache(4))
     site.caches[site.node.outputs[1]] = site.caches[site.node.inputs[4]]
 
 

@@ -71,8 +71,8 @@ void add_attention(Builder& b, Plan& plan, const Operand& x, const Operand& resi
   b.op("rms_norm", {{"x", x}, {"y", normed}, {"weight", b.vector(kHidden)}, {"weight_offset", 0.0}, {"eps", 1e-6}, {"groups", int64_t{1}}});
   b.op("linear", {{"x", normed}, {"y", qkv}, {"weight", b.linear(q + 2 * kv, kHidden)}, {"bias", b.vector(q + 2 * kv)}});
   const Operand queries = Builder::columns(qkv, 0, q);
-  b.op("rotary_cache_write", {{"x", queries}, {"y", queries}, {"positions", positions}, {"heads", kHeads}, {"table", table},
-                              {"style", std::string("neox")}, {"group", int64_t{0}}, {"slot", int64_t{0}},
+  b.op("rotary", {{"x", queries}, {"y", queries}, {"positions", positions}, {"heads", kHeads}, {"table", table}, {"style", std::string("neox")}});
+  b.op("rotary_cache_write", {{"positions", positions}, {"table", table}, {"style", std::string("neox")}, {"group", int64_t{0}}, {"slot", int64_t{0}},
                               {"k", Builder::columns(qkv, q, kv)}, {"v", Builder::columns(qkv, q + kv, kv)}});
   b.op("paged_attention", {{"q", queries}, {"y", attended}, {"group", int64_t{0}}, {"slot", int64_t{0}}, {"heads", kHeads},
                            {"window", int64_t{0}}, {"scale", 0.35}, {"softcap", 0.0}, {"causal", true}, {"sinks", std::monostate{}}, {"alibi_slopes", std::monostate{}}});

@@ -38,7 +38,7 @@ def decoder(architecture: str, **changes: Any) -> ModelGraph:
                          [("LlamaForCausalLM", ""), ("Qwen3ForCausalLM", "rms_norm+rms_norm+")])
 def test_a_layer_is_eight_native_calls(architecture: str, norms: str) -> None:
     ops = ops_of(decoder(architecture))
-    layer = ["linear", f"{norms}rotary_cache_write", "paged_attention", "linear_add", "rms_norm+prepare",
+    layer = ["linear", f"{norms}rotary+rotary_cache_write", "paged_attention", "linear_add", "rms_norm+prepare",
              "gated_linear", "linear_add"]
     assert ops == ["embedding", "rms_norm+prepare", *layer, "rms_norm+prepare", *layer, "rms_norm", "take_rows",
                    "linear"]
@@ -129,7 +129,7 @@ def test_bits_are_those_of_single_ops(kernels: str, weight_dtype: str, act: str,
 
     def body(n: OneNode, x: Value) -> Value:
         residual = n.t.scale(x, factor=0.5)
-        normed = n.t.rms_norm(x, n.weight("g", 48), eps=1e-6)
+        normed = n.t.rms_norm(x, n.weight("g0", 48), eps=1e-6)
         hidden = _mlp(n, normed, lambda n, v: n.t.gated_activation(v[1], v[2], act=act))
         return _normed(n, residual, n.t.linear(hidden, n.weight("down", 48, 48), n.weight("b2", 48)))
 
