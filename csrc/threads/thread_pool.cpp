@@ -1,7 +1,7 @@
 #include "thread_pool.h"
 
 #include <algorithm>
-#include <future>
+#include <exception>
 #include <stdexcept>
 #include <utility>
 
@@ -51,9 +51,26 @@ void ThreadPool::post(std::function<void()> work, std::function<void()> after) {
 
 void ThreadPool::lead(const std::function<void()>& work) {
   if (membership.pool == this || fork_generation() != fork_generation_) return work();
-  const auto task = std::make_shared<std::packaged_task<void()>>(work);
-  post([task] { (*task)(); });
-  task->get_future().get();
+  struct {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool ended = false;
+    std::exception_ptr error;  // the member keeps no part of it
+  } outcome;
+  post([&] {
+    try {
+      work();
+    } catch (...) {
+      outcome.error = std::current_exception();
+    }
+  }, [&] {
+    std::lock_guard<std::mutex> lock(outcome.mutex);
+    outcome.ended = true;
+    outcome.changed.notify_one();
+  });
+  std::unique_lock<std::mutex> lock(outcome.mutex);
+  outcome.changed.wait(lock, [&] { return outcome.ended; });
+  if (outcome.error) std::rethrow_exception(std::move(outcome.error));
 }
 
 void ThreadPool::offer_next() {

@@ -123,7 +123,8 @@ void a_task_begins_while_the_member_before_is_held_up() {
 
 void errors_of_a_task_come_back() {
   ThreadPool pool(2);
-  expect_error([&] { pool.lead([] { throw std::runtime_error("what the task says"); }); }, "what the task says");
+  for (int round = 0; round < 100; ++round)
+    expect_error([&] { pool.lead([] { throw std::runtime_error("what the task says"); }); }, "what the task says");
   int64_t items = 0;
   pool.lead([&] {
     pool.lead([&] { pool.parallel_for(1, [&](int64_t begin, int64_t end, int) { items += end - begin; }); });
