@@ -16,11 +16,10 @@ import sys
 
 # Demangled names: function, and how many instances at least must exist (a renamed function must not pass unseen).
 HOT = {
-    r"quire::avx2::direct_tile<": 15,
-    r"quire::avx2::int8_block_tile<": 6,
-    r"quire::avx2::int4_tile<": 8,
+    r"quire::avx2::float_tile<": 24,
+    r"quire::avx2::int8_tile<": 14,
+    r"quire::avx2::int4_tile<": 22,
     r"quire::avx2::multiply_tile<": 20,
-    r"quire::avx2::gemm_(i16_)?6x16\(": 2,
     r"quire::avx512::float_tile<": 48,
     r"quire::avx512::quantized_tile<": 40,
     r"quire::avx512::multiply_tile<": 20,

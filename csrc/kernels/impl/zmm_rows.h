@@ -6,36 +6,10 @@
 // sums wait in `scratch` between chunks. Tiles are of all heights up to the largest, and no row is padded: a group's
 // height is what divides the rows most evenly.
 
-struct RowCut {
-  int64_t blocks;         // row blocks, one work item each per column item
-  int64_t groups;         // tiles over all rows
-};
+#include "row_cut.h"
 
-template <class Shape>
-QUIRE_INLINE RowCut row_cut(int64_t m) {
-  const int64_t groups = ceil_div(m, Shape::kRows);
-  return {ceil_div(groups, Shape::kBlockRows / Shape::kRows), groups};
-}
-// First row of group g of the m rows.
-QUIRE_INLINE int64_t group_row(int64_t g, int64_t groups, int64_t m) { return g * m / groups; }
-
-template <class Shape>
-QUIRE_INLINE int64_t item_panels(int64_t m) { return m <= Shape::kFewRows ? Shape::kFewPanels : Shape::kPanels; }
-
-template <class Shape>
-int64_t cut_items(const PackedLinear& w, int64_t m) {
-  return ceil_div(w.num_panels, item_panels<Shape>(m)) * row_cut<Shape>(m).blocks;
-}
 template <class Shape>
 constexpr int64_t cut_scratch_bytes() { return (Shape::kBlockRows + Shape::kRows) * Shape::kPanels * kPanelColumns * 4; }
-
-// Calls f(Index<rows>{}) for rows = 1 .. Max.
-template <int Max, class F>
-QUIRE_INLINE void with_rows(int64_t rows, F&& f) {
-  unroll<Max>([&](auto i) {
-    if (rows == i + 1) f(Index<decltype(i)::value + 1>{});
-  });
-}
 
 // y = sums (* factors) (+ bias) (+ residual) for a tile [rows][stride] of sums; factors: one per column, or nullptr.
 // Row by row: rows of y are a power of two apart as a rule, and lines of one column of panels would meet in a few cache sets.
