@@ -44,6 +44,8 @@ class RowChain final : public Op {
     });
   }
   void add(std::unique_ptr<RowOp> op) {
+    for (const RowAccess& access : op->accesses())
+      if (!access.written && !touches(access.operand)) fresh_.push_back(access.operand);
     accesses_.insert(accesses_.end(), op->accesses().begin(), op->accesses().end());
     elements_ += op->elements();
     set_name(links_.empty() ? op->name() : name() + "+" + op->name());
@@ -72,8 +74,11 @@ class RowChain final : public Op {
     step.for_items((rows + piece - 1) / piece, piece * elements_, [&](int64_t begin, int64_t end, int) {
       for (int64_t row = begin * piece; row < std::min(end * piece, rows); row += piece) {
         const int64_t stop = std::min(row + piece, rows);
-        for (int64_t at = row; at < stop; at += small)
+        for (int64_t at = row; at < stop; at += small) {
+          const int64_t next = at + small, next_end = std::min({next + small, end * piece, rows});
+          for (const Operand& x : fresh_) expect_rows(step, x, next * x.rows_per_symbol, next_end * x.rows_per_symbol);
           for (size_t i = 0; i < alone; ++i) links_[i]->run_rows(step, at, std::min(at + small, stop));
+        }
         for (size_t i = alone; i < links_.size(); ++i) links_[i]->run_rows(step, row, stop);
         if (together) consumer_->prepare_rows(step, row, stop);
       }
@@ -81,9 +86,16 @@ class RowChain final : public Op {
   }
 
  private:
+  bool touches(const Operand& operand) const {
+    return std::any_of(accesses_.begin(), accesses_.end(), [&](const RowAccess& own) {
+      return own.operand.space == operand.space && own.operand.offset_bytes == operand.offset_bytes;
+    });
+  }
+
   RowSymbol symbol_;
   std::vector<std::unique_ptr<RowOp>> links_;
   std::vector<RowAccess> accesses_;
+  std::vector<Operand> fresh_;  // what the chain reads and has not made itself
   RowConsumer* consumer_ = nullptr;  // the op behind the chain
   int64_t elements_ = 0;
 };

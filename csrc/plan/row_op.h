@@ -13,6 +13,16 @@ struct RowAccess {
   bool written = false;
 };
 
+// Asks for the operand's rows [begin, end), which are read next, where they lie apart: the processor runs ahead by itself only
+// where one follows the other.
+inline void expect_rows(const StepContext& step, const Operand& operand, int64_t begin, int64_t end) {
+  if (operand.space != Space::arena || operand.row_stride <= operand.width) return;
+  for (int64_t row = begin; row < end; ++row) {
+    const float* x = step.pointer<float>(operand) + row * operand.row_stride;
+    for (int64_t i = 0; i < operand.width; i += 16) __builtin_prefetch(x + i);
+  }
+}
+
 // An op that makes row r of its results (r counts T or L) from row r of its operands.
 class RowOp : public Op {
  public:
