@@ -127,7 +127,7 @@ struct FloatTiles {
   QUIRE_INLINE void tile(const TileRows& rows, const TileWeights& weights, float* sums) const {
     float_tile<F, MR, NP>(x + rows.first * k, k, weights, sums);
   }
-  QUIRE_INLINE void finish(const LinearArgs& a, const TileRows& rows, int64_t panel, int64_t panels, const float* sums) const {
+  QUIRE_INLINE void finish(const LinearArgs& a, const TileRows& rows, int64_t panel, int64_t panels, float* sums) const {
     finish_tile(a, rows, panel, panels, sums, false, nullptr);
   }
 };

@@ -125,7 +125,7 @@ struct Int4Tiles {
           __builtin_memcpy(out + 64 + h, &high, sizeof high);
         }
   }
-  QUIRE_INLINE void finish(const LinearArgs& a, const TileRows& at, int64_t panel, int64_t panels, const float* sums) const {
+  QUIRE_INLINE void finish(const LinearArgs& a, const TileRows& at, int64_t panel, int64_t panels, float* sums) const {
     finish_tile(a, at, panel, panels, sums, true, nullptr);
   }
 };

@@ -96,7 +96,7 @@ struct Int8Tiles {
         __builtin_memcpy(out, &v, sizeof v);
       }
   }
-  QUIRE_INLINE void finish(const LinearArgs& a, const TileRows& at, int64_t panel, int64_t panels, const float* sums) const {
+  QUIRE_INLINE void finish(const LinearArgs& a, const TileRows& at, int64_t panel, int64_t panels, float* sums) const {
     finish_tile(a, at, panel, panels, sums, true, rows.scales);
   }
 };

@@ -21,16 +21,17 @@ QUIRE_INLINE void run_tile(const LinearArgs& a, const Format& format, const Tile
   format.finish(a, rows, panel, NP, sums);
 }
 
-// The only tile of an item. `later`: panels behind these are this thread's.
+// The only tile of an item. `next`: bytes from its first panel to the first that the thread needs next, 0 = not known.
 template <class Format, int MR>
-void run_lone_tile(const LinearArgs& a, const Format& format, int64_t panel, int64_t panel_end, bool later) {
+void run_lone_tile(const LinearArgs& a, const Format& format, int64_t panel, int64_t panel_end, int64_t next) {
   const PackedLinear& w = *a.weight;
   const TileRows rows = {0, MR};
+  const int64_t first = panel;
   auto some = [&](auto count) __attribute__((always_inline)) {
     constexpr int NP = decltype(count)::value;
-    const bool known = later || panel + 2 * NP <= panel_end;
     const uint8_t* panels = panel_at(w, panel);
-    const int64_t ahead = known ? NP * w.panel_bytes : kFetchNear;
+    const bool inside = panel + 2 * NP <= panel_end;
+    const int64_t ahead = inside ? NP * w.panel_bytes : next ? next - (panel - first) * w.panel_bytes : kFetchNear;
     run_tile<MR, NP, false>(a, format, rows, panel, {panels, w.panel_bytes, panels + ahead, w.panel_bytes / 64 * 64, nullptr, 0});
     panel += NP;
   };
@@ -66,12 +67,13 @@ void tiled_items(const LinearArgs& a, int64_t begin, int64_t end, void* scratch)
     const int64_t block = item % cut.blocks, first = item / cut.blocks * YmmShape::kPanels;
     const int64_t last = min_of(w.num_panels, first + YmmShape::kPanels);
     const bool later = item + cut.blocks < end && last + YmmShape::kPanels <= w.num_panels;
+    const int64_t next = later ? YmmShape::kPanels * w.panel_bytes : item + 1 == end ? a.next_bytes : 0;
     if (cut.groups == 1) {
-      with_rows<YmmShape::kRows>(a.m, [&](auto mr) { run_lone_tile<Format, decltype(mr)::value>(a, format, first, last, later); });
+      with_rows<YmmShape::kRows>(a.m, [&](auto mr) { run_lone_tile<Format, decltype(mr)::value>(a, format, first, last, next); });
       continue;
     }
     const int64_t group0 = block * cut.groups / cut.blocks, group1 = (block + 1) * cut.groups / cut.blocks;
-    const int64_t ahead = block ? 0 : later ? YmmShape::kPanels * w.panel_bytes : kFetchNear;
+    const int64_t ahead = block ? 0 : next ? next : kFetchNear;
     if constexpr (Format::kWideBytes > 0) {
       if (group1 - group0 >= kWideGroups && wide_bytes<Format>(w) <= kSweepBytes) {
         auto* wide = static_cast<uint8_t*>(scratch);
@@ -96,6 +98,7 @@ inline int64_t linear_workspace_bytes(const PackedLinear& w, int64_t m) {
 inline int64_t linear_prepare_items(const PackedLinear& w, int64_t m) {
   return linear_workspace_bytes(w, m) ? row_cut<YmmShape>(m).groups : 0;
 }
+inline int64_t linear_prepare_rows(const PackedLinear&, int64_t m) { return tile_height(m); }
 inline void linear_prepare(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   if (is_float_format(a.weight->format)) pack_float_rows(a, begin, end);
   else quantize_tiles(a, begin, end);

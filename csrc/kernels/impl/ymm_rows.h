@@ -1,7 +1,7 @@
 // How the 256-bit linears lay out rows and write results. Included inside namespace quire::QUIRE_ISA.
 //
 // Rows are packed by tile: inputs one after the other, each with the tile's rows side by side, so that a tile reads one
-// stream. Tiles are of all heights up to YmmShape::kRows, and no row is padded: heights differ by one at most.
+// stream. All tiles of a linear are of one height, at most YmmShape::kRows, but the last, which has the rest: no row is padded.
 
 #include "row_cut.h"
 
@@ -19,12 +19,10 @@ constexpr int64_t kFetchNear = 2048;  // bytes ahead in a panel to be fetched wh
 struct TileRows {
   int64_t first, count;
 };
+QUIRE_INLINE int64_t tile_height(int64_t m) { return ceil_div(m, row_cut<YmmShape>(m).groups); }
 QUIRE_INLINE TileRows tile_rows(int64_t group, int64_t m) {
-  const int64_t groups = row_cut<YmmShape>(m).groups, first = group_row(group, groups, m);
-  return {first, group_row(group + 1, groups, m) - first};
-}
-QUIRE_INLINE TileRows tile_of_row(int64_t row, int64_t m) {
-  return tile_rows(((row + 1) * row_cut<YmmShape>(m).groups - 1) / m, m);
+  const int64_t height = tile_height(m), first = group * height;
+  return {first, min_of(height, m - first)};
 }
 
 // 32-bit lanes of a tile's rows, count of each, side by side: out[lane][rows].
@@ -68,23 +66,27 @@ struct LineFetch {
   }
 };
 
-// y = sums (* column factors) (* row scales) (+ bias) (+ residual) for a tile of sums [rows][panels * 16].
-inline void finish_tile(const LinearArgs& a, const TileRows& rows, int64_t panel, int64_t panels, const float* sums,
-                        bool factors, const float* row_scales) {
+// y = sums (* column factors) (* row scales) (+ bias) (+ residual) for a tile of sums [rows][panels * 16]. Gated, the
+// result is made in the place of the sums first.
+inline void finish_tile(const LinearArgs& a, const TileRows& rows, int64_t panel, int64_t panels, float* sums, bool factors,
+                        const float* row_scales) {
   const PackedLinear& w = *a.weight;
+  const int64_t column0 = panel * kPanelColumns, width = panels * kPanelColumns, columns = min_of(width, w.n - column0);
+  float* const y = a.y + rows.first * a.y_stride + column0;
+  float* const out = a.gate ? sums : y;
+  const int64_t out_stride = a.gate ? width : a.y_stride;
   for (int64_t r = 0; r < rows.count; ++r) {
     const int64_t row = rows.first + r;
     const F32x8 row_factor = broadcast(row_scales ? row_scales[row] : 1.0f);
-    for (int64_t v = 0; v < panels * 2; ++v, sums += 8) {
-      const int64_t column = panel * kPanelColumns + v * 8, count = min_of(8, w.n - column);
-      if (count <= 0) continue;
-      F32x8 y = load(sums);
-      if (factors) y = y * load(column_factors(w, panel + v / 2) + v % 2 * 8) * row_factor;
-      if (a.bias) y = y + load_some(a.bias + column, count);
-      if (a.residual) y = y + load_some(a.residual + row * a.residual_stride + column, count);
-      store_some(a.y + row * a.y_stride + column, y, count);
-    }
+    for_lanes(columns, [&](int64_t i, int64_t count) {
+      F32x8 v = load(sums + r * width + i);
+      if (factors) v = v * load(column_factors(w, panel + i / kPanelColumns) + i % kPanelColumns) * row_factor;
+      if (a.bias) v = v + load_some(a.bias + column0 + i, count);
+      if (a.residual) v = v + load_some(a.residual + row * a.residual_stride + column0 + i, count);
+      store_some(out + r * out_stride + i, v, count);
+    });
   }
+  if (a.gate) gate_tile(a, rows.count, columns, sums, width, y);
 }
 
 // Asks for the lines of y that a tile will write: they lie far apart, and the stores would wait for them.
