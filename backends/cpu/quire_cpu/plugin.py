@@ -54,15 +54,18 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     try:
         from quire_cpu import _native
         from quire_cpu.machine import cpu_name
-        from quire_cpu.options import available_cores
+        from quire_cpu.options import BFLOAT16_KERNELS, available_cores
     except ImportError as error:
         return DeviceReport(available=False, reason=f"the native module cannot be loaded: {error}")
     total, available = host_memory()
     kernels = _native.available_kernels()
     chosen = options.get("kernels")
+    driver = f"{chosen if chosen in kernels else kernels[0]} kernels"
+    if chosen not in kernels and BFLOAT16_KERNELS in kernels:
+        driver += f", {BFLOAT16_KERNELS} for bfloat16 activations"
     return DeviceReport(
         available=True, name=cpu_name(), num_devices=1, total_memory_bytes=total, free_memory_bytes=available,
-        driver=f"{chosen if chosen in kernels else kernels[0]} kernels", priority=0,
+        driver=driver, priority=0,
         details=(("cores", str(available_cores())), ("kernels", ", ".join(kernels))),
     )
 
