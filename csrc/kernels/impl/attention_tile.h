@@ -75,25 +75,48 @@ QUIRE_INLINE F32x8 final_scores(const float* s, int64_t j, const KeyRange& seen,
   return select(in, v, broadcast(-__builtin_inff()));  // a masked NaN dies here
 }
 
+// exp(x) for x <= 0; exactly 0 from -87.7 down, so that what is masked weighs nothing. NaN stays.
+QUIRE_INLINE F32x8 exp_of_negative(F32x8 x) {
+  x = maximum(broadcast(-88.0f), x);
+  const F32x8 magic = broadcast(12582912.0f);
+  const F32x8 shifted = fma(x, broadcast(1.44269504f), magic), n = shifted - magic;
+  F32x8 r = fma(n, broadcast(-0.693359375f), x);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  F32x8 p = broadcast(1.3950478693e-3f);  // the polynomial of exp_v
+  p = fma(p, r, broadcast(8.3688822489e-3f));
+  p = fma(p, r, broadcast(4.1666205988e-2f));
+  p = fma(p, r, broadcast(1.6666518899e-1f));
+  p = fma(p, r, broadcast(5.0000000951e-1f));
+  p = fma(p, r * r, r) + broadcast(1.0f);
+  return p * as_f32((as_i32(shifted) << 23) + 0x3f800000);  // n is in the low bits
+}
+
 // One step of the online softmax: turns scores into weights (0 where masked), updates max and sum, and
 // returns the factor for what was summed before. Weights of quantized values carry the values' scales, the sum does not.
 inline float softmax_block(float* s, const KeyRange& seen, const ScoreRule& rule, float& max, float& sum) {
   const int64_t from = seen.first / 8 * 8;
+  const bool plain = !(rule.softcap > 0.0f) && rule.slope == 0.0f;
   F32x8 best = broadcast(max);
   for (int64_t j = from; j < seen.last; j += 8) {
-    const F32x8 v = final_scores(s, j, seen, rule);
+    F32x8 v;
+    if (plain && j >= seen.first && j + 8 <= seen.last) {
+      v = load(s + j);
+      if (rule.k_scales) v = v * load(rule.k_scales + j);
+    } else {
+      v = final_scores(s, j, seen, rule);
+    }
     store(s + j, v);
     best = maximum(v, best);
   }
   const float new_max = max_lanes(best);
   const F32x8 shift = broadcast(new_max);
+  const float factor = exp_of_negative(broadcast(max) - shift)[0];
   F32x8 total = zero();
   for (int64_t j = from; j < seen.last; j += 8) {
-    const F32x8 p = exp_v(load(s + j) - shift);
+    const F32x8 p = exp_of_negative(load(s + j) - shift);
     store(s + j, rule.v_scales ? p * load(rule.v_scales + j) : p);
     total = total + p;
   }
-  const float factor = exp_v(broadcast(max) - shift)[0];
   sum = fma_scalar(sum, factor, sum_lanes(total));
   max = new_max;
   return factor;

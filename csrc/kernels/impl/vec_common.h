@@ -35,9 +35,8 @@ QUIRE_INLINE float sum_lanes(F32x8 v) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 QUIRE_INLINE float max_lanes(F32x8 v) {
-  float m = v[0];
-  for (int i = 1; i < 8; ++i) m = v[i] > m ? v[i] : m;
-  return m;
+  const auto larger = [](float a, float b) { return a > b ? a : b; };
+  return larger(larger(larger(v[0], v[4]), larger(v[2], v[6])), larger(larger(v[1], v[5]), larger(v[3], v[7])));
 }
 
 QUIRE_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
