@@ -27,8 +27,8 @@ compare() {  # MARK OUR_FORMATS LLAMA_CPP_PYTHON LLAMA_CPP_FORMATS VLLM_FORMATS 
 
 compare floats bfloat16 "${LLAMA_CPP_PYTHON:-}" BF16,F16 "${VLLM_FORMATS:-bfloat16}" '{}'
 compare integers int8,int4 "${LLAMA_CPP_PYTHON:-}" Q8_0,Q4_0 "${VLLM_FORMATS:-bfloat16}" '{}'
-compare avx2 bfloat16,int8,int4 "${LLAMA_CPP_AVX2_PYTHON:-}" BF16,F16,Q8_0,Q4_0 float32 '{"isa": "avx2"}' \
-  --device-option kernels=avx2
+compare avx2-floats bfloat16 "${LLAMA_CPP_AVX2_PYTHON:-}" BF16,F16 float32 '{"isa": "avx2"}' --device-option kernels=avx2
+compare avx2-integers int8,int4 "${LLAMA_CPP_AVX2_PYTHON:-}" Q8_0,Q4_0 float32 '{"isa": "avx2"}' --device-option kernels=avx2
 
 {
   bench() { "$python" -m quire.cli.main bench "$@"; }
