@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ class Tokenizer:
         eos_token_ids: all tokens that end a text: the tokenizer's own first, then those that generation_config.json,
             or else config.json, adds.
         special_token_ids: tokens that `skip_special_tokens` leaves out.
-        vocab_size: largest token id + 1; a model's logits may be wider.
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class Tokenizer:
             self.eos_token_id = self.eos_token_ids[0]
         added = backend.get_added_tokens_decoder()
         self.special_token_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.token_bytes = TokenBytes(backend)
 
     @classmethod
@@ -73,6 +72,11 @@ class Tokenizer:
         template = ChatTemplate.from_folder(folder, config, special_tokens, override=chat_template)
         eos_token_ids = generation_eos_token_ids(folder)
         return cls(backend, special_tokens=special_tokens, chat_template=template, eos_token_ids=eos_token_ids)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Largest token id + 1; a model's logits may be wider."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. `add_special_tokens` adds what tokenizer.json's post-processor says, such as bos.

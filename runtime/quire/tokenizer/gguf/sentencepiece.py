@@ -1,13 +1,12 @@
-"""SentencePiece's BPE from a GGUF vocabulary ("llama"): merges recovered from the scores, unknown characters as bytes.
-
-SentencePiece joins the pair whose union scores best; ranking all pairs by their union's score does the same.
-"""
+"""SentencePiece's BPE from a GGUF vocabulary ("llama"): pieces joined by their scores, unknown characters as bytes."""
 
 from __future__ import annotations
 
+import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from quire.tokenizer.gguf.piece_merger import PieceMerger
 from quire.tokenizer.gguf.vocabulary import NORMAL, USER_DEFINED, GgufVocabulary
 
 _SPACE = "▁"
@@ -25,9 +24,12 @@ def sentencepiece_tokenizer(vocabulary: GgufVocabulary, *, rstrip: bool) -> tupl
     vocab = {token: index for index, token in enumerate(tokens)}
     unknown = vocabulary.special_text("unknown")
     has_bytes = "<0x00>" in vocab
-    merges = list(vocabulary.merges) or _merges(vocabulary, tokens, runs)
+    merges = list(vocabulary.merges)
     backend = tokenizers.Tokenizer(models.BPE(
-        vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=has_bytes))
+        vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=has_bytes, ignore_merges=not merges))
+    if not merges:
+        merger = _merger(vocabulary, tokens, runs, unknown_stay_together=not has_bytes)
+        backend.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(merger)
     adds_space = vocabulary.flags.get("add_space_prefix", True)
     spaces = normalizers.Replace(" ", _SPACE)
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if adds_space else spaces
@@ -37,18 +39,14 @@ def sentencepiece_tokenizer(vocabulary: GgufVocabulary, *, rstrip: bool) -> tupl
     return backend, vocabulary.flags.get("add_bos_token", True)
 
 
-def _merges(vocabulary: GgufVocabulary, tokens: list[str], runs: frozenset[str]) -> list[tuple[str, str]]:
-    """Every pair whose union is a token, the best union first; runs of spaces, which files give no score, before."""
-    ids = {token: index for index, token in enumerate(tokens)
-           if vocabulary.types[index] == NORMAL or vocabulary.tokens[index] in runs}
-    ranked = sorted(ids.values(), key=lambda index: (
-        vocabulary.types[index] == NORMAL,
-        -vocabulary.scores[index] if vocabulary.types[index] == NORMAL else 0.0,
-        index))
-    merges: list[tuple[str, str]] = []
-    for index in ranked:
-        token = tokens[index]
-        pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token))
-                 if token[:cut] in ids and token[cut:] in ids]
-        merges += sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
-    return merges
+def _merger(vocabulary: GgufVocabulary, tokens: list[str], runs: frozenset[str], *,
+            unknown_stay_together: bool) -> PieceMerger:
+    """Joins normal tokens, the best score first; runs of spaces, which files give no score, before them."""
+    is_normal = np.asarray(vocabulary.types) == NORMAL
+    is_run = np.fromiter((token in runs for token in vocabulary.tokens), bool, len(tokens)) if runs else False
+    ids = np.flatnonzero(is_normal | is_run)
+    costs = np.where(is_normal, -np.asarray(vocabulary.scores, np.float64), 0.0)[ids]
+    ranks = np.empty(len(ids), np.int64)
+    ranks[np.lexsort((ids, costs, is_normal[ids]))] = np.arange(len(ids))
+    return PieceMerger([tokens[index] for index in ids.tolist()], ranks.tolist(),
+                       unknown_stay_together=unknown_stay_together)

@@ -57,7 +57,10 @@ class StringArray(Sequence[str]):
         return self._decode(self._offsets[index])
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._decode, self._offsets)
+        data, unpack = self._mapped, _LENGTH.unpack_from
+        starts = [offset + 8 for offset in self._offsets]
+        stops = [start + unpack(data, start - 8)[0] for start in starts]  # type: ignore[arg-type]
+        return (data[start:stop].decode("utf-8", "replace") for start, stop in zip(starts, stops, strict=True))
 
     def _decode(self, offset: int) -> str:
         start = offset + 8
