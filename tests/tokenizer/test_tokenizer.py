@@ -150,7 +150,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path, byte_level: Tokeniz
     with pytest.raises(ModelError, match="no folder"):
         Tokenizer.from_folder(tmp_path / "missing")
     (tmp_path / "tokenizer.json").write_text("{broken")
-    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be loaded"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
         Tokenizer.from_folder(tmp_path)
     write(tmp_path, byte_level)
     (tmp_path / "tokenizer_config.json").write_text("[1]")

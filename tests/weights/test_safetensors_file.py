@@ -43,7 +43,7 @@ def test_arrays_are_read_only_views_of_the_mapping(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("header", "data", "length", "reason"), [
     (b"", b"", None, "not JSON"),
     ({}, b"", 1000, "header would be 1000 bytes"),
-    ([], b"", None, "not a JSON object"),
+    ([], b"", None, "not hold a JSON object"),
     ({"a": {"dtype": "F32"}}, b"", None, "the entry of a"),
     ({"a": entry(0, 8, 3)}, b"\0" * 8, None, "does not fill"),
     ({"a": entry(0, -4, -1)}, b"", None, "natural numbers"),

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quire.device.contract import Executor, ExecutorPlan, KVPlan, MemoryReport, ParallelRank
@@ -17,13 +17,14 @@ from quire.engine.core import EngineCore
 from quire.engine.input_processor import ModelLimits
 from quire.engine.quantization import choose_schemes, step_dtypes
 from quire.errors import ConfigError
+from quire.files import reading
 from quire.graph.cost import scheme_totals
 from quire.graph.ir import ModelGraph
 from quire.graph.kv_budget import fit_kv_blocks, kv_pools, most_kv_blocks
 from quire.graph.passes import optimize
 from quire.graph.report import schemes_text
 from quire.graph.shard import shard
-from quire.models import ModelSpec, build_model
+from quire.models import ModelSpec, build_model, differing_head
 from quire.weights import CheckpointFiles, CheckpointWeights, DummyWeights, open_checkpoint, open_weights
 from quire.weights.gguf import is_gguf
 from quire.weights.hub import resolve_model
@@ -69,8 +70,10 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
         config, backend.capabilities, model_max_len=spec.max_model_len, model_dtype=spec.checkpoint_dtype
     )
     files = None if config.load_format == "dummy" else open_checkpoint(folder)
-    schemes = choose_schemes(spec, files, config.quantization, backend.capabilities, strict=config.strict_device)
-    model = shard(optimize(schemes.model, backend.capabilities.fused_ops), config.tensor_parallel_size)
+    with reading(folder):
+        spec = _with_stored_head(spec, files, folder)
+        schemes = choose_schemes(spec, files, config.quantization, backend.capabilities, strict=config.strict_device)
+        model = shard(optimize(schemes.model, backend.capabilities.fused_ops), config.tensor_parallel_size)
     executor = backend.create_executor(_executor_plan(config, resolved, model))
     try:
         memory = _load_weights(config, resolved, spec, files, folder, model, executor)
@@ -91,6 +94,16 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
                          max_num_seqs=resolved.max_num_seqs, eos_token_ids=spec.eos_token_ids,
                          max_logprobs=config.max_logprobs, scheduling_policy=config.scheduling_policy)
     return LoadedEngine(backend, core, limits, spec, model, resolved, memory, kv_plan)
+
+
+def _with_stored_head(spec: ModelSpec, files: CheckpointFiles | None, folder: Path) -> ModelSpec:
+    """The model with the head that its files hold, where that is not the embedding that the config says it is."""
+    head = None if files is None else differing_head(spec.graph, files)
+    if head is None:
+        return spec
+    apart = build_model(folder, tied=False)
+    return replace(apart, notes=(*apart.notes, f"tie_word_embeddings is true, but the files hold a {head} that differs "
+                                               "from the embedding: it is used, as transformers does"))
 
 
 def _executor_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph) -> ExecutorPlan:

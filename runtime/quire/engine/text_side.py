@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quire.engine.config import EngineConfig
+from quire.files import reading
 
 if TYPE_CHECKING:
     from quire.tokenizer import Tokenizer
@@ -14,15 +15,20 @@ if TYPE_CHECKING:
 def load_text_side(config: EngineConfig) -> tuple[Tokenizer | None, dict[str, Any]]:
     """The tokenizer, None with skip_tokenizer_init, and the sampling defaults that the checkpoint suggests.
 
-    Raises: ModelError when the model cannot be found or its files are damaged.
+    Raises: ModelError when the model cannot be found, its architecture is not supported, or its files are damaged.
     """
+    from quire.models import check_architecture
     from quire.weights.hub import resolve_model
 
     path = resolve_model(config.model, revision=config.revision)
-    defaults = _defaults_of(path)
+    check_architecture(path)  # before the tokenizer: a folder that is no model often has none
+    with reading(path):
+        defaults = _defaults_of(path)
     if config.skip_tokenizer_init:
         return None, defaults
-    return _tokenizer_of(resolve_model(config.tokenizer) if config.tokenizer else path, config.chat_template), defaults
+    own = resolve_model(config.tokenizer) if config.tokenizer else path
+    with reading(own):
+        return _tokenizer_of(own, config.chat_template), defaults
 
 
 def _defaults_of(path: Path) -> dict[str, Any]:

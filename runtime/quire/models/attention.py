@@ -11,7 +11,7 @@ from quire.errors import ModelError
 from quire.graph.ir import Value
 from quire.graph.rope import RopeSpec
 from quire.graph.shapes import Dim, T
-from quire.models.config_reader import MISSING, ConfigReader
+from quire.models.config_reader import LONGEST_HEAD, MISSING, ConfigReader
 from quire.models.normalization import RmsNorm
 from quire.models.parameters import Parameters
 
@@ -61,7 +61,7 @@ def head_sizes(
     """(num_heads, num_kv_heads, head_dim) of a config in the usual names; arguments are the family's defaults."""
     num_heads = config.integer("num_attention_heads", heads)
     num_kv_heads = config.integer("num_key_value_heads", kv_heads or num_heads)
-    head_dim = config.integer("head_dim", head_dim or config.integer("hidden_size") // num_heads)
+    head_dim = config.integer("head_dim", head_dim or config.integer("hidden_size") // num_heads, high=LONGEST_HEAD)
     if num_heads % num_kv_heads:
         raise ModelError(f"{config.where}: {num_heads} attention heads over {num_kv_heads} key-value heads",
                          because="the first must be a multiple of the second")

@@ -1,7 +1,8 @@
 """A typed reader of config.json that guesses nothing.
 
-A family's builder asks for each value it honours; `finish` then refuses every value that would change the
-computation and that nobody asked for. What is absent takes the default of the family's published config class.
+A family's builder asks for each value it honours, and each has a range; `finish` then refuses every value that would
+change the computation and that nobody asked for, and names keys that it does not know. What is absent takes the
+default of the family's published config class.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from quire.errors import ModelError
+from quire.models.harmless_keys import is_harmless
+
+_MOST_NAMED = 20
 
 
 class _Missing:
@@ -18,6 +22,16 @@ class _Missing:
 
 MISSING: Any = _Missing()
 """Default of a value that the config must hold."""
+
+MOST = 2**31 - 1
+"""Sizes, counts and positions are 32-bit integers on devices."""
+
+LARGEST_NUMBER = 3.0e38
+"""Other numbers are float32 there."""
+
+MOST_LAYERS, MOST_EXPERTS, LONGEST_HEAD = 4096, 4096, 8192
+"""Far above every published model (126 layers, 512 experts, heads of 576): a graph holds each layer and each expert,
+and a rotary table each dimension of a head, so that a slip of the pen would take all memory."""
 
 ACTIVATION_NAMES: Mapping[str, str] = {
     "silu": "silu",
@@ -87,19 +101,28 @@ class ConfigReader:
     Args:
         values: the parsed JSON object.
         where: how errors call it.
+    Attributes:
+        last_read: the key that was asked for last, for the place of an error.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
         self.values, self.where = values, where
         self._read: set[str] = set()
+        self.last_read = ""
 
-    def integer(self, name: str, default: Any = MISSING) -> int:
-        """An integer; null counts as absent."""
-        return self._typed(name, default, (int,), "an integer")
+    def integer(self, name: str, default: Any = MISSING, *, low: int = 1, high: int = MOST) -> int:
+        """An integer from `low` to `high`; null counts as absent. The default is checked too."""
+        value: int = self._typed(name, default, (int,), "an integer")
+        if not low <= value <= high:
+            raise self.refusal(name, f"it is an integer from {low} to {high}", value)
+        return value
 
-    def number(self, name: str, default: Any = MISSING) -> float:
-        """A float or an integer; null counts as absent."""
-        return float(self._typed(name, default, (int, float), "a number"))
+    def number(self, name: str, default: Any = MISSING, *, low: float = 0.0, high: float = LARGEST_NUMBER) -> float:
+        """A finite number from `low` to `high`; null counts as absent."""
+        value = self._typed(name, default, (int, float), "a number")
+        if not low <= value <= high:  # false for NaN
+            raise self.refusal(name, f"it is a number from {low:g} to {high:g}", value)
+        return float(value)
 
     def flag(self, name: str, default: Any = MISSING) -> bool:
         """true or false; null counts as absent."""
@@ -109,9 +132,9 @@ class ConfigReader:
         """A string; null counts as absent."""
         return self._typed(name, default, (str,), "a string")
 
-    def optional_integer(self, name: str, default: int | None = None) -> int | None:
-        """An integer, or None where the config says null; `default` only where it says nothing."""
-        return self.integer(name) if self._is_given(name) else self.raw(name, default)
+    def optional_integer(self, name: str, default: int | None = None, *, low: int = 1) -> int | None:
+        """An integer from `low`, or None where the config says null; `default` only where it says nothing."""
+        return self.integer(name, low=low) if self._is_given(name) else self.raw(name, default)
 
     def optional_number(self, name: str, default: float | None = None) -> float | None:
         """A number, or None where the config says null; `default` only where it says nothing."""
@@ -120,6 +143,7 @@ class ConfigReader:
     def raw(self, name: str, default: Any = None) -> Any:
         """The value as it stands, marked as honoured."""
         self._read.add(name)
+        self.last_read = name
         return self.values.get(name, default)
 
     def nested(self, name: str) -> ConfigReader:
@@ -129,6 +153,14 @@ class ConfigReader:
             raise self.refusal(name, "an object is expected there")
         return ConfigReader(value, f"{self.where}: {name}")
 
+    def layers(self, name: str = "num_hidden_layers", default: Any = MISSING) -> int:
+        """How many layers."""
+        return self.integer(name, default, high=MOST_LAYERS)
+
+    def window(self, default: int | None = None) -> int:
+        """`sliding_window`: tokens that a query of a sliding layer sees; 0 for null, which slides nowhere."""
+        return self.optional_integer("sliding_window", default, low=0) or 0
+
     def activation(self, name: str, default: Any = MISSING) -> str:
         """The op set's name of an activation; ModelError when it has none."""
         value = self.text(name, default)
@@ -136,22 +168,25 @@ class ConfigReader:
             raise self.refusal(name, f"supported activations are {', '.join(ACTIVATION_NAMES)}")
         return ACTIVATION_NAMES[value]
 
-    def layer_windows(self, num_layers: int, window: int | None, default_types: list[str]) -> tuple[int, ...]:
+    def layer_windows(self, num_layers: int, window: int, default_types: list[str]) -> tuple[int, ...]:
         """Per layer, the tokens a query sees (0 = all), from `layer_types` or its default."""
         types = self.raw("layer_types") or default_types
         if not isinstance(types, list) or len(types) != num_layers:
             raise self.refusal("layer_types", f"one entry for each of the {num_layers} layers is expected")
         for kind in types:
             if kind not in ("full_attention", "sliding_attention"):
-                raise self.refusal("layer_types", f"{kind!r} is not one of full_attention, sliding_attention")
+                raise self.refusal("layer_types", f"{kind!r:.100} is not one of full_attention, sliding_attention")
         if "sliding_attention" in types and not window:
             raise self.refusal("layer_types", "there are sliding layers, but no sliding_window that is in use")
-        return tuple(int(window or 0) if kind == "sliding_attention" else 0 for kind in types)
+        return tuple(window if kind == "sliding_attention" else 0 for kind in types)
 
-    def finish(self) -> None:
-        """Refuses, all at once, every value that changes the computation and was not read."""
+    def finish(self) -> tuple[str, ...]:
+        """Refuses, all at once, every value that changes the computation and was not read.
+
+        Returns notes for the log: the keys that nobody read and that are not known to be harmless.
+        """
         ignored = [
-            f"{name}={self.values[name]!r}"
+            f"{name}={self.values[name]!r:.100}"
             for name, neutral in NEUTRAL_VALUES.items()
             if name in self.values and name not in self._read and not _is_neutral(self.values[name], neutral)
         ]
@@ -162,10 +197,17 @@ class ConfigReader:
                 because="it changes what the model computes and this family's graph has no place for it",
                 try_="a checkpoint without it; quantized checkpoints: the original weights",
             )
+        unknown = [name[:100] for name, value in self.values.items()
+                   if value is not None and name not in self._read and name not in NEUTRAL_VALUES
+                   and not is_harmless(name)]
+        left = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
+        named = ", ".join(unknown[:_MOST_NAMED]) + left
+        return (f"{self.where}: not used, and not known to be harmless: {named}",) if unknown else ()
 
-    def refusal(self, name: str, because: str) -> ModelError:
-        """The error for a value that is read but cannot be honoured."""
-        return ModelError(f"{self.where}: {name}={self.values.get(name)!r} not supported", because=because)
+    def refusal(self, name: str, because: str, value: Any = None) -> ModelError:
+        """The error for a value that is read but cannot be honoured; `value` where it is not the config's own."""
+        shown = self.values.get(name) if value is None else value
+        return ModelError(f"{self.where}: {name}={shown!r:.200} not supported", because=because)
 
     def _is_given(self, name: str) -> bool:
         return self.values.get(name) is not None
@@ -178,7 +220,7 @@ class ConfigReader:
                                  try_="a complete config.json of a Hugging Face checkpoint")
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise ModelError(f"{self.where}: {name}={value!r}", because=f"{wanted} is expected there")
+            raise ModelError(f"{self.where}: {name}={value!r:.200}", because=f"{wanted} is expected there")
         return value
 
 

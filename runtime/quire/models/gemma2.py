@@ -15,14 +15,14 @@ from quire.models.rope_config import read_rope, scaled_max_len
 
 def build_gemma2(config: ConfigReader) -> BuiltModel:
     num_heads, num_kv_heads, head_dim = head_sizes(config, head_dim=256, kv_heads=4)
-    num_layers = config.integer("num_hidden_layers")
+    num_layers = config.layers()
     hidden_size = config.integer("hidden_size")
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-6), weight_offset=1.0, round_before_weight=False)
+    norm = RmsNorm(config.number("rms_norm_eps", 1e-6, high=1.0), weight_offset=1.0, round_before_weight=False)
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_activation", "gelu_pytorch_tanh")
     bias = config.flag("attention_bias", False)
     attention = AttentionSpec(
-        num_heads, num_kv_heads, head_dim, config.number("query_pre_attn_scalar", 256) ** -0.5,
+        num_heads, num_kv_heads, head_dim, config.number("query_pre_attn_scalar", 256, low=1e-6) ** -0.5,
         qkv_bias=bias, output_bias=bias, softcap=config.optional_number("attn_logit_softcapping", 50.0) or 0.0)
     alternating = ["full_attention" if index % 2 else "sliding_attention" for index in range(num_layers)]
 
@@ -37,7 +37,7 @@ def build_gemma2(config: ConfigReader) -> BuiltModel:
         hidden_size=hidden_size,
         vocab_size=config.integer("vocab_size"),
         attention=attention,
-        windows=config.layer_windows(num_layers, config.optional_integer("sliding_window", 4096), alternating),
+        windows=config.layer_windows(num_layers, config.window(4096), alternating),
         tied=config.flag("tie_word_embeddings", True),
         final_norm=norm,
         axes=mlp_axis(config.integer("intermediate_size")),

@@ -6,7 +6,6 @@ Also the language model of the image-text checkpoints, whose vision tower is lef
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from quire.graph.ir import Value
 from quire.graph.rope import RopeSpec
@@ -17,7 +16,7 @@ from quire.models.family import BuiltModel
 from quire.models.mlp import gated_mlp
 from quire.models.normalization import RmsNorm
 from quire.models.parameters import Parameters
-from quire.models.rope_config import rope_spec, scaled_max_len
+from quire.models.rope_config import rope_object, rope_spec, scaled_max_len
 
 GLOBAL_THETA, LOCAL_THETA = 1_000_000.0, 10_000.0
 
@@ -32,23 +31,23 @@ def build_gemma3_conditional(config: ConfigReader) -> BuiltModel:
     tied = config.flag("tie_word_embeddings", text.flag("tie_word_embeddings", True))
     prefixes = ("language_model.model.", "model.language_model.")
     built = _build(text, prefixes, ("language_model.lm_head.weight", "lm_head.weight"), tied, 0.0)
-    text.finish()
+    unknown = text.finish()
     unused = ("*vision_tower.*", "*multi_modal_projector.*", *(("language_model.lm_head.weight",) if tied else ()))
     return replace(built, ignorable_tensors=unused,
-                   notes=("text only: the vision tower and the projector are not loaded",))
+                   notes=("text only: the vision tower and the projector are not loaded", *unknown))
 
 
 def _build(config: ConfigReader, prefixes: tuple[str, ...], head_names: tuple[str, ...], tied: bool,
            logit_softcap: float) -> BuiltModel:
     num_heads, num_kv_heads, head_dim = head_sizes(config, heads=8, kv_heads=4, head_dim=256)
-    num_layers = config.integer("num_hidden_layers", 26)
+    num_layers = config.layers(default=26)
     hidden_size = config.integer("hidden_size", 2304)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-6), weight_offset=1.0, round_before_weight=False)
+    norm = RmsNorm(config.number("rms_norm_eps", 1e-6, high=1.0), weight_offset=1.0, round_before_weight=False)
     act = config.activation("hidden_activation", "gelu_pytorch_tanh")
     bias = config.flag("attention_bias", False)
     full_rope, sliding_rope = _ropes(config, head_dim)
     attention = AttentionSpec(
-        num_heads, num_kv_heads, head_dim, config.number("query_pre_attn_scalar", 256) ** -0.5,
+        num_heads, num_kv_heads, head_dim, config.number("query_pre_attn_scalar", 256, low=1e-6) ** -0.5,
         qkv_bias=bias, output_bias=bias, head_norm=norm)
     period = config.integer("sliding_window_pattern", 6)
     pattern = ["sliding_attention" if (index + 1) % period else "full_attention" for index in range(num_layers)]
@@ -65,7 +64,7 @@ def _build(config: ConfigReader, prefixes: tuple[str, ...], head_names: tuple[st
         hidden_size=hidden_size,
         vocab_size=config.integer("vocab_size", 262_208),
         attention=attention,
-        windows=config.layer_windows(num_layers, config.optional_integer("sliding_window", 4096), pattern),
+        windows=config.layer_windows(num_layers, config.window(4096), pattern),
         tied=tied,
         final_norm=norm,
         axes=mlp_axis(config.integer("intermediate_size", 9216)),
@@ -80,12 +79,12 @@ def _build(config: ConfigReader, prefixes: tuple[str, ...], head_names: tuple[st
 
 def _ropes(config: ConfigReader, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
     """Tables of full and sliding layers: nested by layer type today, in older files `rope_scaling` scales full ones."""
-    nested: Any = config.raw("rope_parameters") or {}
+    nested = rope_object(config, "rope_parameters", config.raw("rope_parameters"))
     if set(nested) - {"full_attention", "sliding_attention"}:
         raise config.refusal("rope_parameters", "full_attention and sliding_attention are expected in it")
-    full = {**(nested.get("full_attention") or {}), **(config.raw("rope_scaling") or {})}
-    sliding = nested.get("sliding_attention") or {}
-    return (
-        rope_spec(config, full, head_dim, default_theta=config.number("rope_theta", GLOBAL_THETA)),
-        rope_spec(config, sliding, head_dim, default_theta=config.number("rope_local_base_freq", LOCAL_THETA)),
-    )
+    full, sliding = (rope_object(config, "rope_parameters", nested.get(kind))
+                     for kind in ("full_attention", "sliding_attention"))
+    scaling = rope_object(config, "rope_scaling", config.raw("rope_scaling"))
+    theta, local_theta = config.number("rope_theta", GLOBAL_THETA), config.number("rope_local_base_freq", LOCAL_THETA)
+    return (rope_spec(config, {**full, **scaling}, head_dim, default_theta=theta),
+            rope_spec(config, sliding, head_dim, default_theta=local_theta))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quire.graph.ir import Value
 from quire.graph.shapes import Dim
 from quire.models.attention import HEADS, KV_HEADS, AttentionSpec, LayerContext, attend
-from quire.models.config_reader import ConfigReader
+from quire.models.config_reader import LONGEST_HEAD, ConfigReader
 from quire.models.decoder import DecoderSpec, build_decoder, mlp_axis
 from quire.models.family import BuiltModel
 from quire.models.mlp import MLP
@@ -18,7 +18,9 @@ def build_gpt2(config: ConfigReader) -> BuiltModel:
     if hidden_size % num_heads:
         raise config.refusal("n_head", f"it must divide n_embd={hidden_size}")
     head_dim = hidden_size // num_heads
-    norm = LayerNorm(config.number("layer_norm_epsilon", 1e-5))
+    if head_dim > LONGEST_HEAD:
+        raise config.refusal("n_head", f"heads of {head_dim} dimensions; at most {LONGEST_HEAD} are read")
+    norm = LayerNorm(config.number("layer_norm_epsilon", 1e-5, high=1.0))
     act = config.activation("activation_function", "gelu_new")
     scale = head_dim**-0.5 if config.flag("scale_attn_weights", True) else 1.0
     attention = AttentionSpec(num_heads, num_heads, head_dim, scale)
@@ -38,7 +40,7 @@ def build_gpt2(config: ConfigReader) -> BuiltModel:
         hidden_size=hidden_size,
         vocab_size=config.integer("vocab_size"),
         attention=attention,
-        windows=(0,) * config.integer("n_layer"),
+        windows=(0,) * config.layers("n_layer"),
         tied=config.flag("tie_word_embeddings", True),
         final_norm=norm,
         axes=mlp_axis(config.integer("n_inner", 4 * hidden_size)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from quire.graph.ir import Value
 from quire.graph.shapes import Dim
 from quire.models.attention import HEADS, KV_HEADS, AttentionSpec, LayerContext, attend
-from quire.models.config_reader import ConfigReader
+from quire.models.config_reader import LONGEST_HEAD, ConfigReader
 from quire.models.decoder import DecoderSpec, build_decoder, mlp_axis
 from quire.models.family import BuiltModel
 from quire.models.mlp import MLP
@@ -22,7 +22,9 @@ def build_gpt_neox(config: ConfigReader) -> BuiltModel:
     if hidden_size % num_heads:
         raise config.refusal("num_attention_heads", f"it must divide hidden_size={hidden_size}")
     head_dim = hidden_size // num_heads
-    norm = LayerNorm(config.number("layer_norm_eps", 1e-5))
+    if head_dim > LONGEST_HEAD:
+        raise config.refusal("num_attention_heads", f"heads of {head_dim} dimensions; at most {LONGEST_HEAD} are read")
+    norm = LayerNorm(config.number("layer_norm_eps", 1e-5, high=1.0))
     act = config.activation("hidden_act", "gelu")
     rope = read_rope(config, head_dim, theta_key="rotary_emb_base", partial_key="rotary_pct", default_partial=0.25)
     bias = config.flag("attention_bias", True)
@@ -44,7 +46,7 @@ def build_gpt_neox(config: ConfigReader) -> BuiltModel:
         hidden_size=hidden_size,
         vocab_size=config.integer("vocab_size"),
         attention=attention,
-        windows=(0,) * config.integer("num_hidden_layers"),
+        windows=(0,) * config.layers(),
         tied=config.flag("tie_word_embeddings", False),
         final_norm=norm,
         axes=mlp_axis(config.integer("intermediate_size")),

@@ -15,7 +15,7 @@ from quire.models.rope_config import read_rope, scaled_max_len
 
 def build_llama(config: ConfigReader) -> BuiltModel:
     num_heads, num_kv_heads, head_dim = head_sizes(config)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-6))
+    norm = RmsNorm(config.number("rms_norm_eps", 1e-6, high=1.0))
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_act", "silu")
     attention_bias, mlp_bias = config.flag("attention_bias", False), config.flag("mlp_bias", False)
@@ -31,7 +31,7 @@ def build_llama(config: ConfigReader) -> BuiltModel:
         hidden_size=config.integer("hidden_size"),
         vocab_size=config.integer("vocab_size"),
         attention=attention,
-        windows=(0,) * config.integer("num_hidden_layers"),
+        windows=(0,) * config.layers(),
         tied=config.flag("tie_word_embeddings", False),
         final_norm=norm,
         axes=mlp_axis(config.integer("intermediate_size")),

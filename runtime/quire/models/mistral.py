@@ -15,11 +15,11 @@ from quire.models.rope_config import read_rope, scaled_max_len
 
 def build_mistral(config: ConfigReader) -> BuiltModel:
     num_heads, num_kv_heads, head_dim = head_sizes(config, kv_heads=8)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-6))
+    norm = RmsNorm(config.number("rms_norm_eps", 1e-6, high=1.0))
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_act", "silu")
     attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5)
-    window = config.optional_integer("sliding_window", 4096) or 0
+    window = config.window(4096)
 
     def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
         t = parameters.tracer
@@ -30,7 +30,7 @@ def build_mistral(config: ConfigReader) -> BuiltModel:
         hidden_size=config.integer("hidden_size"),
         vocab_size=config.integer("vocab_size"),
         attention=attention,
-        windows=(window,) * config.integer("num_hidden_layers"),
+        windows=(window,) * config.layers(),
         tied=config.flag("tie_word_embeddings", False),
         final_norm=norm,
         axes=mlp_axis(config.integer("intermediate_size")),

@@ -7,7 +7,7 @@ from quire.models.attention import AttentionSpec, LayerContext, head_sizes, self
 from quire.models.config_reader import ConfigReader
 from quire.models.decoder import DecoderSpec, build_decoder, expert_axes
 from quire.models.family import BuiltModel
-from quire.models.mlp import ExpertsSpec, sparse_mlp
+from quire.models.mlp import ExpertsSpec, expert_counts, sparse_mlp
 from quire.models.normalization import RmsNorm
 from quire.models.parameters import Parameters
 from quire.models.rope_config import read_rope, scaled_max_len
@@ -15,14 +15,14 @@ from quire.models.rope_config import read_rope, scaled_max_len
 
 def build_mixtral(config: ConfigReader) -> BuiltModel:
     num_heads, num_kv_heads, head_dim = head_sizes(config, kv_heads=8)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-5))
+    norm = RmsNorm(config.number("rms_norm_eps", 1e-5, high=1.0))
     rope = read_rope(config, head_dim, default_theta=1_000_000.0)
     attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5)
-    window = config.optional_integer("sliding_window") or 0
-    experts = ExpertsSpec(
-        config.integer("num_local_experts", 8), config.integer("num_experts_per_tok", 2),
-        config.activation("hidden_act", "silu"), normalize=True,
-        block="block_sparse_moe", gate="w1", up="w3", down="w2")
+    window = config.window()
+    num_layers = config.layers()
+    num_experts, per_token = expert_counts(config, "num_local_experts", 8, per_token=2, num_layers=num_layers)
+    experts = ExpertsSpec(num_experts, per_token, config.activation("hidden_act", "silu"), normalize=True,
+                          block="block_sparse_moe", gate="w1", up="w3", down="w2")
 
     def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
         t = parameters.tracer
@@ -33,7 +33,7 @@ def build_mixtral(config: ConfigReader) -> BuiltModel:
         hidden_size=config.integer("hidden_size"),
         vocab_size=config.integer("vocab_size"),
         attention=attention,
-        windows=(window,) * config.integer("num_hidden_layers"),
+        windows=(window,) * num_layers,
         tied=config.flag("tie_word_embeddings", False),
         final_norm=norm,
         axes=expert_axes(experts.num_experts, config.integer("intermediate_size")),

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 from quire.graph.ir import Cat, OneOf, Source, Stack, Value
 from quire.graph.shapes import Dim, shape_of
+from quire.models.config_reader import MOST_EXPERTS, ConfigReader
 from quire.models.parameters import Parameters
+
+MOST_EXPERTS_OF_ALL_LAYERS = 2**17
+"""Five times those of the largest published model; a graph names the matrices of each."""
 
 MLP, EXPERT_MLP, EXPERTS, EP = (Dim.of(name) for name in ("mlp", "expert_mlp", "experts", "ep"))
 
@@ -40,6 +44,18 @@ class ExpertsSpec:
     gate: str = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
+
+
+def expert_counts(config: ConfigReader, name: str, default: int, *, per_token: int, num_layers: int) -> tuple[int, int]:
+    """(experts of a layer, experts a token goes through) of a config; arguments are the family's defaults.
+
+    Raises ModelError for more of either than there can be.
+    """
+    num_experts = config.integer(name, default, high=MOST_EXPERTS)
+    if num_experts * num_layers > MOST_EXPERTS_OF_ALL_LAYERS:
+        raise config.refusal(name, f"that makes {num_experts * num_layers} in {num_layers} layers, at most "
+                                   f"{MOST_EXPERTS_OF_ALL_LAYERS} are read", num_experts)
+    return num_experts, config.integer("num_experts_per_tok", per_token, high=num_experts)
 
 
 def sparse_mlp(parameters: Parameters, x: Value, spec: ExpertsSpec) -> Value:

@@ -15,7 +15,7 @@ from quire.models.rope_config import read_rope, scaled_max_len
 
 def build_olmo2(config: ConfigReader) -> BuiltModel:
     num_heads, num_kv_heads, head_dim = head_sizes(config)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-5), round_before_weight=False)
+    norm = RmsNorm(config.number("rms_norm_eps", 1e-5, high=1.0), round_before_weight=False)
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_act", "silu")
     bias = config.flag("attention_bias", False)
@@ -34,7 +34,7 @@ def build_olmo2(config: ConfigReader) -> BuiltModel:
         hidden_size=config.integer("hidden_size"),
         vocab_size=config.integer("vocab_size"),
         attention=attention,
-        windows=(0,) * config.integer("num_hidden_layers"),
+        windows=(0,) * config.layers(),
         tied=config.flag("tie_word_embeddings", False),
         final_norm=norm,
         axes=mlp_axis(config.integer("intermediate_size")),

@@ -16,14 +16,14 @@ from quire.models.rope_config import read_rope
 
 def build_phi3(config: ConfigReader) -> BuiltModel:
     num_heads, num_kv_heads, head_dim = head_sizes(config)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-5))
+    norm = RmsNorm(config.number("rms_norm_eps", 1e-5, high=1.0))
     rope = read_rope(config, head_dim)
     if rope.scaling != "default":
         raise config.refusal("rope_scaling", "Phi-3 is published with the rope types default and longrope; "
                                              "longrope, which looks at the sequence's length, is not implemented")
     act = config.activation("hidden_act", "silu")
     attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5)
-    window = config.optional_integer("sliding_window") or 0
+    window = config.window()
 
     def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
         t = parameters.tracer
@@ -40,7 +40,7 @@ def build_phi3(config: ConfigReader) -> BuiltModel:
         hidden_size=config.integer("hidden_size"),
         vocab_size=config.integer("vocab_size"),
         attention=attention,
-        windows=(window,) * config.integer("num_hidden_layers"),
+        windows=(window,) * config.layers(),
         tied=config.flag("tie_word_embeddings", False),
         final_norm=norm,
         axes=mlp_axis(config.integer("intermediate_size")),

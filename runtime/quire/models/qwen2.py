@@ -16,7 +16,7 @@ from quire.models.sliding import qwen_windows
 
 def build_qwen2(config: ConfigReader) -> BuiltModel:
     num_heads, num_kv_heads, head_dim = head_sizes(config)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-6))
+    norm = RmsNorm(config.number("rms_norm_eps", 1e-6, high=1.0))
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_act", "silu")
     attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5, qkv_bias=True)

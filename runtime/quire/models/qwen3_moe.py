@@ -7,7 +7,7 @@ from quire.models.attention import AttentionSpec, LayerContext, head_sizes, self
 from quire.models.config_reader import ConfigReader
 from quire.models.decoder import DecoderSpec, build_decoder, expert_axes, mlp_axis
 from quire.models.family import BuiltModel
-from quire.models.mlp import ExpertsSpec, gated_mlp, sparse_mlp
+from quire.models.mlp import ExpertsSpec, expert_counts, gated_mlp, sparse_mlp
 from quire.models.normalization import RmsNorm
 from quire.models.parameters import Parameters
 from quire.models.rope_config import read_rope, scaled_max_len
@@ -15,17 +15,18 @@ from quire.models.rope_config import read_rope, scaled_max_len
 
 def build_qwen3_moe(config: ConfigReader) -> BuiltModel:
     num_heads, num_kv_heads, head_dim = head_sizes(config, kv_heads=4)
-    num_layers = config.integer("num_hidden_layers")
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-6))
+    num_layers = config.layers()
+    norm = RmsNorm(config.number("rms_norm_eps", 1e-6, high=1.0))
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_act", "silu")
     bias = config.flag("attention_bias", False)
     config.raw("sliding_window")  # without use_sliding_window, which is refused, it says nothing
     attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5,
                               qkv_bias=bias, output_bias=bias, head_norm=norm)
-    experts = ExpertsSpec(
-        _num_experts(config), config.integer("num_experts_per_tok", 8), act, config.flag("norm_topk_prob", False))
-    dense = set(config.raw("mlp_only_layers") or ())
+    count = config.integer("num_local_experts", 128)  # transformers 5 writes it instead of num_experts
+    num_experts, per_token = expert_counts(config, "num_experts", count, per_token=8, num_layers=num_layers)
+    experts = ExpertsSpec(num_experts, per_token, act, config.flag("norm_topk_prob", False))
+    dense = _dense_layers(config)
     step = config.integer("decoder_sparse_step", 1)
     sparse = frozenset(index for index in range(num_layers) if index not in dense and (index + 1) % step == 0)
 
@@ -52,6 +53,9 @@ def build_qwen3_moe(config: ConfigReader) -> BuiltModel:
     return BuiltModel(build_decoder(spec, layer), scaled_max_len(config, rope))
 
 
-def _num_experts(config: ConfigReader) -> int:
-    """`num_experts`, which transformers 5 writes as `num_local_experts`."""
-    return config.integer("num_experts", config.integer("num_local_experts", 128))
+def _dense_layers(config: ConfigReader) -> frozenset[int]:
+    """`mlp_only_layers`: numbers of layers without experts."""
+    layers = config.raw("mlp_only_layers") or []
+    if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
+        raise config.refusal("mlp_only_layers", "a list of numbers of layers is expected there")
+    return frozenset(layers)

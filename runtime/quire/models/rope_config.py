@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from quire.errors import ModelError
 from quire.graph.rope import RopeSpec
-from quire.models.config_reader import MISSING, ConfigReader
+from quire.models.config_reader import MISSING, MOST, ConfigReader
 
 _KEYS: Mapping[str, frozenset[str]] = {
     "default": frozenset(),
@@ -18,6 +21,9 @@ _KEYS: Mapping[str, frozenset[str]] = {
                        "mscale", "mscale_all_dim", "truncate"}),
     "factors": frozenset({"factors"}),
 }
+_LEAST = 1e-6
+"""Of what is divided by."""
+
 _SHARED_KEYS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 
 
@@ -34,13 +40,20 @@ def read_rope(
 
     Raises ModelError for a scaling rule, or a parameter of one, that is not implemented.
     """
-    current, older = config.raw("rope_parameters"), config.raw("rope_scaling")
+    current = rope_object(config, "rope_parameters", config.raw("rope_parameters"))
+    older = rope_object(config, "rope_scaling", config.raw("rope_scaling"))
     if current and older and current != older:
         raise config.refusal("rope_scaling", "rope_parameters says something else")
-    parameters = current or older or {}
     theta = config.number(theta_key, default_theta)
     partial = config.number(partial_key, default_partial)
-    return rope_spec(config, parameters, head_dim, default_theta=theta, default_partial=partial)
+    return rope_spec(config, current or older, head_dim, default_theta=theta, default_partial=partial)
+
+
+def rope_object(config: ConfigReader, name: str, value: Any) -> Mapping[str, Any]:
+    """An object of rotary parameters, empty for null. Raises ModelError for anything else under `name`."""
+    if value is not None and not isinstance(value, Mapping):
+        raise config.refusal(name, "an object is expected there")
+    return value or {}
 
 
 def rope_spec(
@@ -53,39 +66,28 @@ def rope_spec(
 ) -> RopeSpec:
     """The table for one object of rotary parameters; what it leaves out comes from the defaults."""
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind not in _KEYS:
-        raise ModelError(f"{config.where}: rope type {kind!r} not supported",
+    if not isinstance(kind, str) or kind not in _KEYS:
+        raise ModelError(f"{config.where}: rope type {kind!r:.100} not supported",
                          because=f"supported types are {', '.join(_KEYS)}")
     unknown = sorted(name for name, value in parameters.items()
                      if value is not None and name not in _KEYS[kind] | _SHARED_KEYS)
     if unknown:
-        raise ModelError(f"{config.where}: rope parameters {', '.join(unknown)} not supported",
+        raise ModelError(f"{config.where}: rope parameters {', '.join(unknown):.500} not supported",
                          because=f"rope type {kind!r} takes {', '.join(sorted(_KEYS[kind] | _SHARED_KEYS))}")
-    theta = float(parameters.get("rope_theta") or default_theta)
-    partial = parameters.get("partial_rotary_factor")
-    dims = int(head_dim * float(default_partial if partial is None else partial))
-    if dims < 2 or dims % 2 or dims > head_dim:
+    reader = ConfigReader(parameters, f"{config.where}: rope parameters")
+    theta = reader.number("rope_theta", default_theta, low=1.0)
+    partial = reader.number("partial_rotary_factor", default_partial, high=1.0)
+    dims = int(head_dim * partial)
+    if dims < 2 or dims % 2:
         raise ModelError(f"{config.where}: {dims} rotated dimensions of a head of {head_dim}",
                          because="an even number between 2 and head_dim is expected")
-    if kind == "default":
-        return RopeSpec(theta, dims)
-    if kind == "linear":
-        return RopeSpec(theta, dims, "linear", factor=_number(config, parameters, "factor"))
-    if kind == "llama3":
-        return RopeSpec(
-            theta, dims, "llama3",
-            factor=_number(config, parameters, "factor"),
-            original_max_len=_original_max_len(config, parameters),
-            low_freq_factor=_number(config, parameters, "low_freq_factor"),
-            high_freq_factor=_number(config, parameters, "high_freq_factor"),
-        )
-    if kind == "factors":
-        factors = tuple(float(factor) for factor in parameters.get("factors") or ())
-        if len(factors) != dims // 2 or not all(factor > 0 for factor in factors):
-            raise ModelError(f"{config.where}: {len(factors)} rotary factors for {dims} rotated dimensions",
-                             because="there is one above 0 for each pair")
-        return RopeSpec(theta, dims, "factors", factors=factors)
-    return _yarn(config, parameters, theta, dims)
+    spec = _READERS[kind](reader, config, RopeSpec(theta, dims))
+    with np.errstate(all="ignore"):
+        frequencies = spec.inv_freq()
+    if not np.isfinite(frequencies).all():
+        raise ModelError(f"{config.where}: rope parameters {dict(parameters)!s:.300}",
+                         because="they give frequencies that are no numbers")
+    return spec
 
 
 def scaled_max_len(config: ConfigReader, rope: RopeSpec, *, config_is_scaled: bool = False,
@@ -96,43 +98,66 @@ def scaled_max_len(config: ConfigReader, rope: RopeSpec, *, config_is_scaled: bo
     """
     max_len = config.integer("max_position_embeddings", default)
     if rope.scaling == "yarn":
-        return max(max_len, int(rope.original_max_len * rope.factor))
-    if rope.scaling == "linear" and not config_is_scaled:
-        return int(max_len * rope.factor)
+        max_len = max(max_len, int(rope.original_max_len * rope.factor))
+    elif rope.scaling == "linear" and not config_is_scaled:
+        max_len = int(max_len * rope.factor)
+    if not 1 <= max_len <= MOST:
+        raise config.refusal("max_position_embeddings", f"scaled by {rope.factor:g} it is {max_len}: positions are "
+                                                        f"integers up to {MOST}")
     return max_len
 
 
-def _yarn(config: ConfigReader, parameters: Mapping[str, Any], theta: float, dims: int) -> RopeSpec:
-    factor = _number(config, parameters, "factor")
-    attention_factor = parameters.get("attention_factor")
-    if attention_factor is None:
-        mscale, mscale_all_dim = parameters.get("mscale"), parameters.get("mscale_all_dim")
-        if mscale and mscale_all_dim:
-            attention_factor = _yarn_magnitude(factor, mscale) / _yarn_magnitude(factor, mscale_all_dim)
-        else:
-            attention_factor = _yarn_magnitude(factor, 1.0)
-    return RopeSpec(
-        theta, dims, "yarn",
-        factor=factor,
-        original_max_len=_original_max_len(config, parameters),
-        beta_fast=float(parameters.get("beta_fast") or 32.0),
-        beta_slow=float(parameters.get("beta_slow") or 1.0),
-        truncate=bool(parameters.get("truncate", True)),
-        attention_factor=float(attention_factor),
-    )
+def _default(reader: ConfigReader, config: ConfigReader, plain: RopeSpec) -> RopeSpec:
+    return plain
+
+
+def _linear(reader: ConfigReader, config: ConfigReader, plain: RopeSpec) -> RopeSpec:
+    return replace(plain, scaling="linear", factor=_factor(reader))
+
+
+def _llama3(reader: ConfigReader, config: ConfigReader, plain: RopeSpec) -> RopeSpec:
+    return replace(plain, scaling="llama3", factor=_factor(reader), original_max_len=_original_max_len(reader, config),
+                   low_freq_factor=reader.number("low_freq_factor", low=_LEAST),
+                   high_freq_factor=reader.number("high_freq_factor", low=_LEAST))
+
+
+def _factors(reader: ConfigReader, config: ConfigReader, plain: RopeSpec) -> RopeSpec:
+    given = reader.raw("factors")
+    factors = tuple(given) if isinstance(given, list) else ()
+    if len(factors) != plain.dims // 2 or not all(isinstance(factor, float) and factor > 0 for factor in factors):
+        raise ModelError(f"{reader.where}: {len(factors)} rotary factors for {plain.dims} rotated dimensions",
+                         because="there is one above 0 for each pair")
+    return replace(plain, scaling="factors", factors=factors)
+
+
+def _yarn(reader: ConfigReader, config: ConfigReader, plain: RopeSpec) -> RopeSpec:
+    factor = _factor(reader)
+    mscale, mscale_all_dim = reader.number("mscale", 0.0), reader.number("mscale_all_dim", 0.0)
+    if mscale and mscale_all_dim:
+        magnitude = _yarn_magnitude(factor, mscale) / _yarn_magnitude(factor, mscale_all_dim)
+    else:
+        magnitude = _yarn_magnitude(factor, 1.0)
+    return replace(
+        plain, scaling="yarn", factor=factor, original_max_len=_original_max_len(reader, config),
+        beta_fast=reader.number("beta_fast", 0.0) or 32.0, beta_slow=reader.number("beta_slow", 0.0) or 1.0,
+        truncate=reader.flag("truncate", True), attention_factor=reader.number("attention_factor", magnitude))
+
+
+_READERS: Mapping[str, Callable[[ConfigReader, ConfigReader, RopeSpec], RopeSpec]] = {
+    "default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn, "factors": _factors,
+}
+"""Rope type -> reader(its parameters, the config around them, the table without scaling)."""
 
 
 def _yarn_magnitude(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def _original_max_len(config: ConfigReader, parameters: Mapping[str, Any]) -> int:
-    given = parameters.get("original_max_position_embeddings")
-    return int(given) if given else config.integer("max_position_embeddings")
+def _factor(reader: ConfigReader) -> float:
+    return reader.number("factor", low=_LEAST, high=1e6)
 
 
-def _number(config: ConfigReader, parameters: Mapping[str, Any], name: str) -> float:
-    value = parameters.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ModelError(f"{config.where}: rope parameter {name}={value!r}", because="a number is expected there")
-    return float(value)
+def _original_max_len(reader: ConfigReader, config: ConfigReader) -> int:
+    """The length before extension; 0 and null mean what the config says itself."""
+    given = reader.integer("original_max_position_embeddings", 0, low=0)
+    return given or config.integer("max_position_embeddings")

@@ -7,10 +7,10 @@ from quire.models.config_reader import ConfigReader
 
 def qwen_windows(config: ConfigReader) -> tuple[int, ...]:
     """Windows of a Qwen config: `layer_types`, or all layers from `max_window_layers` on, if sliding is in use."""
-    num_layers = config.integer("num_hidden_layers")
-    window = config.optional_integer("sliding_window", 4096)
+    num_layers = config.layers()
+    window = config.window(4096)
     if not config.flag("use_sliding_window", False):
-        window = None
-    first_sliding = config.integer("max_window_layers", 28) if window else num_layers
+        window = 0
+    first_sliding = config.integer("max_window_layers", 28, low=0) if window else num_layers
     default = ["sliding_attention" if index >= first_sliding else "full_attention" for index in range(num_layers)]
     return config.layer_windows(num_layers, window, default)

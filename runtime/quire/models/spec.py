@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quire.errors import ModelError
+from quire.files import end_tokens, file_of, read_json_object, reading
 from quire.graph.ir import ModelGraph
 from quire.models.architectures import ARCHITECTURES
-from quire.models.config_reader import ConfigReader
+from quire.models.config_reader import MOST, ConfigReader
 from quire.models.family import BuiltModel, Family
+from quire.models.stored_head import HEAD_NAMES, tied_embedding
 from quire.weights.gguf import gguf_config, is_gguf, open_gguf
 from quire.weights.quantized_formats import opener_of
 
@@ -51,20 +52,45 @@ class ModelSpec:
     quantization_config: Mapping[str, Any] | None = None
 
 
-def build_model(folder: Path) -> ModelSpec:
+def build_model(folder: Path, *, tied: bool | None = None) -> ModelSpec:
     """The model in a checkpoint's folder, from its config.json and, where present, generation_config.json.
 
     Of a GGUF file from its metadata.
 
+    Args:
+        tied: whether the head is the embedding, whatever config.json says; None = as it says.
     Raises ModelError when the config is missing or asks for anything that is not implemented.
     """
-    if is_gguf(Path(folder)):
-        found = gguf_config(open_gguf(Path(folder)))
-        spec = build_model_from_config(found.config, found.generation, where=str(folder))
-        return replace(spec, notes=(*spec.notes, *found.notes), quantization_config={"quant_method": "gguf"})
-    config = _read_json(Path(folder) / "config.json")
-    generation_file = Path(folder) / "generation_config.json"
-    return build_model_from_config(config, _read_json(generation_file) if generation_file.exists() else {})
+    config, generation, notes, where = _read_configs(Path(folder))
+    if tied is not None:
+        config = {**config, "tie_word_embeddings": tied}
+    spec = build_model_from_config(config, generation, where=where)
+    if not is_gguf(Path(folder)):
+        return spec
+    return replace(spec, notes=(*spec.notes, *notes), quantization_config={"quant_method": "gguf"})
+
+
+def check_architecture(folder: Path) -> None:
+    """Raises ModelError where there is no config that can be read, or its architecture is not supported.
+
+    Little is read and nothing built: so that a front end says this before it looks at the tokenizer.
+    """
+    config, _, _, where = _read_configs(Path(folder))
+    with reading(where):
+        _family_of(ConfigReader(config, where))
+
+
+def _read_configs(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], tuple[str, ...], str]:
+    """(config, generation config, notes for the log, what errors call the config)."""
+    with reading(folder):
+        if is_gguf(folder):
+            found = gguf_config(open_gguf(folder))
+            return found.config, found.generation, found.notes, str(folder)
+        file = file_of(folder, "config.json")
+        if not (file.exists() or file.is_symlink()):
+            raise ModelError(f"{file} is missing", because="a checkpoint's folder describes its model in config.json",
+                             try_="the folder that holds config.json and the .safetensors files")
+        return read_json_object(file), read_json_object(file_of(folder, "generation_config.json")), (), str(file)
 
 
 def build_model_from_config(
@@ -72,25 +98,32 @@ def build_model_from_config(
 ) -> ModelSpec:
     """The model that a parsed config.json, called `where` in errors, describes. Raises ModelError as `build_model`."""
     reader = ConfigReader(config, where)
+    with reading(lambda: f"{where}, at or after {reader.last_read!r}"):
+        return _build(reader, generation_config or {})
+
+
+def _build(reader: ConfigReader, generation_config: Mapping[str, Any]) -> ModelSpec:
     architecture, family = _family_of(reader)
     built = family.build(reader)
     quantization_config = _quantization_config(reader)
-    reader.finish()
+    unknown = reader.finish()
     graph = built.graph
+    vocab_size = graph.axes["vocab"].size
+    eos_token_ids, outside = _eos_token_ids(reader.where, vocab_size, generation_config, reader.values)
     return ModelSpec(
         model_type=reader.text("model_type", family.model_types[0]),
         architecture=architecture,
         graph=graph,
-        vocab_size=graph.axes["vocab"].size,
+        vocab_size=vocab_size,
         hidden_size=graph.embed.graph.values[graph.embed.graph.outputs[0][1]].shape[-1].evaluate({}),
         num_layers=len(graph.layers),
         max_model_len=built.max_model_len,
         checkpoint_dtype=_checkpoint_dtype(reader),
-        eos_token_ids=_eos_token_ids(generation_config or {}, config, _text_config(config)),
-        bos_token_id=_token_id("bos_token_id", config),
-        pad_token_id=_token_id("pad_token_id", config),
+        eos_token_ids=eos_token_ids,
+        bos_token_id=_token_id("bos_token_id", reader.values),
+        pad_token_id=_token_id("pad_token_id", reader.values),
         ignorable_tensors=_ignorable_tensors(family, built, graph),
-        notes=built.notes,
+        notes=(*built.notes, *unknown, *outside),
         quantization_config=quantization_config,
     )
 
@@ -111,23 +144,22 @@ def _family_of(reader: ConfigReader) -> tuple[str, Family]:
     model_type = reader.text("model_type", "")
     if not names:
         names = [name for name, family in ARCHITECTURES.items() if model_type in family.model_types][:1]
-    if not isinstance(names, list) or not names or names[0] not in ARCHITECTURES:
+    name = names[0] if isinstance(names, list) and names else None
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ModelError(
-            f"{reader.where}: architecture {names or model_type or 'none'!r} not supported",
+            f"{reader.where}: architecture {names or model_type or 'none'!r:.200} not supported",
             because=f"supported architectures are {', '.join(sorted(ARCHITECTURES))}",
         )
-    family = ARCHITECTURES[names[0]]
+    family = ARCHITECTURES[name]
     if model_type and model_type not in family.model_types:
-        raise ModelError(f"{reader.where}: architecture {names[0]} with model_type {model_type!r}",
+        raise ModelError(f"{reader.where}: architecture {name} with model_type {model_type!r:.200}",
                          because=f"its model_type is {' or '.join(family.model_types)}")
-    return names[0], family
+    return name, family
 
 
 def _ignorable_tensors(family: Family, built: BuiltModel, graph: ModelGraph) -> tuple[str, ...]:
-    embed, head = graph.embed.graph.weights, graph.heads["logits"].graph.weights["lm_head.weight"]
-    tied = any(weight.source == head.source for weight in embed.values())
     patterns = ("*rotary_emb.inv_freq", *family.ignorable_tensors, *built.ignorable_tensors)
-    return (*patterns, "lm_head.weight") if tied else patterns
+    return (*patterns, *HEAD_NAMES) if tied_embedding(graph) else patterns
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -139,36 +171,25 @@ def _checkpoint_dtype(reader: ConfigReader) -> str:
     text_config = _text_config(reader.values)
     value = (reader.raw("dtype") or reader.raw("torch_dtype") or text_config.get("dtype")
              or text_config.get("torch_dtype") or "float32")
-    name = str(value).removeprefix("torch.")
+    name = str(value)[:100].removeprefix("torch.")
     if name not in CHECKPOINT_DTYPES:
         raise ModelError(f"{reader.where}: dtype {name!r} not supported",
                          because=f"weights may be {', '.join(CHECKPOINT_DTYPES)}")
     return name
 
 
-def _eos_token_ids(*configs: Mapping[str, Any]) -> tuple[int, ...]:
-    found: dict[int, None] = {}
-    for config in configs:
-        value = config.get("eos_token_id")
-        for token_id in value if isinstance(value, list) else [value]:
-            if isinstance(token_id, int):
-                found[token_id] = None
-    return tuple(found)
+def _eos_token_ids(
+    where: str, vocab_size: int, generation_config: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """(ids that end generation, notes about those that cannot). Texts are left to who has the tokenizer."""
+    found = [token for source in (generation_config, config, _text_config(config))
+             for token in end_tokens(source.get("eos_token_id"), where) if isinstance(token, int)]
+    outside = dict.fromkeys(token for token in found if token >= vocab_size)
+    notes = (f"{where}: eos_token_id {', '.join(map(str, outside)):.200} ends no text: the vocabulary has {vocab_size} "
+             "tokens",) if outside else ()
+    return tuple(dict.fromkeys(token for token in found if token < vocab_size)), notes
 
 
 def _token_id(name: str, config: Mapping[str, Any]) -> int | None:
     value = config.get(name, _text_config(config).get(name))
-    return value if isinstance(value, int) and value >= 0 else None
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing", because="a checkpoint's folder describes its model in config.json",
-                         try_="the folder that holds config.json and the .safetensors files") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read", because=str(error)) from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object", because=f"it holds a {type(value).__name__}")
-    return value
+    return value if isinstance(value, int) and 0 <= value <= MOST else None

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quire.errors import ModelError, RequestError
+from quire.files import file_of, optional_file_of, read_json_object, read_text
 from quire.tokenizer.chat_messages import prepare_messages
-from quire.tokenizer.json_file import read_json_object
 
 if TYPE_CHECKING:
     from quire.tokenizer.jinja import CompiledTemplate
+
+_MORE = "additional_chat_templates"
 
 _CONTINUE_MARK = "<<<continued from here>>> "
 """Put after the message to continue, to find it in the prompt; its last space shows whether a template strips."""
@@ -151,23 +153,29 @@ def _override(given: str | Path) -> dict[str, str]:
 
 
 def _templates_of(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    files = {"default": folder / "chat_template.jinja"}
-    files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    templates = {name: path.read_text(encoding="utf-8") for name, path in files.items() if path.is_file()}
+    names = {path.stem: f"{_MORE}/{path.name}" for path in sorted((folder / _MORE).glob("*.jinja"))}
+    found = {name: optional_file_of(folder, file) for name, file in {"default": "chat_template.jinja", **names}.items()}
+    templates = {name: read_text(path) for name, path in found.items() if path is not None}
     if templates:
         return templates
-    found = read_json_object(folder / "chat_template.json").get("chat_template") or config.get("chat_template")
-    if found is None:
+    older = file_of(folder, "chat_template.json")
+    given = read_json_object(older).get("chat_template")
+    return _named(older, given) if given else _named(folder / "tokenizer_config.json", config.get("chat_template"))
+
+
+def _named(file: Path, given: Any) -> dict[str, str]:
+    """Templates by name, of a "chat_template": nothing, a text, a list of named texts, or an object of them."""
+    if given is None:
         return {}
-    if isinstance(found, str):
-        return {"default": found}
-    if isinstance(found, Mapping):
-        return {str(name): str(text) for name, text in found.items()}
-    try:
-        return {entry["name"]: entry["template"] for entry in found}
-    except (TypeError, KeyError) as error:
-        raise ModelError(f"chat_template of {folder} is malformed", because="it is neither a text nor a list of "
-                         "objects with name and template", try_="mending tokenizer_config.json") from error  # fmt: skip
+    entries: list[Any] = [{"name": "default", "template": given}] if isinstance(given, str) else \
+        [{"name": name, "template": text} for name, text in given.items()] if isinstance(given, Mapping) else given
+    if isinstance(entries, list) and all(
+        isinstance(entry, Mapping) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+        for entry in entries
+    ):
+        return {entry["name"]: entry["template"] for entry in entries}
+    raise ModelError(f"{file}: chat_template is malformed", because="it is neither a text nor a list of objects with "
+                     "name and template, both texts", try_="mending the file")  # fmt: skip
 
 
 def _mark_final_message(chat: list[dict[str, Any]]) -> str:

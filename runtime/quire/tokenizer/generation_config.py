@@ -1,4 +1,4 @@
-"""The sampling values that a checkpoint's generation_config.json suggests."""
+"""What a checkpoint's generation_config.json suggests: sampling values, and tokens that end a text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import ModelError, RequestError
+from quire.files import end_tokens, file_of, read_json_object, reading
 from quire.sampling_params import SamplingParams
-from quire.tokenizer.json_file import read_json_object
 
 _FIELDS = {
     "temperature": "temperature",
@@ -20,6 +20,8 @@ _FIELDS = {
 }
 """Name in generation_config.json -> name in SamplingParams."""
 
+_WHOLE = ("top_k", "max_new_tokens")
+
 
 def generation_defaults(folder: str | Path) -> dict[str, Any]:
     """What holds where a request says nothing, by SamplingParams field, as with vLLM's `--generation-config auto`.
@@ -29,24 +31,38 @@ def generation_defaults(folder: str | Path) -> dict[str, Any]:
 
     Raises: ModelError when a value is outside its range.
     """
-    file = Path(folder) / "generation_config.json"
+    file = file_of(Path(folder), "generation_config.json")
     return sampling_defaults(read_json_object(file), str(file))
 
 
 def sampling_defaults(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The same of the content of a generation_config.json; errors call it `where`."""
-    defaults = {ours: content[theirs] for theirs, ours in _FIELDS.items() if content.get(theirs) is not None}
+    defaults = {ours: _number(theirs, content[theirs], where)
+                for theirs, ours in _FIELDS.items() if content.get(theirs) is not None}
     try:
-        SamplingParams(**defaults)
+        with reading(where):
+            SamplingParams(**defaults)
     except RequestError as error:
         raise ModelError(f"{where}: {error.what}", because=error.because, try_="mending the file") from error
     return defaults
 
 
-def generation_eos_token_ids(folder: str | Path) -> list[int]:
-    """eos_token_id of generation_config.json, else of config.json: one id or a list in the file, a list here."""
+def generation_end_tokens(folder: str | Path) -> list[int | str]:
+    """What eos_token_id of generation_config.json names, else that of config.json; see `end_tokens`."""
     for name in ("generation_config.json", "config.json"):
-        ids = read_json_object(Path(folder) / name).get("eos_token_id")
-        if ids is not None:
-            return [ids] if isinstance(ids, int) else [int(token_id) for token_id in ids]
+        file = file_of(Path(folder), name)
+        value = read_json_object(file).get("eos_token_id")
+        if value is not None:
+            return end_tokens(value, str(file))
     return []
+
+
+def _number(name: str, value: Any, where: str) -> Any:
+    """The value, a whole float as an integer where one is wanted."""
+    if isinstance(value, float) and name in _WHOLE and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else (int, float)):
+        kind = "an integer" if name in _WHOLE else "a number"
+        raise ModelError(f"{where}: {name}={value!r:.100}", because=f"{kind} is expected there",
+                         try_="mending the file")
+    return value

@@ -9,8 +9,11 @@ from typing import Any
 import tokenizers
 
 from quire.errors import ModelError
+from quire.files import optional_file_of, read_bytes, reading
 
 logger = logging.getLogger(__name__)
+
+_TRIAL_TEXT = "Hello, world: 1 + 1 \u00e9\u4e16\U0001f642\n"
 
 
 def load_backend(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -23,18 +26,23 @@ def load_backend(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
         config: the content of tokenizer_config.json.
     Raises: ModelError when there is no tokenizer that can be used.
     """
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ModelError(f"{path} cannot be loaded", because=str(error),
-                             try_="a newer `tokenizers`, or downloading the file again") from error  # fmt: skip
-    else:
-        backend = _convert(folder)
-    backend.no_truncation()
-    backend.no_padding()
-    _add_missing_tokens(backend, config)
+    path = optional_file_of(folder, "tokenizer.json")
+    backend = _convert(folder) if path is None else backend_of_json(read_bytes(path), str(path))
+    _add_missing_tokens(backend, config, folder / "tokenizer_config.json")
+    return backend
+
+
+def backend_of_json(content: bytes, where: str) -> tokenizers.Tokenizer:
+    """The tokenizer of a tokenizer.json, without truncation or padding; errors call it `where`.
+
+    It is tried on a short text: some descriptions can be loaded and make the library panic when they are used.
+    Raises ModelError.
+    """
+    with reading(where):
+        backend = tokenizers.Tokenizer.from_buffer(content)
+        backend.no_truncation()
+        backend.no_padding()
+        backend.decode(backend.encode(_TRIAL_TEXT).ids, skip_special_tokens=False)
     return backend
 
 
@@ -66,13 +74,27 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _add_missing_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
+def _named_tokens(config: dict[str, Any], file: Path) -> dict[int, dict[str, Any]]:
+    """`added_tokens_decoder` of tokenizer_config.json: id -> token. Raises ModelError for another shape."""
+    entries = config.get("added_tokens_decoder") or {}
+    if not isinstance(entries, dict):
+        raise ModelError(f"{file}: added_tokens_decoder is a {type(entries).__name__}",
+                         because="an object of tokens by id is expected there", try_="downloading the file again")
+    for token_id, token in entries.items():
+        is_token = isinstance(token, dict) and isinstance(token.get("content"), str) and token["content"]
+        if not is_token or not (token_id.isascii() and token_id.isdigit() and len(token_id) < 10):
+            raise ModelError(f"{file}: added_tokens_decoder has an entry {token_id[:100]!r}",
+                             because="an id and an object with a token's content are expected there",
+                             try_="downloading the file again")
+    return {int(token_id): token for token_id, token in entries.items()}
+
+
+def _add_missing_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any], file: Path) -> None:
     """Adds tokens that only tokenizer_config.json names, in the order of their ids.
 
     Raises ModelError when one would get another id than the file says.
     """
-    named = {int(token_id): token for token_id, token in config.get("added_tokens_decoder", {}).items()}
-    for token_id, token in sorted(named.items()):
+    for token_id, token in sorted(_named_tokens(config, file).items()):
         if backend.token_to_id(token["content"]) is not None:
             continue
         flags = {name: bool(token.get(name, False)) for name in ("single_word", "lstrip", "rstrip", "special")}

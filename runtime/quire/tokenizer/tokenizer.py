@@ -9,10 +9,10 @@ from typing import Any
 
 import tokenizers
 
-from quire.errors import RequestError
+from quire.errors import ModelError, RequestError
+from quire.files import file_of, read_json_object, reading
 from quire.tokenizer.chat_template import ChatTemplate
-from quire.tokenizer.generation_config import generation_eos_token_ids
-from quire.tokenizer.json_file import read_json_object
+from quire.tokenizer.generation_config import generation_end_tokens
 from quire.tokenizer.loading import load_backend
 from quire.tokenizer.token_bytes import TokenBytes
 
@@ -66,12 +66,13 @@ class Tokenizer:
         Raises: ModelError when files are missing or damaged.
         """
         folder = Path(path)
-        config = read_json_object(folder / "tokenizer_config.json")
+        config = read_json_object(file_of(folder, "tokenizer_config.json"))
         backend = load_backend(folder, config)
-        special_tokens = _special_tokens(config, read_json_object(folder / "special_tokens_map.json"))
+        special_tokens = _special_tokens(config, read_json_object(file_of(folder, "special_tokens_map.json")))
         template = ChatTemplate.from_folder(folder, config, special_tokens, override=chat_template)
-        eos_token_ids = generation_eos_token_ids(folder)
-        return cls(backend, special_tokens=special_tokens, chat_template=template, eos_token_ids=eos_token_ids)
+        eos_token_ids = [_id_of_end(token, backend, folder) for token in generation_end_tokens(folder)]
+        with reading(folder / "tokenizer.json"):
+            return cls(backend, special_tokens=special_tokens, chat_template=template, eos_token_ids=eos_token_ids)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -116,6 +117,17 @@ class Tokenizer:
     def _id_of(self, name: str) -> int | None:
         token = self.special_tokens.get(name)
         return None if token is None else self.backend.token_to_id(token)
+
+
+def _id_of_end(token: int | str, backend: tokenizers.Tokenizer, folder: Path) -> int:
+    """The id of a token that ends a text, given by its id or its text."""
+    if isinstance(token, int):
+        return token
+    token_id = backend.token_to_id(token)
+    if token_id is None:
+        raise ModelError(f"{folder}: eos_token_id={token[:100]!r}", because="the vocabulary has no such token",
+                         try_="mending generation_config.json or config.json")
+    return token_id
 
 
 def _special_tokens(*sources: Mapping[str, Any]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from quire.errors import ModelError
+from quire.files import reading
 from quire.graph.ir import ModelGraph, OneOf, Source, Src, Weight
 from quire.graph.shapes import concrete
 from quire.weights.checkpoint_files import CheckpointFiles
@@ -48,9 +49,10 @@ class CheckpointWeights:
         self._tensors = ViewedTensors(files, cut.full_sizes)
         self._cut = cut
         weights = {weight.source: weight for part in model.parts() for weight in part.graph.weights.values()}
-        where = where or (str(checkpoint) if isinstance(checkpoint, Path) else "the checkpoint")
-        _check(where, dict.fromkeys(weights), self._tensors, ignorable_tensors)
-        self.total_bytes = sum(map(self._num_bytes, weights.values()))
+        self._where = where or (str(checkpoint) if isinstance(checkpoint, Path) else "the checkpoint")
+        with reading(self._where):
+            _check(self._where, dict.fromkeys(weights), self._tensors, ignorable_tensors)
+            self.total_bytes = sum(map(self._num_bytes, weights.values()))
         self._unreleased_bytes = 0
 
     @cached_property
@@ -63,27 +65,30 @@ class CheckpointWeights:
 
         A read-only view of the mapped file where one tensor gives it.
         """
-        self._require(weight)
-        self._release_what_was_read(weight)
-        array = resolve(weight.source, self._tensors, self._cut)
-        array.setflags(write=False)
-        return array
+        with reading(lambda: f"{self._where}: weight {weight.name}"):
+            self._require(weight)
+            self._release_what_was_read(weight)
+            array = resolve(weight.source, self._tensors, self._cut)
+            array.setflags(write=False)
+            return array
 
     def read_quantized(self, weight: Weight) -> QuantizedMatrix | None:
         """The rank's matrix in integers, of `weight.scheme`; None when the files hold floating-point numbers.
 
         Raises ModelError for integers of another scheme, and where joining or viewing them is not possible.
         """
-        self._require(weight)
-        if all(self._tensors.scheme(tensor.name) == PLAIN for tensor in used_tensors(weight.source, self._tensors)):
-            return None
-        stored = stored_scheme(weight.source, self._tensors)
-        if stored != weight.scheme:
-            names = ", ".join(_first_few(used_tensors(weight.source, self._tensors)))
-            raise ModelError(f"weight {weight.name} cannot be read as {weight.scheme}",
-                             because=f"{names}: stored as {stored if stored != PLAIN else 'integers that do not join'}")
-        self._release_what_was_read(weight)
-        return resolve_quantized(weight.source, self._tensors, self._cut)
+        with reading(lambda: f"{self._where}: weight {weight.name}"):
+            self._require(weight)
+            if all(self._tensors.scheme(tensor.name) == PLAIN for tensor in used_tensors(weight.source, self._tensors)):
+                return None
+            stored = stored_scheme(weight.source, self._tensors)
+            if stored != weight.scheme:
+                names = ", ".join(_first_few(used_tensors(weight.source, self._tensors)))
+                held = stored if stored != PLAIN else "integers that do not join"
+                raise ModelError(f"weight {weight.name} cannot be read as {weight.scheme}",
+                                 because=f"{names}: stored as {held}")
+            self._release_what_was_read(weight)
+            return resolve_quantized(weight.source, self._tensors, self._cut)
 
     def stored_scheme(self, weight: Weight) -> str:
         """The scheme in which `read_quantized` can give the weight, or "plain"."""

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from quire.errors import ModelError
+from quire.files import reading
 from quire.weights.gguf.location import HubFile, gguf_in, is_gguf
 
 ALLOWED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -21,7 +22,7 @@ def resolve_model(model: str, revision: str | None = None, cache_dir: str | Path
     """The folder that holds a model's checkpoint, or the GGUF file that is one.
 
     Args:
-        model: an existing folder, used as it is (one with a GGUF file and no safetensors: that file); a .gguf file;
+        model: an existing folder, used as it is (one with a GGUF file and no safetensors: that file); a GGUF file;
             "demo", the built-in model; or an id on the hub such as "Qwen/Qwen3-0.6B", for GGUF files with the
             quantization or the file behind it ("Qwen/Qwen3-0.6B-GGUF:Q8_0", ".../Qwen3-0.6B-Q8_0.gguf"), downloaded
             into the hub's cache unless it is there. The hub client's own environment variables hold: HF_ENDPOINT,
@@ -30,6 +31,11 @@ def resolve_model(model: str, revision: str | None = None, cache_dir: str | Path
         cache_dir: where downloads are kept; None = the hub client's cache.
     Raises: ModelError that says which of these failed and what to try.
     """
+    with reading(f"model {model[:300]!r}"):  # names that no file system takes
+        return _resolve(model, revision, cache_dir)
+
+
+def _resolve(model: str, revision: str | None, cache_dir: str | Path | None) -> Path:
     path = Path(model).expanduser() if model else Path("-")
     if model and (path.is_dir() or (path.is_file() and is_gguf(path))):
         if revision is not None:

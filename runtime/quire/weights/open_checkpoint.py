@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from quire.errors import ModelError
+from quire.files import file_of, read_json_object, reading
 from quire.weights.checkpoint_files import CheckpointFiles
 from quire.weights.gguf.checkpoint import GgufCheckpoint
 from quire.weights.gguf.location import is_gguf
@@ -21,19 +19,9 @@ def open_checkpoint(path: Path) -> CheckpointFiles:
 
     Raises ModelError for files that are missing or damaged, and for a quantized format that is not known.
     """
-    if is_gguf(path):
-        return GgufCheckpoint(path)
-    files = SafetensorsCheckpoint(path)
-    config = _quantization_config(path / "config.json")
-    return files if config is None else opener_of(config)(path, config, files)
-
-
-def _quantization_config(config_file: Path) -> dict[str, Any] | None:
-    if not config_file.exists():
-        return None
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{config_file} cannot be read", because=str(error)) from error
-    found = config.get("quantization_config") if isinstance(config, dict) else None
-    return found if isinstance(found, dict) else None
+    with reading(path):
+        if is_gguf(path):
+            return GgufCheckpoint(path)
+        files = SafetensorsCheckpoint(path)
+        config = read_json_object(file_of(path, "config.json")).get("quantization_config")
+        return opener_of(config)(path, config, files) if isinstance(config, dict) else files

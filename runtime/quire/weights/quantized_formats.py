@@ -26,8 +26,8 @@ OPENERS: dict[str, Opener] = {"awq": open_awq, "compressed-tensors": open_compre
 def opener_of(config: QuantizationConfig) -> Opener:
     """The opener of a `quantization_config`. Raises ModelError when its method is not one of `OPENERS`."""
     method = config.get("quant_method")
-    if method not in OPENERS:
-        raise ModelError(f"config.json: quantization_config with quant_method={method!r} not supported",
+    if not isinstance(method, str) or method not in OPENERS:
+        raise ModelError(f"config.json: quantization_config with quant_method={method!r:.100} not supported",
                          because=f"the formats that can be read are {', '.join(sorted(OPENERS)) or 'none'}",
                          try_="the original weights, with --quantization to quantize them as they load")
     return OPENERS[method]

@@ -6,9 +6,9 @@ Source: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from quire.errors import InternalError, ModelError
+from quire.files import file_of, open_regular, parse_object, read_json_object, reading
 from quire.weights.schemes import PLAIN, QuantizedMatrix
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -25,6 +26,7 @@ SINGLE_NAME = "model.safetensors"
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
 
 _MAX_HEADER_BYTES = 100_000_000
+_MOST_DIMENSIONS, _LONGEST_DIMENSION = 8, 2**40
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -62,14 +64,10 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as file:
-                size = path.stat().st_size
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read", because=str(error),
-                             try_="download the checkpoint again") from error
-        self.entries: Mapping[str, TensorEntry] = self._read_header(size)
+        with reading(path), open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            self.entries: Mapping[str, TensorEntry] = self._read_header(size)
 
     def tensor(self, name: str) -> np.ndarray:
         """A read-only view of the file."""
@@ -88,12 +86,7 @@ class SafetensorsFile:
         length = int.from_bytes(self._map[:8], "little")
         if length > min(_MAX_HEADER_BYTES, size - 8):
             raise self._corrupt(f"its header would be {length} bytes long, the file has {size}")
-        try:
-            header = json.loads(self._map[8 : 8 + length])
-        except ValueError as error:
-            raise self._corrupt(f"its header is not JSON ({error})") from error
-        if not isinstance(header, dict):
-            raise self._corrupt("its header is not a JSON object")
+        header = parse_object(self._map[8 : 8 + length], f"the header of {self.path}", unique_names=True)
         header.pop("__metadata__", None)
         entries = {name: self._entry(name, value, 8 + length) for name, value in header.items()}
         self._check_coverage(entries, 8 + length, size)
@@ -104,11 +97,13 @@ class SafetensorsFile:
             dtype_name, shape, (start, stop) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
             whole = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
         except (KeyError, TypeError, ValueError) as error:
-            raise self._corrupt(f"the entry of {name} has no dtype, shape and two data_offsets") from error
+            raise self._corrupt(f"the entry of {name:.200} has no dtype, shape and two data_offsets") from error
         if not whole:
-            raise self._corrupt(f"the entry of {name} has sizes that are not natural numbers")
-        if dtype_name not in _DTYPES:
-            raise ModelError(f"{self.path}: tensor {name} has dtype {dtype_name}, not supported",
+            raise self._corrupt(f"the entry of {name:.200} has sizes that are not natural numbers")
+        if len(shape) > _MOST_DIMENSIONS or max(shape, default=0) > _LONGEST_DIMENSION:
+            raise self._corrupt(f"the entry of {name:.200} has more or longer dimensions than any tensor")
+        if not isinstance(dtype_name, str) or dtype_name not in _DTYPES:
+            raise ModelError(f"{self.path}: tensor {name:.200} has dtype {dtype_name!s:.100}, not supported",
                              because=f"supported dtypes are {', '.join(_DTYPES)}")
         dtype = _DTYPES[dtype_name]
         if stop - start != math.prod(shape) * dtype.itemsize:
@@ -137,7 +132,7 @@ class SafetensorsCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        index = folder / INDEX_NAME
+        index = file_of(folder, INDEX_NAME)
         files = self._open_shards(index) if index.exists() else (SafetensorsFile(_single_file(folder)),)
         self._files = files
         self._file_of: dict[str, SafetensorsFile] = {}
@@ -196,17 +191,17 @@ class SafetensorsCheckpoint:
             file.release()
 
     def _open_shards(self, index: Path) -> tuple[SafetensorsFile, ...]:
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            shards = sorted(set(weight_map.values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{index} cannot be read", because=f"no object weight_map in it ({error!r})",
-                             try_="download the file again") from error
-        absent = [shard for shard in shards if not (self.folder / shard).exists()]
+        weight_map = read_json_object(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map or not all(
+                isinstance(shard, str) and shard for shard in weight_map.values()):
+            raise ModelError(f"{index} cannot be read", because="no object weight_map of files by tensor in it",
+                             try_="download the file again")
+        shards = {shard: file_of(self.folder, shard) for shard in sorted(set(weight_map.values()))}
+        absent = [shard for shard, path in shards.items() if not path.exists()]
         if absent:
-            raise ModelError(f"{self.folder} lacks {len(absent)} of {len(shards)} shards: {', '.join(absent)}",
+            raise ModelError(f"{self.folder} lacks {len(absent)} of {len(shards)} shards: {', '.join(absent[:20])}",
                              because=f"{INDEX_NAME} names them", try_="download the missing files")
-        files = {shard: SafetensorsFile(self.folder / shard) for shard in shards}
+        files = {shard: SafetensorsFile(path) for shard, path in shards.items()}
         lost = sorted(name for name, shard in weight_map.items() if name not in files[shard].entries)
         if lost:
             raise ModelError(f"{self.folder}: {len(lost)} tensors are not in the shard that {INDEX_NAME} names: "
@@ -218,11 +213,12 @@ class SafetensorsCheckpoint:
 def _single_file(folder: Path) -> Path:
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder", because="a checkpoint is a folder with config.json and weights")
-    if (folder / SINGLE_NAME).exists():
-        return folder / SINGLE_NAME
+    single = file_of(folder, SINGLE_NAME)
+    if single.exists():
+        return single
     found = sorted(folder.glob("*.safetensors"))
     if len(found) == 1:
-        return found[0]
+        return file_of(folder, found[0].name)
     if found:
         raise ModelError(f"{folder} has {len(found)} safetensors files and no {INDEX_NAME}",
                          because="the index says which of them make up the checkpoint",

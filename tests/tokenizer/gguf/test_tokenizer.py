@@ -213,7 +213,7 @@ def test_every_way_of_cutting_is_one_that_the_library_takes() -> None:
         ({"tokenizer.ggml.merges": ["no such"]}, "do not fit"),
         ({"tokenizer.ggml.tokens": ["a", "b", "a"], "tokenizer.ggml.token_type": [1, 1, 1]}, "token 'a' is in the"),
         ({"tokenizer.ggml.token_type": [1, 2]}, "token_type has shape"),
-        ({"tokenizer.huggingface.json": "{"}, "cannot be loaded"),
+        ({"tokenizer.huggingface.json": "{"}, "cannot be read"),
     ],
 )
 def test_refusals_name_the_way_out(changes: dict[str, Any], message: str) -> None:

@@ -14,11 +14,13 @@ from quire.tokenizer.chat_template import ChatTemplate
 from quire.tokenizer.gguf.byte_level import byte_level_tokenizer
 from quire.tokenizer.gguf.sentencepiece import sentencepiece_tokenizer
 from quire.tokenizer.gguf.vocabulary import GgufVocabulary
+from quire.tokenizer.loading import backend_of_json
 from quire.tokenizer.tokenizer import Tokenizer
 
 _TOKEN_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "seperator": "sep_token",
                 "padding": "pad_token", "cls": "cls_token", "mask": "mask_token"}
 _TEMPLATE = "tokenizer.chat_template"
+_PUBLISHED = "tokenizer.huggingface.json"
 
 
 def gguf_tokenizer(
@@ -40,8 +42,11 @@ def gguf_tokenizer(
     Raises: ModelError for a tokenizer that is missing, damaged, or of a kind that is not implemented.
     """
     vocabulary = GgufVocabulary.from_metadata(metadata, special_ids, where)
-    published = metadata.get("tokenizer.huggingface.json")
-    backend = _from_json(published, where) if published else _built(vocabulary, metadata)
+    published = metadata.get(_PUBLISHED)
+    if isinstance(published, str):
+        backend = backend_of_json(published.encode(), f"{where}: {_PUBLISHED}")
+    else:
+        backend = _built(vocabulary, metadata)
     special_tokens = {_TOKEN_NAMES[name]: vocabulary.tokens[index] for name, index in special_ids.items()}
     template = ChatTemplate.from_texts(_templates(metadata), special_tokens, override=chat_template)
     return Tokenizer(backend, special_tokens=special_tokens, chat_template=template, eos_token_ids=eos_token_ids)
@@ -67,17 +72,6 @@ def _built(vocabulary: GgufVocabulary, metadata: Mapping[str, Any]) -> tokenizer
         backend.post_processor = processors.TemplateProcessing(
             single=template, pair=[*template, "$B"],
             special_tokens=[(vocabulary.tokens[index], index) for _, index in around])
-    return backend
-
-
-def _from_json(published: str, where: str) -> tokenizers.Tokenizer:
-    try:
-        backend = tokenizers.Tokenizer.from_str(published)
-    except Exception as error:  # the library raises bare Exception
-        raise ModelError(f"{where}: tokenizer.huggingface.json cannot be loaded", because=str(error),
-                         try_="--tokenizer with a folder or an id on the hub") from error
-    backend.no_truncation()
-    backend.no_padding()
     return backend
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,13 +20,16 @@ from typing import Any
 import numpy as np
 
 from quire.errors import ModelError
+from quire.files import file_of, open_regular, reading
 from quire.weights.gguf.block_types import BLOCK_TYPES, BlockType
 from quire.weights.gguf.metadata import Cursor, Malformed
 
 SUFFIX = ".gguf"
+MAGIC = b"GGUF"
 
 _VERSIONS = (2, 3)
-_MOST_DIMENSIONS = 4
+_MOST_DIMENSIONS, _LONGEST_DIMENSION = 4, 2**40
+_MOST_TENSORS, _MOST_KEYS = 2**20, 2**16  # a file may be sparse: its size says little about how much is in it
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -54,17 +58,14 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as file:
-                size = path.stat().st_size
-                self._map: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read", because=str(error), try_="downloading it again") from error
-        try:
-            self.metadata, self.tensors = self._read()
-        except Malformed as error:
-            raise ModelError(f"{path} is not a valid GGUF file", because=str(error),
-                             try_="download the file again; an interrupted download is the usual cause") from error
+        with reading(path), open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            self._map: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            try:
+                self.metadata, self.tensors = self._read()
+            except Malformed as error:
+                raise ModelError(f"{path} is not a valid GGUF file", because=str(error),
+                                 try_="download the file again; an interrupted download is the usual cause") from error
 
     def blocks(self, name: str) -> np.ndarray:
         """A tensor's data as a read-only view, uint8 [its bytes]."""
@@ -78,7 +79,7 @@ class GgufFile:
 
     def _read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
         cursor = Cursor(self._map)
-        if self._map[:4] != b"GGUF":
+        if self._map[:4] != MAGIC:
             raise Malformed(f"it begins with {bytes(self._map[:4])!r}, not with b'GGUF'")
         cursor.position = 4
         version = cursor.scalar(4)
@@ -87,11 +88,14 @@ class GgufFile:
             raise Malformed("it is big endian; little-endian files are read" if swapped in _VERSIONS
                             else f"it has version {version}; versions 2 and 3 are read")
         num_tensors, num_values = cursor.count(), cursor.count()
+        if num_tensors > _MOST_TENSORS or num_values > _MOST_KEYS:
+            raise Malformed(f"it would have {num_tensors} tensors and {num_values} keys of metadata; at most "
+                            f"{_MOST_TENSORS} and {_MOST_KEYS} are read")
         metadata: dict[str, Any] = {}
         for _ in range(num_values):
             key = cursor.string()
             if key in metadata:
-                raise Malformed(f"the key {key} is there twice")
+                raise Malformed(f"the key {key:.200} is there twice")
             metadata[key] = cursor.value(int(cursor.scalar(4)))
         heads = [_tensor_head(cursor) for _ in range(num_tensors)]
         return metadata, self._place(heads, cursor.position, metadata.get("general.alignment", 32))
@@ -176,9 +180,9 @@ def part_paths(path: Path) -> list[Path]:
     parts = [path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
     absent = [part.name for part in parts if not part.is_file()]
     if absent or not parts:
-        raise ModelError(f"{path.parent} lacks {len(absent)} of {count} parts: {', '.join(absent)}",
+        raise ModelError(f"{path.parent} lacks {len(absent)} of {count} parts: {', '.join(absent[:20])}",
                          because=f"{path.name} is one part of a split model", try_="downloading the missing parts")
-    return parts
+    return [part if part == path else file_of(path.parent, part.name) for part in parts]
 
 
 def is_first_part(path: Path) -> bool:
@@ -192,8 +196,10 @@ def _tensor_head(cursor: Cursor) -> tuple[str, BlockType, tuple[int, ...], int]:
     name = cursor.string()
     num_dimensions = int(cursor.scalar(4))
     if num_dimensions > _MOST_DIMENSIONS:
-        raise Malformed(f"the tensor {name!r} has {num_dimensions} dimensions")
+        raise Malformed(f"the tensor {name!r:.200} has {num_dimensions} dimensions")
     shape = tuple(reversed([cursor.count() for _ in range(num_dimensions)]))
+    if max(shape, default=0) > _LONGEST_DIMENSION:
+        raise Malformed(f"the tensor {name!r:.200} has a dimension of {max(shape)}")
     number, offset = int(cursor.scalar(4)), cursor.count()
     kind = BLOCK_TYPES.get(number)
     if kind is None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quire.errors import ModelError
-from quire.weights.gguf.gguf_file import SUFFIX, is_first_part
+from quire.files import file_of
+from quire.weights.gguf.gguf_file import MAGIC, SUFFIX, is_first_part
 
 _PROJECTOR = "mmproj"  # image encoders lie beside their language models
 _HUB_NAME = re.compile(
@@ -16,25 +17,40 @@ _PART_NUMBER = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a model's place is a GGUF file."""
-    return path.suffix == SUFFIX
+    """Whether a model's place is a GGUF file: by its content whatever its name, or by its name, so that a damaged one
+    is told to be that."""
+    return begins_as_gguf(path) or (path.suffix == SUFFIX and not path.is_dir())
+
+
+def begins_as_gguf(path: Path) -> bool:
+    """Whether a file begins with GGUF's mark."""
+    if not path.is_file():  # opening a pipe would wait
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:  # who may not read it learns so when it is opened as what its name says
+        return False
 
 
 def gguf_in(folder: Path, quantization: str = "") -> Path | None:
     """The only GGUF model of a folder and the folders in it, None when there is none.
+
+    Where no file has the suffix, those of the folder itself count that have the content.
 
     Args:
         quantization: only files with this in their names, for example Q4_K_M.
     Raises ModelError that lists the models when there are several.
     """
     wanted = re.compile(rf"(?:^|[-._]){re.escape(quantization)}(?:[-._]|$)", re.IGNORECASE)
-    found = sorted(path for path in folder.rglob(f"*{SUFFIX}")
+    named = [path for path in folder.rglob(f"*{SUFFIX}") if not path.is_dir()]
+    found = sorted(path for path in named or filter(begins_as_gguf, folder.glob("*"))
                    if is_first_part(path) and _PROJECTOR not in path.name
                    and (not quantization or wanted.search(str(path.relative_to(folder)).replace("/", "-"))))
     if len(found) > 1:
         raise ModelError(f"{folder} has {len(found)} GGUF models", because="one of them can be served at a time",
                          try_=f"one of them: {', '.join(str(path.relative_to(folder)) for path in found)}")
-    return found[0] if found else None
+    return file_of(folder, str(found[0].relative_to(folder))) if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ _SCALARS: Mapping[int, struct.Struct] = {
 _STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")
 _DEEPEST_ARRAY = 4
+_LONGEST_STRING = 2**28
+_LONGEST_ARRAY = 2**24
+"""Bounds, because a sparse file costs its maker nothing: the largest vocabularies have 2**18 tokens."""
 
 
 class Malformed(Exception):
@@ -89,6 +92,8 @@ class Cursor:
     def string(self) -> str:
         """A length and that many bytes."""
         length = self.count()
+        if length > _LONGEST_STRING:
+            raise Malformed(f"the text at byte {self.position} would have {length} bytes")
         self._require(length)
         start, self.position = self.position, self.position + length
         return self.mapped[start : self.position].decode("utf-8", errors="replace")
@@ -102,6 +107,8 @@ class Cursor:
         if kind != _ARRAY or depth >= _DEEPEST_ARRAY:
             raise Malformed(f"a value at byte {self.position} has type {kind}, which the format does not have")
         element, count = int(self.scalar(4)), self.count()
+        if count > _LONGEST_ARRAY:
+            raise Malformed(f"the array at byte {self.position} would have {count} values")
         if element in _SCALARS:
             dtype = np.dtype(_SCALARS[element].format)
             self._require(count * dtype.itemsize)
@@ -121,6 +128,8 @@ class Cursor:
                 position += 8 + unpack(mapped, position)[0]  # type: ignore[arg-type]
         except struct.error:
             raise Malformed(f"it ends at byte {size}, inside an array of {count} strings") from None
+        if position - self.position > _LONGEST_STRING:
+            raise Malformed(f"the {count} texts at byte {self.position} would have {position - self.position} bytes")
         self.position = position
         self._require(0)
         return StringArray(mapped, offsets)

@@ -1,0 +1,12 @@
+"""Files that come with a model: opened with care, since whoever made the model wrote them."""
+
+from __future__ import annotations
+
+from quire.files.json_file import parse_json, parse_object, read_json_object
+from quire.files.model_folder import file_of, optional_file_of
+from quire.files.reading import reading
+from quire.files.regular_file import open_regular, read_bytes, read_text
+from quire.files.token_ids import end_tokens
+
+__all__ = ["end_tokens", "file_of", "open_regular", "optional_file_of", "parse_json", "parse_object", "read_bytes",
+           "read_json_object", "read_text", "reading"]
