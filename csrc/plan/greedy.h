@@ -8,6 +8,9 @@
 
 namespace quire {
 
+// The token of a row with NaN or +inf among its logits, as quire.sampling.batch.NOT_FINITE. Its request ends.
+constexpr int32_t kNotFinite = -2;
+
 // What a row, or a piece of one, holds.
 struct GreedyPart {
   float value = 0.0f;

@@ -236,8 +236,7 @@ void Plan::sample(const StepInput& input, StepContext& step, int64_t first, Step
   }
   largest_logits(logits, stride, vocab, sampled_, pool_, largest_work_, largest_);
   for (size_t i = 0; i < sampled.size(); ++i) {
-    if (!largest_[i].finite)
-      throw std::runtime_error("logits row " + std::to_string(first + sampled_[i]) + " holds NaN or an infinite logit");
+    if (!largest_[i].finite) largest_[i].index = kNotFinite;  // below 0: nothing is drawn from it
     output.tokens[sampled[i]] = largest_[i].index;
   }
   if (input.draws.empty()) return;

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from quire.engine.client import EngineClient, refusal_error
+from quire.engine.client import EngineClient
 from quire.engine.config import EngineConfig
 from quire.engine.input_processor import InputProcessor, ModelLimits, PreparedRequest, Prompt
 from quire.engine.messages import EngineStats, SequenceOutput
@@ -205,7 +205,7 @@ class AsyncLLM:
         if isinstance(message, list):
             self._take_outputs(message)
         elif isinstance(message, Refusal):
-            self._fail(message.request_id, refusal_error(message))
+            self._fail(message.request_id, message.failure.error())
         else:
             waiters, self._stats_waiters = self._stats_waiters, []
             for waiter in waiters:

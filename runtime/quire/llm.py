@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -32,6 +34,8 @@ class LLM:
 
     def __init__(self, model: str = "demo", **options: Any) -> None:
         self._engine = LLMEngine(EngineConfig.from_options(model=model, **options))
+        self._turn = threading.Lock()
+        self._turn_of: int | None = None  # the thread that has it
 
     @property
     def engine(self) -> LLMEngine:
@@ -61,7 +65,8 @@ class LLM:
             sampling_params: one for all, or one per prompt; None = `get_default_sampling_params`.
             use_tqdm: progress bar on standard error; None = on a terminal.
             priority: one per prompt, lower first, under the priority policy.
-        Raises: RequestError for a bad prompt or parameter (then nothing was generated).
+        Raises: RequestError for a bad prompt or parameter (then nothing was generated). A request that fails later has
+            finish_reason "error" and its `error`, and the others go on; its error is raised when none succeeded.
         """
         if not isinstance(prompts, Iterable):
             raise RequestError(f"prompts is {prompts!r}", because="prompts are texts or token ids",
@@ -91,8 +96,9 @@ class LLM:
         return self._run(prompts, sampling_params, use_tqdm, None, add_special_tokens=False)
 
     def close(self) -> None:
-        """Frees the device; safe to call twice."""
-        self._engine.close()
+        """Frees the device; safe to call twice. Waits for calls of other threads."""
+        with self._my_turn():
+            self._engine.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -119,17 +125,32 @@ class LLM:
                 because="each prompt has one",
                 param="priority",
             )
-        order: list[str] = []
-        try:
-            for prompt, prompt_params, rank in zip(prompts, params_list, priorities, strict=True):
-                order.append(self._engine.add_request(prompt, prompt_params, priority=rank,
-                                                      add_special_tokens=add_special_tokens))
-            finished = self._drain(len(order), sys.stderr.isatty() if use_tqdm is None else use_tqdm)
-        except BaseException:
-            for request_id in order:
-                self._engine.abort(request_id)
-            raise
-        return [finished[request_id] for request_id in order]
+        with self._my_turn():
+            try:
+                order = [
+                    self._engine.add_request(prompt, prompt_params, priority=rank,
+                                             add_special_tokens=add_special_tokens)
+                    for prompt, prompt_params, rank in zip(prompts, params_list, priorities, strict=True)
+                ]
+                finished = self._drain(len(order), sys.stderr.isatty() if use_tqdm is None else use_tqdm)
+            except BaseException:
+                self._engine.abort_all()
+                raise
+        return _unless_all_failed([finished[request_id] for request_id in order])
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        """Calls from several threads are served one after the other."""
+        if self._turn_of == threading.get_ident():
+            raise RequestError("this LLM is asked while it answers, by the same thread",
+                               because="a signal handler or a callback calls it in the middle of its own call",
+                               try_="the call after the first has returned")
+        with self._turn:
+            self._turn_of = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._turn_of = None
 
     def _per_prompt(
         self, name: str, params: SamplingParams | Sequence[SamplingParams] | None, count: int
@@ -167,3 +188,11 @@ class LLM:
             if bar is not None:
                 bar.close()
         return finished
+
+
+def _unless_all_failed(outputs: list[RequestOutput]) -> list[RequestOutput]:
+    """The outputs, unless all of them failed."""
+    errors = [output.error for output in outputs if output.error is not None]
+    if errors and len(errors) == len(outputs):
+        raise errors[0]
+    return outputs

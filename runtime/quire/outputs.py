@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from quire.errors import QuireError
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
@@ -65,6 +67,7 @@ class RequestOutput:
         prompt_logprobs: per prompt token when asked for; None for the first, which nothing predicts.
         outputs: `n` completions in order. finished: all of them are.
         num_cached_tokens: prompt tokens found in the prefix cache.
+        error: why the request ended with finish_reason "error"; None for every other one.
     """
 
     request_id: str
@@ -75,3 +78,4 @@ class RequestOutput:
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     num_cached_tokens: int = 0
     metrics: RequestMetrics | None = None
+    error: QuireError | None = None

@@ -13,6 +13,7 @@ from quire.device import BackendError, GraphExecutor, InternalError, KVPlan
 from quire.device.contract import ExecutorPlan, Kernel
 from quire.graph.ir import Graph, Node
 from quire.reference.device import ReferenceLibrary
+from quire.sampling.batch import NOT_FINITE
 
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 32, 38, 4, 6, 26, 43]
 TABLES = {"full": [3, 1, 4, 7, 8], "sliding": [9, 2, 6, 5, 10]}
@@ -74,8 +75,7 @@ def test_poison_in_a_visible_page_is_seen(tiny: ModuleType) -> None:
     driver.step([(line, 14)])
     poison = {name: np.full((1, 1, tiny.BLOCK, tiny.KV_HEADS, tiny.HEAD_DIM), np.nan, np.float32) for name in "kv"}
     driver.executor.write_blocks("full", np.array([TABLES["full"][0]]), poison)
-    with pytest.raises(BackendError, match="NaN"):
-        driver.step([(line, 3)])
+    assert driver.executor.submit(driver.batch([(line, 3)])).result().tokens[0, 0] == NOT_FINITE
 
 
 def test_positions_of_the_batch_are_for_encodings_only(tiny: ModuleType) -> None:
@@ -349,3 +349,21 @@ def test_a_plan_beyond_the_capabilities_is_refused_whole(tiny: ModuleType) -> No
     with pytest.raises(BackendError, match="KV dtype float8") as caught:
         GraphExecutor(ReferenceLibrary(), tiny.make_plan(kv_dtype="float8", block_size=7))
     assert "block size 7 (it has 16, 32" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["_forward", "_logits"])
+def test_a_step_interrupted_in_submit_is_not_unread_for_ever(
+    tiny: ModuleType, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, line = tiny.reference_driver(), _line(tiny)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.executor, place, _interrupt)
+        for _ in range(5):
+            with pytest.raises(KeyboardInterrupt):
+                driver.executor.submit(driver.batch([(line, 14)]))
+    driver.step([(line, 14)])
+    np.testing.assert_array_equal(driver.logits_of(line), _run(tiny, [14]))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

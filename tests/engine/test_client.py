@@ -63,7 +63,7 @@ def test_requests_refusals_aborts_and_statistics(with_client: Callable[..., None
         client.add_request(request("two", prompt_token_ids=(260,)))
         refusal = await client.receive()
         assert isinstance(refusal, Refusal)
-        assert (refusal.request_id, refusal.param) == ("two", "prompt")
+        assert (refusal.request_id, refusal.failure.param) == ("two", "prompt")
         client.add_request(
             request("three", params=SamplingParams(max_tokens=1000, temperature=0, ignore_eos=True, n=2))
         )

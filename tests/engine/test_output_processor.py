@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from quire.engine.input_processor import InputProcessor, ModelLimits
-from quire.engine.messages import SequenceOutput, TokenLogprobs
+from quire.engine.messages import Failure, SequenceOutput, TokenLogprobs
 from quire.engine.output_processor import OutputProcessor
 from quire.errors import BackendError, RequestError
 from quire.outputs import Logprob, RequestOutput
@@ -132,15 +132,18 @@ def test_logprobs_have_ranks_and_texts(tokenizer: Tokenizer) -> None:
 
 def test_a_device_failure_ends_the_request(tokenizer: Tokenizer) -> None:
     front = Front(tokenizer, n=2)
-    processed = front.outputs.process([news("b"), news([], "error", index=1, error="it burns")])
-    assert processed.requests == {}
+    burning = Failure.of(BackendError("it burns"))
+    processed = front.outputs.process([news("b"), news([], "error", index=1, error=burning)])
     ((request_id, error),) = processed.failed
+    output = processed.requests["r"]
+    assert (output.finished, output.error) == (True, error)
+    assert [item.finish_reason for item in output.outputs] == ["error", "error"]
     assert (request_id, type(error), str(error)) == ("r", BackendError, "it burns")
     assert front.take(news("c")) == (None, [])
 
 
 def test_nothing_left_to_draw_is_the_requests_fault(tokenizer: Tokenizer) -> None:
-    processed = Front(tokenizer).outputs.process([news([], "error", error=str(nothing_to_draw_error()))])
+    processed = Front(tokenizer).outputs.process([news([], "error", error=Failure.of(nothing_to_draw_error()))])
     ((_, error),) = processed.failed
     assert isinstance(error, RequestError)
     assert error.param == "allowed_token_ids"

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.errors import BackendError
 from quire.sampling.logprobs import log_normalizer, logprob_rows, top_tokens
 
 
@@ -40,10 +39,11 @@ def test_large_logits_do_not_overflow() -> None:
     assert log_normalizer(np.array([-3e38, -3e38], np.float32)) == np.float32(-3e38)
 
 
-def test_nan_is_refused_and_minus_infinity_is_not() -> None:
+def test_a_row_of_nan_is_nan_and_minus_infinity_is_not() -> None:
     logits = np.array([[0, np.nan], [-np.inf, -np.inf], [0, -np.inf]], np.float32)
     one = np.array([1], np.int32)
-    with pytest.raises(BackendError, match="row 0 holds NaN"):
-        logprob_rows(logits, np.array([0], np.int32), one, one)
+    broken = logprob_rows(logits, np.array([0], np.int32), one, one)
+    assert np.isnan(broken.logprobs[0, 0])
+    assert (broken.token_ids.tolist(), broken.ranks.tolist()) == ([[-1, -1]], [0])
     assert logprob_rows(logits, np.array([1], np.int32), one, one).logprobs.tolist() == [[-np.inf, -np.inf]]
     assert logprob_rows(logits, np.array([2], np.int32), one, one).logprobs.tolist() == [[-np.inf, 0.0]]

@@ -87,8 +87,8 @@ class JaxExecutor:
             raise InternalError(f"step {batch.step} was submitted over {len(self.unread)} unread ones",
                                 because=f"async_depth is {self.capabilities.async_depth}")
         step = PendingStep(self, batch)
-        self.unread.append(step)
         step.start(self._previous)
+        self.unread.append(step)  # last: an interrupted call leaves no step that nobody will read
         self._previous = step
         return step
 

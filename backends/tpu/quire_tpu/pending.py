@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quire.device.batch import StepBatch, StepResult, token_indices
-from quire.device.device_sampling import NOT_FINITE
 from quire.device.sliced_sampling import SlicedSampler
 from quire.errors import BackendError, InternalError, QuireError
-from quire.sampling.batch import F32, I32
+from quire.sampling.batch import F32
 
 if TYPE_CHECKING:
     from quire_tpu.executor import JaxExecutor
@@ -38,7 +37,6 @@ class StepOutputs:
         ones = np.ones(sampling.num_rows, np.int32)
         if self.tokens is not None:
             tokens = np.asarray(self.tokens)[: sampling.num_rows]
-            _check_finite(tokens, sampling.rows)
             return StepResult(tokens[:, None], ones, logits=kept)
         sampler = SlicedSampler(sampling)
         for number, logits in enumerate(slices):
@@ -122,11 +120,3 @@ class PendingStep:
                                try_="the traceback above; the engine can restart the executor")
         failure.__cause__ = error
         return failure
-
-
-def _check_finite(tokens: I32, rows: I32) -> None:
-    if (tokens == NOT_FINITE).any():
-        row = int(rows[int((tokens == NOT_FINITE).argmax())])
-        raise BackendError(f"logits row {row} holds NaN or an infinite logit",
-                           because="the model's arithmetic overflowed, or the device wrote or read wrong memory",
-                           try_="a wider dtype (--dtype float32), or `quire conform` to check the device")

@@ -28,7 +28,12 @@ def stream_text(engine: LLMEngine, prompt: str, params: SamplingParams, *, add_s
         engine.abort(request_id)
         if output is None:
             raise
+    except BaseException:
+        engine.abort(request_id)
+        raise
     assert output is not None
+    if output.error is not None:
+        raise output.error
     print(flush=True)
     for completion in output.outputs[1:]:
         print(f"--- {completion.index + 1}\n{completion.text}")

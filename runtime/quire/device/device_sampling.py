@@ -12,11 +12,10 @@ import numpy as np
 
 from quire.device.contract import OpLibrary
 from quire.device.sliced_sampling import part_of_batch, rows_inside
-from quire.errors import BackendError, InternalError
-from quire.sampling.batch import I32, SamplingBatch, features_used
+from quire.errors import InternalError
+from quire.sampling.batch import I32, NO_TOKEN, NOT_FINITE, SamplingBatch, features_used
 
-NOT_FINITE = -2
-"""What a library's `sample` gives for a row whose logits hold NaN or +inf; it must not be sampled from."""
+__all__ = ["NOT_FINITE", "DeviceSampler", "SamplingLibrary", "sampling_library"]
 
 
 class SamplingLibrary(Protocol):
@@ -62,8 +61,8 @@ class DeviceSampler:
         return self._slices[0][1] if len(self._slices) == 1 else None
 
     def tokens(self, get: Any) -> I32:
-        """int32 [R] on the host, fetched by `get`. Raises BackendError that names a row with broken logits."""
-        tokens = np.full(self._batch.num_rows, NOT_FINITE, np.int32)
+        """int32 [R] on the host, fetched by `get`."""
+        tokens = np.full(self._batch.num_rows, NO_TOKEN, np.int32)
         num_sampled = 0
         for rows, part in self._slices:
             tokens[rows] = get(part)
@@ -71,9 +70,4 @@ class DeviceSampler:
         if num_sampled != self._batch.num_rows:
             missing = self._batch.num_rows - num_sampled
             raise InternalError(f"{missing} sampled rows are not among the step's logits rows")
-        if (tokens == NOT_FINITE).any():
-            row = int(self._batch.rows[int((tokens == NOT_FINITE).argmax())])
-            raise BackendError(f"logits row {row} holds NaN or an infinite logit",
-                               because="the model's arithmetic overflowed, or the device wrote or read wrong memory",
-                               try_="a wider dtype (--dtype float32), or `quire conform` to check the device")
         return tokens

@@ -87,9 +87,9 @@ class GraphExecutor:
             raise InternalError(f"step {batch.step} was submitted over {len(self._unread)} unread ones",
                                 because=f"async_depth is {self.capabilities.async_depth}")
         step = _PendingStep(self, batch, self._previous)
-        self._unread.append(step)
-        self._previous = step
         step.start()
+        self._unread.append(step)  # last: an interrupted call leaves no step that nobody will read
+        self._previous = step
         return step
 
     def read_blocks(self, group: str, block_ids: I32) -> Mapping[str, np.ndarray]:

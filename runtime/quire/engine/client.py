@@ -17,13 +17,12 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from quire import errors
 from quire.engine import wire
 from quire.engine.config import EngineConfig
 from quire.engine.input_processor import ModelLimits
-from quire.engine.messages import EngineRequest, EngineStats, SequenceOutput
-from quire.engine.wire import Failure, Refusal, Startup
-from quire.errors import BackendError, QuireError, RequestError
+from quire.engine.messages import EngineRequest, EngineStats, Failure, SequenceOutput
+from quire.engine.wire import Refusal, Startup
+from quire.errors import BackendError
 
 CLOSE_TIMEOUT_S = 5.0
 LAST_WORDS_MS = 300
@@ -71,8 +70,7 @@ class EngineClient:
         threading.Thread(target=self._watch, args=(loop, self._dead), daemon=True).start()
         kind, payload = await self._receive()
         if kind == wire.FAILED:
-            failure = msgspec.msgpack.decode(payload, type=Failure)
-            raise _error_of(failure)
+            raise msgspec.msgpack.decode(payload, type=Failure).error()
         return msgspec.msgpack.decode(payload, type=ModelLimits)
 
     async def receive(self) -> list[SequenceOutput] | Refusal | EngineStats:
@@ -158,16 +156,6 @@ def _settle(dead: asyncio.Future[int], code: int) -> None:
         dead.set_result(code)
 
 
-def refusal_error(refusal: Refusal) -> RequestError:
-    """The RequestError behind a refusal."""
-    return RequestError(refusal.what, because=refusal.because, try_=refusal.try_, param=refusal.param)
-
-
 def _death(because: str) -> BackendError:
     return BackendError("the engine process ended", because=because,
                         try_="looking at its own messages, then starting the server again")
-
-
-def _error_of(failure: Failure) -> QuireError:
-    kind = getattr(errors, failure.kind, QuireError)
-    return kind(failure.what, because=failure.because, try_=failure.try_)

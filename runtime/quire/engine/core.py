@@ -6,25 +6,35 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from quire.device.batch import StepResult
 from quire.device.contract import Executor, KVPlan, Pending
 from quire.engine.admission import RequestLimits, make_request
 from quire.engine.logprob_rows import PromptLogprobs, token_logprobs
-from quire.engine.messages import EngineRequest, SequenceOutput, TokenLogprobs
+from quire.engine.messages import EngineRequest, Failure, SequenceOutput, TokenLogprobs
 from quire.engine.sampling_rows import num_logprobs
 from quire.engine.step_builder import PromptRows, StepBuilder
-from quire.errors import BackendError, ConfigError, InternalError, RequestError
+from quire.errors import BackendError, ConfigError, InternalError, QuireError, RequestError
 from quire.graph.ir import ModelGraph
 from quire.kv.block_manager import BlockManager
 from quire.observability.stats import EngineStats, StepCounters
 from quire.outputs import FinishReason
-from quire.sampling.sampler import NO_TOKEN, nothing_to_draw_error
+from quire.sampling.batch import NO_TOKEN, NOT_FINITE
+from quire.sampling.checks import not_finite_error
+from quire.sampling.sampler import nothing_to_draw_error
 from quire.scheduler.plan import StepPlan
 from quire.scheduler.policy import Policy
 from quire.scheduler.scheduler import Scheduler, SchedulerLimits
 from quire.scheduler.sequence import Request, Sequence, Status
+
+logger = logging.getLogger("quire")
+
+MOST_FAILED_ALONE = 8
+"""So many sequences in a row fail, each alone in its step, and it is the device that is broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,10 @@ class EngineCore:
 
     Called from one thread. Tokens arrive as `step` is called; with overlap the tokens of a step come back from
     the call after the one that submitted it.
+
+    What goes wrong in a step ends those whose fault it is, and nobody else (`docs/decisions/022-failed-steps.md`).
+    After an exception that is no error, such as KeyboardInterrupt, in the middle of a call, the next call finds that
+    one was interrupted: all that ran is lost, and the engine goes on with what comes after.
 
     Args:
         executor: owned by the core from here on. model: for its KV groups and vocabulary. kv_plan: what the
@@ -68,26 +82,44 @@ class EngineCore:
         self._counters = StepCounters()
         self._limits = RequestLimits(vocab_size=vocab_size, max_model_len=max_model_len, max_logprobs=max_logprobs,
                                      seed=seed)  # fmt: skip
-        blocks = BlockManager(
-            model.kv_groups, kv_plan, block_size=block_size, max_model_len=max_model_len, max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens, enable_prefix_caching=enable_prefix_caching,
-        )  # fmt: skip
         step_limits = SchedulerLimits(
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
             long_prefill_token_threshold=long_prefill_token_threshold,
         )
-        self.scheduler = Scheduler(blocks, step_limits, scheduling_policy, self._counters)
-        self._builder = StepBuilder(blocks, max_num_seqs, vocab_size)
+
+        def empty_state() -> tuple[Scheduler, StepBuilder]:
+            blocks = BlockManager(
+                model.kv_groups, kv_plan, block_size=block_size, max_model_len=max_model_len, max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens, enable_prefix_caching=enable_prefix_caching,
+            )  # fmt: skip
+            return (Scheduler(blocks, step_limits, scheduling_policy, self._counters),
+                    StepBuilder(blocks, max_num_seqs, vocab_size))
+
+        self._empty_state = empty_state
+        self.scheduler, self._builder = empty_state()
         self._requests: dict[str, Request] = {}
         self._prompt_logprobs: dict[str, PromptLogprobs] = {}
-        self._unread: SubmittedStep | None = None
+        self._unread: list[SubmittedStep] = []  # oldest first
         self._num_requests = 0
+        self._num_failed_alone = 0
+        self._is_inside = False  # a call began and did not end
 
     # ---- requests -------------------------------------------------------------------------------------
 
     def add_request(self, message: EngineRequest) -> None:
         """Queues a request. Raises RequestError when it is wrong or could never run; nothing is queued then."""
+        self._enter()
+        try:
+            self._add_request(message)
+        except QuireError:
+            raise
+        except Exception as error:  # whatever checking it raised, it is this request's
+            raise _internal_error(error) from error
+        finally:
+            self._is_inside = False
+
+    def _add_request(self, message: EngineRequest) -> None:
         if message.request_id in self._requests:
             raise RequestError(f"request_id={message.request_id!r} is taken", because="that request is not finished",
                                try_="another id", param="request_id")  # fmt: skip
@@ -105,69 +137,120 @@ class EngineCore:
         Returns one output with finish_reason "abort" per sequence that was unfinished; none for an unknown id,
         since a request may finish while its abort is on the way.
         """
+        lost = self._enter()
         request = self._requests.get(request_id)
         if request is None:
-            return []
+            self._is_inside = False
+            return lost
         ended = [seq for seq in request.sequences
                  if seq.status is not Status.FINISHED and index in (None, seq.index)]  # fmt: skip
-        for seq in reversed(ended):  # unforked ones first, so that none of them starts over
-            self._finish(seq)
-        return [_final_output(seq, "abort") for seq in ended]
+        self._finish_all(ended)
+        self._is_inside = False
+        return [*lost, *(_final_output(seq, "abort") for seq in ended)]
 
     def has_unfinished(self) -> bool:
         """Whether `step` has anything left to do."""
-        return self.scheduler.has_unfinished or self._unread is not None
+        return self._is_inside or self.scheduler.has_unfinished or bool(self._unread)
 
     # ---- steps ----------------------------------------------------------------------------------------
 
     def step(self) -> list[SequenceOutput]:
         """One iteration; what it brought to each sequence. [] when nothing is to be done or nothing came yet."""
-        return self._step_overlapped() if self.async_depth > 1 else self._step_plain()
+        outputs = self._enter()
+        try:
+            outputs += self._step_overlapped() if self.async_depth > 1 else self._step_plain()
+        except Exception as error:  # a bug: nobody knows what of the books is still right
+            logger.exception("a step could not be accounted for; all requests end")
+            outputs += self.reset(_internal_error(error))
+        self._is_inside = False
+        return outputs
+
+    def reset(self, error: QuireError) -> list[SequenceOutput]:
+        """Ends every request with `error` and begins with empty books and an empty prefix cache."""
+        self._drain()
+        lost = [seq for request in self._requests.values() for seq in request.sequences
+                if seq.status is not Status.FINISHED]
+        self._requests.clear()
+        self._prompt_logprobs.clear()
+        self._num_failed_alone = 0
+        self.scheduler, self._builder = self._empty_state()
+        return [_final_output(seq, "error", error) for seq in lost]
+
+    def _enter(self) -> list[SequenceOutput]:
+        """Begins a call; when the one before was interrupted, ends what it left half done."""
+        interrupted, self._is_inside = self._is_inside, True
+        if not interrupted:
+            return []
+        return self.reset(BackendError("the engine was interrupted in the middle of a step",
+                                       because="an exception from outside ended it", try_="the request again"))
 
     def _step_plain(self) -> list[SequenceOutput]:
         plan = self.scheduler.schedule()
         if plan.sequences:
-            return self._read(self._submit(plan))
+            self._submit(plan)
+            return self._read_all()
         self._require_progress()
         return []
 
     def _step_overlapped(self) -> list[SequenceOutput]:
-        unread, self._unread = self._unread, None
         outputs: list[SequenceOutput] = []
-        if unread is not None and any(seq.request.needs_host_tokens for seq in unread.plan.sampled):
-            outputs, unread = self._read(unread), None
+        if self._unread and (self.scheduler.suspects or
+                             any(seq.request.needs_host_tokens for seq in self._unread[0].plan.sampled)):
+            outputs = self._read_all()
+        if self.scheduler.suspects:
+            return outputs + self._step_plain()
         plan = self.scheduler.schedule()
-        step = self._submit(plan) if plan.sequences else None
-        if unread is not None:
-            outputs += self._read(unread)
-        elif step is None:
-            self._require_progress()
-        if step is not None and isinstance(step.outcome, BackendError):
-            outputs += self._fail(step.plan, step.outcome)
-            step = None  # nothing may refer to a step that the executor has not seen
-        self._unread = step
-        return outputs
+        if not plan.sequences:
+            if not self._unread:
+                self._require_progress()
+            return outputs + self._read_all()
+        if self._submit(plan):
+            return outputs + (self._read_oldest() if len(self._unread) > 1 else [])
+        return outputs + self._read_all()  # nothing may refer to a step that the executor has not seen
 
-    def _submit(self, plan: StepPlan) -> SubmittedStep:
-        batch, prompt_rows = self._builder.build(plan)
+    def _submit(self, plan: StepPlan) -> bool:
+        """Whether the executor took the step; `_unread` holds it in any case."""
         self._counters.steps += 1
         try:
-            return SubmittedStep(plan, prompt_rows, self._executor.submit(batch))
-        except BackendError as error:
-            return SubmittedStep(plan, prompt_rows, error)
+            batch, prompt_rows = self._builder.build(plan)
+            self._unread.append(SubmittedStep(plan, prompt_rows, self._executor.submit(batch)))
+        except Exception as error:  # of whatever kind: a plugin may raise anything
+            self._unread.append(SubmittedStep(plan, None, _backend_error(error)))
+            return False
+        return True
 
-    def _read(self, step: SubmittedStep) -> list[SequenceOutput]:
-        """Waits for a step and accounts for it."""
-        if isinstance(step.outcome, BackendError):
-            return self._fail(step.plan, step.outcome)
+    def _read_all(self) -> list[SequenceOutput]:
+        outputs: list[SequenceOutput] = []
+        while self._unread:
+            outputs += self._read_oldest()
+        return outputs
+
+    def _read_oldest(self) -> list[SequenceOutput]:
+        """Waits for the oldest unread step and accounts for it."""
+        step = self._unread[0]
         try:
-            result = _checked(step.outcome.result(), step.plan)
-        except BackendError as error:
-            return self._fail(step.plan, error)
+            result = _checked(_result_of(step), step.plan)
+        except Exception as error:  # of whatever kind: a plugin may raise anything
+            return self._fail(_backend_error(error))
+        del self._unread[0]
         self.scheduler.offer_to_cache(step.plan)
+        if step.plan.sampled:
+            self._num_failed_alone = 0
         if step.prompt_rows is not None:
             self._collect_prompt_logprobs(step.prompt_rows, result)
         return self._accept(step.plan, result)
+
+    def _drain(self) -> list[Sequence]:
+        """Waits for all unread steps without a look at what they bring; returns who was in them."""
+        sequences: dict[int, Sequence] = {}
+        while self._unread:
+            step = self._unread.pop(0)
+            sequences.update((id(seq), seq) for seq in step.plan.unfinished())
+            try:
+                _result_of(step)
+            except Exception as error:  # they are given up, whatever they say
+                logger.debug("a step that is given up: %s", error)
+        return list(sequences.values())
 
     def _accept(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
         """Gives each sequence its token and ends those that are done; tokens of ended sequences are dropped."""
@@ -176,36 +259,81 @@ class EngineCore:
         for row, (seq, token_id) in enumerate(zip(plan.sampled, result.tokens[:, 0].tolist(), strict=True)):
             if seq.status is Status.FINISHED:
                 continue
-            request = seq.request
-            if token_id == NO_TOKEN:
-                outputs.append(_final_output(seq, "error", str(nothing_to_draw_error())))
+            self.scheduler.acquit(seq)
+            broken = self._broken_row(seq, token_id)
+            if broken is not None:
+                outputs.append(_final_output(seq, "error", broken))
                 self._finish(seq)
                 continue
-            reason = seq.accept(token_id)
-            num_tokens += 1
-            outputs.append(
-                SequenceOutput(
-                    request.request_id, seq.index, [token_id], reason,
-                    _stop_reason(request, token_id) if reason == "stop" else None,
-                    None if request.params.logprobs is None else self._logprobs_of(request, result, row),
-                    self._take_prompt_logprobs(request) if request.needs_prompt_logits else None,
-                    request.num_cached_tokens,
-                )
-            )  # fmt: skip
-            if reason is not None:
+            try:
+                outputs.append(self._accept_token(seq, token_id, result, row))
+                num_tokens += 1
+            except Exception as error:  # a bug, or a result without what was asked for: this request's, nobody else's
+                logger.exception("request %s: its token could not be taken; it ends", seq.request.request_id)
+                outputs.append(_final_output(seq, "error", _internal_error(error)))
                 self._finish(seq)
         self._counters.generated_tokens += num_tokens
         return outputs
 
-    def _fail(self, plan: StepPlan, error: BackendError) -> list[SequenceOutput]:
-        """Ends every sequence of a step that the device could not do; the others go on."""
-        self._counters.failed_steps += 1
-        affected = {id(seq): seq for seq in (*plan.sequences, *plan.sampled) if seq.status is not Status.FINISHED}
-        for seq in list(affected.values()):
-            affected.update((id(other), other) for other in seq.request.unforked)
-        for seq in reversed(affected.values()):
+    def _broken_row(self, seq: Sequence, token_id: int) -> QuireError | None:
+        """Why a row has no token for its sequence."""
+        if token_id == NO_TOKEN:
+            return nothing_to_draw_error()
+        collected = self._prompt_logprobs.get(seq.request.request_id)
+        if token_id == NOT_FINITE or (collected is not None and collected.is_broken):
+            logger.error("request %s: its logits hold NaN or an infinity; it ends, others go on",
+                         seq.request.request_id)
+            return not_finite_error()
+        if not 0 <= token_id < self._limits.vocab_size:
+            return BackendError(f"the device drew token {token_id}",
+                                because=f"the vocabulary has ids 0 to {self._limits.vocab_size - 1}",
+                                try_="quire conform --device NAME")
+        return None
+
+    def _accept_token(self, seq: Sequence, token_id: int, result: StepResult, row: int) -> SequenceOutput:
+        request = seq.request
+        reason = seq.accept(token_id)
+        output = SequenceOutput(
+            request.request_id, seq.index, [token_id], reason,
+            _stop_reason(request, token_id) if reason == "stop" else None,
+            None if request.params.logprobs is None else self._logprobs_of(request, result, row),
+            self._take_prompt_logprobs(request) if request.needs_prompt_logits else None,
+            request.num_cached_tokens,
+        )
+        if reason is not None:
             self._finish(seq)
-        return [_final_output(seq, "error", str(error)) for seq in affected.values()]
+        return output
+
+    def _fail(self, error: BackendError) -> list[SequenceOutput]:
+        """The oldest unread step failed; those behind it are given up. Who ran is run again one by one, or ends.
+
+        A request that was alone in its step is the reason. When several in a row fail alone, the device is.
+        """
+        self._counters.failed_steps += 1
+        failed = self._unread[0].plan.unfinished()
+        involved = self._drain()
+        if len({id(seq.request) for seq in failed}) > 1:
+            logger.warning("a step failed: %s; its %d sequences are run again, one at a time", error, len(failed))
+            self._num_failed_alone = 0
+            self.scheduler.send_back(involved)
+            self.scheduler.suspects += [seq for seq in failed if seq not in self.scheduler.suspects]
+            return []
+        self._num_failed_alone += 1
+        ended = failed
+        if self._num_failed_alone >= MOST_FAILED_ALONE and self.scheduler.suspects:
+            logger.error("%d sequences in a row failed alone; the device is given up for the others of their step",
+                         self._num_failed_alone)
+            ended = list(self.scheduler.suspects)
+        ended = [*ended, *(other for seq in ended for other in seq.request.unforked if other not in ended)]
+        for request_id in dict.fromkeys(seq.request.request_id for seq in ended):
+            logger.error("request %s: its step failed and it ends: %s", request_id, error, exc_info=error.__cause__)
+        self._finish_all(ended)
+        self.scheduler.send_back(seq for seq in involved if seq.status is not Status.FINISHED)
+        return [_final_output(seq, "error", error) for seq in ended]
+
+    def _finish_all(self, sequences: list[Sequence]) -> None:
+        for seq in reversed(sequences):  # unforked ones first, so that none of them starts over
+            self._finish(seq)
 
     def _finish(self, seq: Sequence) -> None:
         self.scheduler.finish(seq)
@@ -234,7 +362,7 @@ class EngineCore:
         for row, (seq, position) in enumerate(prompt_rows.places):
             collected = self._prompt_logprobs.get(seq.request.request_id)
             if collected is not None:
-                collected.places[position] = token_logprobs(result.prompt_logprobs, row, collected.num_top)
+                collected.put(position, token_logprobs(result.prompt_logprobs, row, collected.num_top))
 
     def _take_prompt_logprobs(self, request: Request) -> list[TokenLogprobs | None]:
         """The whole prompt's, once its last chunk was read, which is when a first token comes."""
@@ -260,22 +388,46 @@ class EngineCore:
 
     def close(self) -> None:
         """Closes the executor. Unfinished requests get no more outputs."""
-        self._unread = None
+        self._unread.clear()
         self._executor.close()
+
+
+def _result_of(step: SubmittedStep) -> StepResult:
+    if isinstance(step.outcome, BackendError):
+        raise step.outcome
+    return step.outcome.result()
 
 
 def _checked(result: StepResult, plan: StepPlan) -> StepResult:
     """The result, if it has one row of tokens for each that was to be drawn."""
-    if len(result.tokens) != len(plan.sampled):
-        raise BackendError(f"the executor returned {len(result.tokens)} tokens for {len(plan.sampled)} sampled rows",
+    shape = np.shape(result.tokens)
+    if len(shape) != 2 or shape[0] != len(plan.sampled) or shape[1] < 1:
+        raise BackendError(f"the executor returned tokens {list(shape)} for {len(plan.sampled)} sampled rows",
                            because="it does not keep the contract", try_="quire conform --device NAME")  # fmt: skip
     return result
+
+
+def _backend_error(error: Exception) -> BackendError:
+    """What a device raised, as the BackendError it should have been."""
+    if isinstance(error, BackendError):
+        return error
+    wrapped = BackendError("the device failed in a step", because=f"{type(error).__name__}: {error}",
+                           try_="quire conform --device NAME; --log-level debug")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _internal_error(error: Exception) -> QuireError:
+    if isinstance(error, QuireError):
+        return error
+    return InternalError("the engine failed", because=f"{type(error).__name__}: {error}", try_="reporting it")
 
 
 def _stop_reason(request: Request, token_id: int) -> int | None:
     return None if token_id in request.eos_token_ids else token_id
 
 
-def _final_output(seq: Sequence, reason: FinishReason, error: str | None = None) -> SequenceOutput:
+def _final_output(seq: Sequence, reason: FinishReason, error: QuireError | None = None) -> SequenceOutput:
     num_cached = max(0, seq.request.num_cached_tokens)
-    return SequenceOutput(seq.request.request_id, seq.index, [], reason, num_cached_tokens=num_cached, error=error)
+    failure = None if error is None else Failure.of(error)
+    return SequenceOutput(seq.request.request_id, seq.index, [], reason, num_cached_tokens=num_cached, error=failure)

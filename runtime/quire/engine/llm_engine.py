@@ -10,6 +10,7 @@ from typing import Any
 from quire.engine.build import LoadedEngine, load_engine
 from quire.engine.config import EngineConfig
 from quire.engine.input_processor import InputProcessor, Prompt
+from quire.engine.interruption import signals_wait
 from quire.engine.messages import EngineStats
 from quire.engine.output_processor import OutputProcessor
 from quire.engine.text_side import load_text_side
@@ -20,7 +21,7 @@ from quire.weights.hub import resolve_model
 
 
 class LLMEngine:
-    """Add requests, then call `step` until `has_unfinished` is false."""
+    """Add requests, then call `step` until `has_unfinished` is false. One thread at a time."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -37,25 +38,36 @@ class LLMEngine:
         """Checks and queues a request; returns its id. Raises RequestError."""
         prepared = self._inputs.prepare(prompt, params, request_id=request_id or uuid.uuid4().hex, priority=priority,
                                         add_special_tokens=add_special_tokens)
-        self._core.add_request(prepared.message)
-        self._outputs.add(prepared)
+        with signals_wait():
+            self._core.add_request(prepared.message)
+            self._outputs.add(prepared)
         return prepared.message.request_id
 
     def abort(self, request_id: str) -> None:
         """Ends a request now; an unknown id is no error, it may have just finished."""
-        self._core.abort(request_id)
-        self._outputs.discard(request_id)
+        with signals_wait():
+            self._core.abort(request_id)
+            self._outputs.discard(request_id)
+
+    def abort_all(self) -> None:
+        """Ends whatever is unfinished, as after an exception that a loop over `step` was left with."""
+        with signals_wait():
+            for request_id in self._outputs.request_ids():
+                self._core.abort(request_id)
+                self._outputs.discard(request_id)
 
     def has_unfinished(self) -> bool:
         return len(self._outputs) > 0
 
     def step(self) -> list[RequestOutput]:
-        """One iteration; the requests that changed, cumulative. BackendError when the device failed one."""
-        processed = self._outputs.process(self._core.step())
-        for request_id, index in processed.stopped:
-            self._core.abort(request_id, index)
-        if processed.failed:
-            raise processed.failed[0][1]
+        """One iteration; the requests that changed, cumulative. One that failed is finished and has its `error`.
+
+        Ctrl-C, and every other signal whose handler raises, waits until the step has ended.
+        """
+        with signals_wait():
+            processed = self._outputs.process(self._core.step())
+            for request_id, index in processed.stopped:
+                self._core.abort(request_id, index)
         return list(processed.requests.values())
 
     def stats(self) -> EngineStats:

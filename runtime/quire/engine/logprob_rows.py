@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from quire.engine.messages import TokenLogprobs
 from quire.sampling.batch import LogprobRows
 
@@ -20,8 +22,15 @@ class PromptLogprobs:
     Attributes:
         num_top: most likely tokens asked for beside the actual one.
         places: one entry per prompt token; None for the first, which nothing predicts.
+        is_broken: some of the logits hold NaN or an infinity.
     """
 
     def __init__(self, num_prompt_tokens: int, num_top: int) -> None:
         self.num_top = num_top
         self.places: list[TokenLogprobs | None] = [None] * num_prompt_tokens
+        self.is_broken = False
+
+    def put(self, position: int, logprobs: TokenLogprobs) -> None:
+        """Those of the prompt token at `position`."""
+        self.places[position] = logprobs
+        self.is_broken = self.is_broken or math.isnan(logprobs.logprobs[0])

@@ -9,11 +9,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from quire import errors
+from quire.errors import QuireError, RequestError
 from quire.observability.stats import EngineStats
 from quire.outputs import FinishReason
 from quire.sampling_params import SamplingParams
 
-__all__ = ["EngineRequest", "EngineStats", "FinishReason", "SequenceOutput", "TokenLogprobs"]
+__all__ = ["EngineRequest", "EngineStats", "Failure", "FinishReason", "SequenceOutput", "TokenLogprobs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A QuireError on its way to a front end.
+
+    `kind` is the name of its class, `param` the field that a RequestError names.
+    """
+
+    kind: str
+    what: str
+    because: str = ""
+    try_: str = ""
+    param: str | None = None
+
+    @classmethod
+    def of(cls, error: QuireError) -> Failure:
+        """The error as a message."""
+        param = error.param if isinstance(error, RequestError) else None
+        return cls(kind=type(error).__name__, what=error.what, because=error.because, try_=error.try_, param=param)
+
+    def error(self) -> QuireError:
+        """The error again."""
+        kind = getattr(errors, self.kind, QuireError)
+        if kind is RequestError:
+            return RequestError(self.what, because=self.because, try_=self.try_, param=self.param)
+        return kind(self.what, because=self.because, try_=self.try_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,4 +110,4 @@ class SequenceOutput(NamedTuple):
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     num_cached_tokens: int = 0
-    error: str | None = None
+    error: Failure | None = None

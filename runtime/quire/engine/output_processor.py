@@ -25,7 +25,7 @@ class ProcessedOutputs:
         requests: updated ones (the same object each time, cumulative).
         stopped: (request id, index) of sequences whose stop string was found; the core, which knows nothing of text,
             must abort them.
-        failed: requests that ended with an error, and the error.
+        failed: requests that ended with an error, and the error; they are among `requests` too.
     """
 
     requests: dict[str, RequestOutput] = field(default_factory=dict)
@@ -71,6 +71,10 @@ class OutputProcessor:
         output = RequestOutput(prepared.request_id, prepared.prompt, list(message.prompt_token_ids), completions)
         self._states[message.request_id] = _RequestState(prepared, output, detokenizers)
 
+    def request_ids(self) -> list[str]:
+        """Ids of the unfinished requests, in the engine."""
+        return list(self._states)
+
     def discard(self, request_id: str) -> None:
         """Forgets a request whose reader has gone."""
         self._states.pop(request_id, None)
@@ -84,9 +88,12 @@ class OutputProcessor:
             if state is None or state.output.outputs[item.index].finished():
                 continue
             if item.finish_reason == "error":
-                result.failed.append((item.request_id, _failure(item.error)))
-                del self._states[item.request_id]
-                touched.pop(item.request_id, None)
+                error = BackendError("the device failed") if item.error is None else item.error.error()
+                result.failed.append((item.request_id, error))
+                state.output.error = error
+                for completion in state.output.outputs:
+                    completion.finish_reason = completion.finish_reason or "error"
+                touched[item.request_id] = state
                 continue
             if self._take(state, item):
                 result.stopped.append((item.request_id, item.index))
@@ -155,11 +162,3 @@ class OutputProcessor:
         state.output.metrics = RequestMetrics(
             state.prepared.message.arrival_time_s, state.first_token_s, time.monotonic()
         )
-
-
-def _failure(text: str | None) -> QuireError:
-    """The error behind the core's text: the request's own fault where its limits left no token to draw."""
-    from quire.sampling.sampler import nothing_to_draw_error
-
-    nothing_to_draw = nothing_to_draw_error()
-    return nothing_to_draw if text == str(nothing_to_draw) else BackendError(text or "the device failed")

@@ -17,8 +17,8 @@ import msgspec
 import zmq
 
 from quire.engine.build import LoadedEngine, load_engine
-from quire.engine.messages import EngineRequest, SequenceOutput
-from quire.engine.wire import ABORT, ADD, FAILED, OUTPUTS, READY, REFUSED, STATS_REPLY, Failure, Refusal, read_startup
+from quire.engine.messages import EngineRequest, Failure, SequenceOutput
+from quire.engine.wire import ABORT, ADD, FAILED, OUTPUTS, READY, REFUSED, STATS_REPLY, Refusal, read_startup
 from quire.errors import QuireError, RequestError
 
 IDLE_POLL_MS = 100
@@ -62,8 +62,7 @@ class EngineLoop:
             try:
                 self._core.add_request(request)
             except RequestError as error:
-                self._send(REFUSED, Refusal(request_id=request.request_id, what=error.what, because=error.because,
-                                            try_=error.try_, param=error.param))
+                self._send(REFUSED, Refusal(request_id=request.request_id, failure=Failure.of(error)))
         elif kind == ABORT:
             for request_id, index in self._abort_decoder.decode(payload):
                 self._send_outputs(self._core.abort(request_id, index))
@@ -95,8 +94,7 @@ def main() -> int:
     try:
         engine = load_engine(startup.config)
     except QuireError as error:
-        failure = Failure(kind=type(error).__name__, what=error.what, because=error.because, try_=error.try_)
-        outputs.send_multipart([FAILED, msgspec.msgpack.encode(failure)])
+        outputs.send_multipart([FAILED, msgspec.msgpack.encode(Failure.of(error))])
         context.destroy(linger=2000)
         return 1
     running.set()

@@ -9,6 +9,7 @@ from typing import IO
 import msgspec
 
 from quire.engine.config import EngineConfig
+from quire.engine.messages import Failure
 
 # Kinds of messages; every message is [kind, payload].
 ADD, ABORT, STATS = b"add", b"abort", b"stats"
@@ -26,24 +27,11 @@ class Startup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A QuireError on its way to the parent; `kind` is its class's name."""
-
-    kind: str
-    what: str
-    because: str = ""
-    try_: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """A request that the core refused."""
 
     request_id: str
-    what: str
-    because: str = ""
-    try_: str = ""
-    param: str | None = None
+    failure: Failure
 
 
 def write_startup(pipe: IO[bytes], startup: Startup) -> None:

@@ -17,6 +17,9 @@ F32 = NDArray[np.float32]
 NO_TOKEN = -1
 """The token of a row whose every token is masked. The engine ends that request with an error; other rows go on."""
 
+NOT_FINITE = -2
+"""The token of a row whose logits hold NaN or +inf, which must not be sampled from. Its request ends, others go on."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLists:
@@ -121,7 +124,8 @@ class SampleResult:
     """What was drawn.
 
     Attributes:
-        tokens: int32 [R]; NO_TOKEN where allowed tokens, bans and mask together leave nothing to draw.
+        tokens: int32 [R]; NO_TOKEN where allowed tokens, bans and mask together leave nothing to draw, NOT_FINITE where
+            the row's logits hold NaN or +inf.
         logprobs: of the R rows, prompt_logprobs: of the P rows, where asked for.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from quire.sampling.batch import F32, I32, LogprobRows
-from quire.sampling.checks import check_finite
+from quire.sampling.checks import is_finite_row
 from quire.sampling.filters import kth_largest
 
 
@@ -40,10 +40,10 @@ def logprob_rows(logits: F32, rows: I32, tokens: I32, counts: I32) -> LogprobRow
 
     Args:
         logits: float32 [L, V], raw. rows: int32, indices into it.
-        tokens: int32, the drawn or actual token, or NO_TOKEN.
+        tokens: int32, the drawn or actual token, or NO_TOKEN or NOT_FINITE.
         counts: int32, how many top tokens; -1 = nothing for this row.
-    Returns: unused places have token id -1 and logprob -inf; rank 0 where column 0 is unused.
-    Raises: BackendError when a row holds NaN or +inf.
+    Returns: unused places have token id -1 and logprob -inf; rank 0 where column 0 is unused. Where a row holds NaN or
+        +inf, its first logprob is NaN and the others are unused.
     """
     width = 1 + max(int(counts.max(initial=0)), 0)
     token_ids = np.full((len(tokens), width), -1, np.int32)
@@ -53,7 +53,9 @@ def logprob_rows(logits: F32, rows: I32, tokens: I32, counts: I32) -> LogprobRow
         if count < 0:
             continue
         row_V = logits[rows[index]]
-        check_finite(float(row_V.max()), int(rows[index]))
+        if not is_finite_row(float(row_V.max())):
+            values[index, 0] = np.nan
+            continue
         normalizer = log_normalizer(row_V)
         top = top_tokens(row_V, count)
         token_ids[index, 1 : 1 + len(top)] = top

@@ -14,8 +14,8 @@ import math
 import numpy as np
 
 from quire.errors import RequestError
-from quire.sampling.batch import F32, I32, NO_TOKEN, LogprobRows, SampleResult, SamplingBatch
-from quire.sampling.checks import check_finite
+from quire.sampling.batch import F32, I32, NO_TOKEN, NOT_FINITE, LogprobRows, SampleResult, SamplingBatch
+from quire.sampling.checks import is_finite_row
 from quire.sampling.draw import Candidates, draw
 from quire.sampling.filters import EVERYTHING, threshold
 from quire.sampling.logprobs import logprob_rows
@@ -34,8 +34,8 @@ def sample(logits: F32, batch: SamplingBatch) -> SampleResult:
         logits: float32 [L, V], raw; read, never written.
         batch: what to draw.
     Returns: tokens int32 [R], NO_TOKEN (-1) for a row whose every token is masked: that row's request must end with
-        `nothing_to_draw_error`, and the token must not reach a model. Log-probabilities where asked for.
-    Raises: BackendError naming the row when logits that are used hold NaN or +inf.
+        `nothing_to_draw_error`, and the token must not reach a model. NOT_FINITE (-2) for a row whose logits hold NaN
+        or +inf. Log-probabilities where asked for, NaN in rows of such logits.
     """
     tokens = np.full(batch.num_rows, NO_TOKEN, np.int32)
     drawn_rows: list[int] = []
@@ -44,7 +44,9 @@ def sample(logits: F32, batch: SamplingBatch) -> SampleResult:
     for row, logits_row in enumerate(batch.rows.tolist()):
         logits_V = logits[logits_row]
         best = int(logits_V.argmax())
-        check_finite(float(logits_V[best]), logits_row)  # argmax stops at a NaN
+        if not is_finite_row(float(logits_V[best])):  # argmax stops at a NaN
+            tokens[row] = NOT_FINITE
+            continue
         if changes:
             logits_V = _changed(logits_V, batch, row)
             best = int(logits_V.argmax())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from quire.sampling.batch import I32
-from quire.scheduler.sequence import Sequence
+from quire.scheduler.sequence import Sequence, Status
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +46,11 @@ class StepPlan:
         sequence.num_computed_tokens = start = start + num_new
         if start == sequence.num_tokens:
             self.draw(sequence, len(self.sequences) - 1)
+
+    def unfinished(self) -> list[Sequence]:
+        """Who ran or drew in the step and has not ended since, each once."""
+        found = {id(seq): seq for seq in (*self.sequences, *self.sampled) if seq.status is not Status.FINISHED}
+        return list(found.values())
 
     def draw(self, sequence: Sequence, row: int) -> None:
         """Draws the sequence's next token from the last logits of `sequences[row]`."""

@@ -7,6 +7,7 @@ from the far end of the policy's order and are computed again later; none is eve
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from quire.errors import InternalError, RequestError
@@ -32,7 +33,11 @@ class SchedulerLimits:
 
 
 class Scheduler:
-    """Owns every unfinished sequence. `running` and `waiting` are in the policy's order."""
+    """Owns every unfinished sequence. `running` and `waiting` are in the policy's order.
+
+    `suspects` were in a step that failed. While there are any, a step runs the first of them and nobody else, so that
+    a step that fails again has failed because of it; `acquit` ends that.
+    """
 
     def __init__(self, blocks: BlockManager, limits: SchedulerLimits, policy: Policy, counters: StepCounters) -> None:
         self.blocks = blocks
@@ -42,6 +47,7 @@ class Scheduler:
         self._policy = policy
         self._counters = counters
         self._leading: set[Request] = set()  # running, with sequences that wait for the prompt's end
+        self.suspects: list[Sequence] = []  # unfinished
 
     @property
     def has_unfinished(self) -> bool:
@@ -77,9 +83,12 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """The next step. Sequences are accounted for as if it were done; their tokens are in flight."""
         plan = StepPlan()
-        budget = self._schedule_running(plan, self._limits.max_num_batched_tokens)
-        if not plan.num_preempted:
-            self._schedule_waiting(plan, budget)
+        if self.suspects:
+            self._schedule_alone(plan, self.suspects[0])
+        else:
+            budget = self._schedule_running(plan, self._limits.max_num_batched_tokens)
+            if not plan.num_preempted:
+                self._schedule_waiting(plan, budget)
         if self._leading:
             self._fork_computed_prompts(plan)
         plan.copies = self.blocks.take_copies()
@@ -104,13 +113,39 @@ class Scheduler:
             seq = self.waiting[0]
             if seq.num_inflight_tokens or not self._has_seats(seq):
                 break
-            hit = self._find_prefix(seq)
-            num_new = self._num_new_tokens(seq, hit.num_tokens, budget)
-            if not self._admit(seq, hit, num_new):
+            num_new = self._start(seq, plan, budget)
+            if not num_new:
                 break
-            plan.admitted.append(seq)
-            plan.add(seq, num_new)
             budget -= num_new
+
+    def _start(self, seq: Sequence, plan: StepPlan, budget: int) -> int:
+        """Adds a waiting sequence to the plan; returns how many of its tokens run, 0 = it has no room yet."""
+        hit = self._find_prefix(seq)
+        num_new = self._num_new_tokens(seq, hit.num_tokens, budget)
+        if not self._admit(seq, hit, num_new):
+            return 0
+        plan.admitted.append(seq)
+        plan.add(seq, num_new)
+        return num_new
+
+    def _schedule_alone(self, plan: StepPlan, suspect: Sequence) -> None:
+        """One sequence, whatever it takes from the others: they are computed again later."""
+        budget = self._limits.max_num_batched_tokens
+        if suspect.status is Status.RUNNING:
+            num_new = self._num_new_tokens(suspect, suspect.num_computed_tokens, budget)
+            assert suspect.blocks is not None
+            while not self.blocks.allocate(suspect.blocks, suspect.num_computed_tokens, num_new):
+                self._preempt_another(suspect)
+            plan.add(suspect, num_new)
+            return
+        while not (self._has_seats(suspect) and self._start(suspect, plan, budget)):
+            self._preempt_another(suspect)
+
+    def _preempt_another(self, suspect: Sequence) -> None:
+        others = [seq for seq in self.running if seq is not suspect]
+        if not others:
+            raise InternalError("a sequence that runs alone has no room", because="it had room among others before")
+        self._preempt(others[-1])
 
     def _num_new_tokens(self, seq: Sequence, num_computed: int, budget: int) -> int:
         """Tokens of `seq` in this step; 0 = none now, its last token is in flight."""
@@ -210,6 +245,21 @@ class Scheduler:
         self.waiting.put(seq)
         self._counters.preemptions += 1
 
+    def send_back(self, sequences: Iterable[Sequence]) -> None:
+        """Sequences of steps that are given up go on from the tokens they are known to have.
+
+        No submitted step may be unread: tokens in flight are forgotten.
+        """
+        for seq in sequences:
+            seq.forget_inflight()
+            if seq.status is Status.RUNNING:
+                self._preempt(seq)
+
+    def acquit(self, seq: Sequence) -> None:
+        """A suspect ran alone and did not fail."""
+        if seq in self.suspects:
+            self.suspects.remove(seq)
+
     def finish(self, seq: Sequence) -> None:
         """Ends a sequence wherever it is. When it led unforked ones, the first of them starts over in its place."""
         unforked = seq.request.unforked
@@ -221,6 +271,7 @@ class Scheduler:
             self.waiting.put(heir)
         self._leave(seq)
         seq.status = Status.FINISHED
+        self.acquit(seq)
 
     def offer_to_cache(self, plan: StepPlan) -> None:
         """Makes the blocks that a finished step filled findable, where prefix caching is on.

@@ -117,6 +117,12 @@ class Sequence:
             extend_block_hashes(self.block_hashes, self.request.hash_root, num_blocks, block_size, self.tokens_between)
         return self.block_hashes[:num_blocks]
 
+    def forget_inflight(self) -> None:
+        """Back to the known tokens: those that submitted steps were to bring will not come."""
+        self.num_tokens -= self.num_inflight_tokens
+        self.num_inflight_tokens = 0
+        self.prev_row = -1
+
     def accept(self, token_id: int) -> FinishReason | None:
         """Takes the oldest in-flight token; the reason when the sequence ends with it."""
         self.output_token_ids.append(token_id)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from quire.device import NOT_FINITE
+from quire.device.batch import StepBatch
 from quire.device.contract import ExecutorPlan
 from quire.errors import BackendError
 from quire.graph.passes import optimize
@@ -116,11 +119,30 @@ def test_block_ids_outside_the_cache_are_refused() -> None:
         driver.executor.submit(driver.batch([(line, 2)])).result()
 
 
-def test_nan_logits_are_an_error_not_a_token() -> None:
-    driver, line = cpu_driver(return_logits=False), Line(list(PROMPT), {"full": [3], "sliding": [9]})
-    line.num_computed = 8  # of which nothing was ever written: the poison shows
-    with pytest.raises(BackendError, match="logits row 0 holds NaN"):
-        driver.executor.submit(driver.batch([(line, 1)])).result()
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nan_logits_are_said_of_their_row_only(temperature: float) -> None:
+    driver, alone = (cpu_driver(return_logits=False) for _ in range(2))
+    broken, healthy, same = (Line(list(PROMPT), {"full": [block], "sliding": [block]}) for block in (3, 4, 4))
+    broken.num_computed = 8  # of which nothing was ever written: the poison shows
+    step = driver.executor.submit(drawing(driver.batch([(broken, 1), (healthy, 6)]), temperature))
+    feeding = {"token_ids": np.array([-1, -1], np.int32), "prev_row": np.array([0, 1], np.int32)}
+    broken.num_computed, healthy.num_computed = 9, 6
+    after = driver.executor.submit(drawing(driver.batch([(broken, 1), (healthy, 1)], step=1, **feeding), temperature))
+    tokens = step.result().tokens[:, 0]
+    assert tokens[0] == NOT_FINITE
+    expected = alone.executor.submit(drawing(alone.batch([(same, 6)]), temperature)).result().tokens[0, 0]
+    assert tokens[1] == expected
+    assert after.result().tokens[0, 0] == NOT_FINITE  # its -2 was not taken for a token
+    assert after.result().tokens[1, 0] >= 0
+
+
+def drawing(batch: StepBatch, temperature: float) -> StepBatch:
+    """The batch with a temperature; rows of one position draw with one seed."""
+    assert batch.sampling is not None
+    rows = len(batch.sampling.rows)
+    return replace(batch, sampling=replace(
+        batch.sampling, temperature=np.full(rows, temperature, np.float32), seed=np.full(rows, 5, np.uint64),
+        sequence_index=np.zeros(rows, np.uint32)))
 
 
 def test_a_plan_beyond_the_capabilities_is_refused() -> None:

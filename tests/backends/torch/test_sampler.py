@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from quire.device.contract import KVPlan
-from quire.device.device_sampling import NOT_FINITE
-from quire.errors import BackendError
-from quire.sampling.batch import FEATURES, NO_TOKEN, SamplingBatch, TokenLists
+from quire.sampling.batch import FEATURES, NO_TOKEN, NOT_FINITE, SamplingBatch, TokenLists
 from quire.sampling.philox import gumbel_all
 from quire.sampling.philox import philox4x32 as numpy_philox
 from quire.sampling.sampler import sample as numpy_sample
@@ -195,11 +193,14 @@ def test_log_probabilities_are_left_to_the_host() -> None:
     assert result.tokens[0, 0] == numpy_sample(result.logits, sampling).tokens[0]
 
 
-def test_broken_logits_fail_the_step_by_name() -> None:
+def test_broken_logits_are_said_of_their_row_only() -> None:
     driver, line = _driver(return_logits=False), _line()
     nan = {name: np.full((1, 1, BLOCK, KV_HEADS, HEAD_DIM), np.nan, np.float32) for name in "kv"}
     driver.executor.submit(driver.batch([(line, 4)])).result()
     driver.executor.write_blocks("full", np.array([3], np.int32), nan)
     line.num_computed = 4
-    with pytest.raises(BackendError, match="row 1 holds NaN"):
-        driver.executor.submit(driver.batch([(line, 2)])).result()
+    healthy = replace(_line(), tables={"full": [7, 5, 8], "sliding": [10, 11, 12]})
+    tokens = driver.executor.submit(driver.batch([(line, 2), (healthy, 3)])).result().tokens[:, 0]
+    alone = _driver(return_logits=False)
+    expected = alone.executor.submit(alone.batch([(healthy, 3)])).result().tokens[0, 0]
+    assert tokens.tolist() == [NOT_FINITE, expected]
