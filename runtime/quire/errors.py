@@ -11,6 +11,11 @@
 
 from __future__ import annotations
 
+import re
+
+_MOST_CHARACTERS = 4000
+_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 class QuireError(Exception):
     """Base of every error Quire raises on purpose.
@@ -19,19 +24,27 @@ class QuireError(Exception):
         what: what went wrong, with the offending name and value.
         because: the reason.
         try_: what the reader can do about it.
+
+    The three often quote names and values that others wrote: each is cut after 4,000 characters, and characters that
+    control a terminal, or that no encoding has, are written as escapes.
     """
 
     def __init__(self, what: str, *, because: str = "", try_: str = "") -> None:
-        self.what, self.because, self.try_ = what, because, try_
-        lines = [what]
-        if because:
-            lines.append(f"  because: {because}")
-        if try_:
-            lines.append(f"  try: {try_}")
+        self.what, self.because, self.try_ = _printable(what), _printable(because), _printable(try_)
+        lines = [self.what]
+        if self.because:
+            lines.append(f"  because: {self.because}")
+        if self.try_:
+            lines.append(f"  try: {self.try_}")
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.because, self.try_)
+
+
+def _printable(text: str) -> str:
+    shown = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} ..."
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), shown)
 
 
 def _rebuild(kind: type[QuireError], what: str, because: str, try_: str) -> QuireError:

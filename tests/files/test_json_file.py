@@ -23,11 +23,17 @@ def test_a_missing_file_is_an_empty_object(tmp_path: Path) -> None:
     ('{"a": ' * 200_000, "nested too deep"),
     ("9" * 10_000, "digits"),
     (b'"\xff"', "byte 1 is no UTF-8"),
+    ('{"a": ["\\ud83d"]}', "half of a surrogate pair"),
+    (b'"\\uDE42"', "half of a surrogate pair"),
 ])
 def test_what_cannot_be_parsed_is_named_with_its_place(text: str | bytes, because: str) -> None:
     with pytest.raises(ModelError, match=r"x\.json") as refusal:
         parse_json(text, "x.json")
     assert because in refusal.value.because
+
+
+def test_a_whole_surrogate_pair_is_a_character() -> None:
+    assert parse_json('"\\ud83d\\ude42"', "x.json") == "🙂"
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "1", '"a"'])

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from quire.errors import ModelError
-from quire.models import ARCHITECTURES, build_model, build_model_from_config
+from quire.models import ARCHITECTURES, build_model, build_model_from_config, check_architecture
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 131, "hidden_size": 64,
@@ -155,3 +156,55 @@ def test_equal_layers_have_equal_signatures() -> None:
     graph = build_model_from_config(config_of("Gemma2ForCausalLM", num_hidden_layers=4, sliding_window=9)).graph
     signatures = [layer.signature() for layer in graph.layers]
     assert signatures[0] == signatures[2] != signatures[1] == signatures[3]
+
+
+def test_what_no_reader_foresaw_is_a_model_error_with_the_place() -> None:
+    class Treacherous(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            if key == "hidden_act":
+                raise LookupError("out of the blue")
+            return super().get(key, default)
+
+    with pytest.raises(ModelError, match=r"config\.json, at or after 'hidden_act'.*\n.*LookupError: out of the blue"):
+        build_model_from_config(Treacherous(LLAMA))
+
+
+def test_unknown_keys_are_named_once_and_harmless_ones_are_not() -> None:
+    harmless = {"_name_or_path": "x", "transformers_version": "5", "use_cache": True, "attention_dropout": 0.1,
+                "bos_token_id": 1, "initializer_range": 0.02, "auto_map": {}, "pretraining_tp": 1}
+    assert build_model_from_config({**LLAMA, **harmless, "scale_emb": None}).notes == ()
+    (note,) = build_model_from_config({**LLAMA, **harmless, "scale_emb": 12, "dim_model_base": 256}).notes
+    assert "scale_emb, dim_model_base" in note
+    (note,) = build_model_from_config({**LLAMA, **{f"key{number}": 1 for number in range(100_000)}}).notes
+    assert note.endswith("and 99980 more")
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_the_configs_that_transformers_writes_hold_no_unknown_keys(architecture: str) -> None:
+    special = {"GPT2LMHeadModel": "GPT2Config", "Gemma3ForCausalLM": "Gemma3TextConfig",
+               "Gemma3ForConditionalGeneration": "Gemma3Config"}
+    name = special.get(architecture, architecture.replace("ForCausalLM", "Config"))
+    written = getattr(transformers, name)().to_dict()
+    notes = build_model_from_config({**written, "architectures": [architecture]}).notes
+    assert not [note for note in notes if "not known to be harmless" in note]
+
+
+@pytest.mark.parametrize(("value", "ids"), [
+    (1.0, (1,)), ("2", (2,)), ([2.0, "3", None], (2, 3)), ("</s>", ()), (-1, ()),
+])
+def test_end_tokens_in_other_spellings(value: Any, ids: tuple[int, ...]) -> None:
+    assert build_model_from_config({**LLAMA, "eos_token_id": value}).eos_token_ids == ids
+
+
+def test_an_end_token_outside_the_vocabulary_is_left_out_and_said() -> None:
+    spec = build_model_from_config({**LLAMA, "eos_token_id": [7, 131, 9000]})
+    assert spec.eos_token_ids == (7,)
+    assert "eos_token_id 131, 9000 ends no text" in spec.notes[0]
+
+
+def test_the_architecture_is_checked_without_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    check_architecture(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["FooForCausalLM"]}))
+    with pytest.raises(ModelError, match="FooForCausalLM"):
+        check_architecture(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ MOST_JSON_BYTES = 2**26
 """Larger than the index of any published checkpoint; what is parsed takes ten times as much memory."""
 
 _AGAIN = "downloading the file again"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json_object(path: Path | None) -> dict[str, Any]:
@@ -55,9 +57,15 @@ def parse_json(text: str | bytes, where: str, *, unique_names: bool = False) -> 
         return values
 
     try:
-        return json.loads(text, object_pairs_hook=pairs)
+        value = json.loads(text, object_pairs_hook=pairs)
+        if _SURROGATE.search(text if isinstance(text, str) else text.decode("utf-8")):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
         raise ModelError(f"{where} is not JSON", because=f"line {error.lineno}, column {error.colno}: {error.msg}",
+                         try_=_AGAIN) from error
+    except UnicodeEncodeError as error:
+        raise ModelError(f"{where} holds a text that is no Unicode", because="it has half of a surrogate pair",
                          try_=_AGAIN) from error
     except UnicodeDecodeError as error:
         raise ModelError(f"{where} is not JSON", because=f"byte {error.start} is no UTF-8", try_=_AGAIN) from error

@@ -16,7 +16,7 @@ from quire.models.family import BuiltModel
 from quire.models.mlp import gated_mlp
 from quire.models.normalization import RmsNorm
 from quire.models.parameters import Parameters
-from quire.models.rope_config import rope_object, rope_spec, scaled_max_len
+from quire.models.rope_config import LEAST_THETA, rope_object, rope_spec, scaled_max_len
 
 GLOBAL_THETA, LOCAL_THETA = 1_000_000.0, 10_000.0
 
@@ -85,6 +85,7 @@ def _ropes(config: ConfigReader, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
     full, sliding = (rope_object(config, "rope_parameters", nested.get(kind))
                      for kind in ("full_attention", "sliding_attention"))
     scaling = rope_object(config, "rope_scaling", config.raw("rope_scaling"))
-    theta, local_theta = config.number("rope_theta", GLOBAL_THETA), config.number("rope_local_base_freq", LOCAL_THETA)
+    theta = config.number("rope_theta", GLOBAL_THETA, low=LEAST_THETA)
+    local_theta = config.number("rope_local_base_freq", LOCAL_THETA, low=LEAST_THETA)
     return (rope_spec(config, {**full, **scaling}, head_dim, default_theta=theta),
             rope_spec(config, sliding, head_dim, default_theta=local_theta))

@@ -20,6 +20,7 @@ def build_qwen3_moe(config: ConfigReader) -> BuiltModel:
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_act", "silu")
     bias = config.flag("attention_bias", False)
+    config.raw("intermediate_size")  # says nothing where all layers are sparse
     config.raw("sliding_window")  # without use_sliding_window, which is refused, it says nothing
     attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5,
                               qkv_bias=bias, output_bias=bias, head_norm=norm)

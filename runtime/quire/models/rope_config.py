@@ -21,6 +21,9 @@ _KEYS: Mapping[str, frozenset[str]] = {
                        "mscale", "mscale_all_dim", "truncate"}),
     "factors": frozenset({"factors"}),
 }
+LEAST_THETA = 1.0
+"""Below, frequencies would rise from pair to pair."""
+
 _LEAST = 1e-6
 """Of what is divided by."""
 
@@ -44,8 +47,8 @@ def read_rope(
     older = rope_object(config, "rope_scaling", config.raw("rope_scaling"))
     if current and older and current != older:
         raise config.refusal("rope_scaling", "rope_parameters says something else")
-    theta = config.number(theta_key, default_theta)
-    partial = config.number(partial_key, default_partial)
+    theta = config.number(theta_key, default_theta, low=LEAST_THETA)
+    partial = config.number(partial_key, default_partial, high=1.0)
     return rope_spec(config, current or older, head_dim, default_theta=theta, default_partial=partial)
 
 
@@ -75,19 +78,25 @@ def rope_spec(
         raise ModelError(f"{config.where}: rope parameters {', '.join(unknown):.500} not supported",
                          because=f"rope type {kind!r} takes {', '.join(sorted(_KEYS[kind] | _SHARED_KEYS))}")
     reader = ConfigReader(parameters, f"{config.where}: rope parameters")
-    theta = reader.number("rope_theta", default_theta, low=1.0)
+    theta = reader.number("rope_theta", default_theta, low=LEAST_THETA)
     partial = reader.number("partial_rotary_factor", default_partial, high=1.0)
     dims = int(head_dim * partial)
     if dims < 2 or dims % 2:
         raise ModelError(f"{config.where}: {dims} rotated dimensions of a head of {head_dim}",
                          because="an even number between 2 and head_dim is expected")
     spec = _READERS[kind](reader, config, RopeSpec(theta, dims))
-    with np.errstate(all="ignore"):
-        frequencies = spec.inv_freq()
-    if not np.isfinite(frequencies).all():
+    if not _has_frequencies(spec):
         raise ModelError(f"{config.where}: rope parameters {dict(parameters)!s:.300}",
                          because="they give frequencies that are no numbers")
     return spec
+
+
+def _has_frequencies(spec: RopeSpec) -> bool:
+    try:
+        with np.errstate(all="ignore"):
+            return bool(np.isfinite(spec.inv_freq()).all())
+    except ArithmeticError:  # a rule that divides by what these parameters make 0
+        return False
 
 
 def scaled_max_len(config: ConfigReader, rope: RopeSpec, *, config_is_scaled: bool = False,

@@ -9,10 +9,11 @@ from typing import Any
 import tokenizers
 
 from quire.errors import ModelError
-from quire.files import optional_file_of, read_bytes, reading
+from quire.files import MOST_TEXT_BYTES, file_of, optional_file_of, read_bytes, reading
 
 logger = logging.getLogger(__name__)
 
+_TOKENIZER_SUFFIXES = (".json", ".model", ".tiktoken", ".txt", ".vocab")
 _TRIAL_TEXT = "Hello, world: 1 + 1 \u00e9\u4e16\U0001f642\n"
 
 
@@ -58,6 +59,7 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
             because="Quire reads that format; converting others needs transformers, which is not installed",
             try_="`pip install transformers`, or a checkpoint that has tokenizer.json",
         ) from None
+    _check_files(folder)
     try:
         converted = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises many kinds for files it cannot read
@@ -72,6 +74,21 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
         )
     logger.warning("no tokenizer.json in %s: transformers converted %s", folder, type(converted).__name__)
     return backend
+
+
+def _check_files(folder: Path) -> None:
+    """Refuses a folder with files that `open_regular` would not open: transformers would wait for a pipe for ever."""
+    for path in folder.iterdir():
+        target = file_of(folder, path.name)
+        if target.is_dir():
+            continue
+        if not target.is_file():
+            raise ModelError(f"{path} is not a file", because="it is a pipe, a device or a link to nothing",
+                             try_="downloading the model again")
+        if path.suffix in _TOKENIZER_SUFFIXES and target.stat().st_size > MOST_TEXT_BYTES:
+            raise ModelError(f"{path} has {target.stat().st_size} bytes",
+                             because=f"files of its kind are read up to {MOST_TEXT_BYTES}",
+                             try_="downloading the file again")
 
 
 def _named_tokens(config: dict[str, Any], file: Path) -> dict[int, dict[str, Any]]:

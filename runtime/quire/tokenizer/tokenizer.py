@@ -68,7 +68,7 @@ class Tokenizer:
         folder = Path(path)
         config = read_json_object(file_of(folder, "tokenizer_config.json"))
         backend = load_backend(folder, config)
-        special_tokens = _special_tokens(config, read_json_object(file_of(folder, "special_tokens_map.json")))
+        special_tokens = _special_tokens(folder, config, read_json_object(file_of(folder, "special_tokens_map.json")))
         template = ChatTemplate.from_folder(folder, config, special_tokens, override=chat_template)
         eos_token_ids = [_id_of_end(token, backend, folder) for token in generation_end_tokens(folder)]
         with reading(folder / "tokenizer.json"):
@@ -130,8 +130,8 @@ def _id_of_end(token: int | str, backend: tokenizers.Tokenizer, folder: Path) ->
     return token_id
 
 
-def _special_tokens(*sources: Mapping[str, Any]) -> dict[str, str]:
-    """The named special tokens; earlier files win. A token is a string or an object with its content."""
+def _special_tokens(folder: Path, *sources: Mapping[str, Any]) -> dict[str, str]:
+    """The named special tokens; earlier files win. A token is a string or an object with its content, null is none."""
     found: dict[str, str] = {}
     for source in sources:
         for name in _NAMED_TOKENS:
@@ -139,4 +139,8 @@ def _special_tokens(*sources: Mapping[str, Any]) -> dict[str, str]:
             text = token.get("content") if isinstance(token, Mapping) else token
             if isinstance(text, str):
                 found.setdefault(name, text)
+            elif text is not None:
+                raise ModelError(f"{folder}: {name}={token!r:.100} of its tokenizer",
+                                 because="a text, or an object with its content, is expected there",
+                                 try_="mending tokenizer_config.json or special_tokens_map.json")
     return found

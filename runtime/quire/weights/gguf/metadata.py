@@ -126,7 +126,7 @@ class Cursor:
             for _ in range(count):
                 offsets.append(position)
                 position += 8 + unpack(mapped, position)[0]  # type: ignore[arg-type]
-        except struct.error:
+        except (struct.error, OverflowError):  # the second for positions that no file has
             raise Malformed(f"it ends at byte {size}, inside an array of {count} strings") from None
         if position - self.position > _LONGEST_STRING:
             raise Malformed(f"the {count} texts at byte {self.position} would have {position - self.position} bytes")

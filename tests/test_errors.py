@@ -1,0 +1,27 @@
+"""Error messages are bounded and cannot control a terminal, whatever they quote."""
+
+from __future__ import annotations
+
+import pickle
+
+from quire.errors import ModelError, RequestError
+
+
+def test_what_others_wrote_is_cut() -> None:
+    error = ModelError("x" * 10**6, because="y" * 10**6)
+    assert len(str(error)) < 10_000
+    assert error.what.endswith("x ...")
+
+
+def test_characters_that_control_a_terminal_are_written_as_escapes() -> None:
+    error = ModelError("name \x1b[31mred\r\x07", because="two\nlines \x9b", try_="grün 🙂 \ud83d")
+    assert error.what == r"name \x1b[31mred\r\x07"
+    assert error.because == "two\nlines \\x9b"
+    assert error.try_ == "grün 🙂 \\ud83d"
+    str(error).encode()
+
+
+def test_errors_survive_a_process_border() -> None:
+    for error in (ModelError("what", because="why", try_="how"), RequestError("what", because="why", param="field")):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again)) == (type(error), str(error))
