@@ -33,6 +33,8 @@ class CompletionOutput:
         text: generated text so far ("" without a tokenizer). token_ids: generated tokens so far, stop token included.
         cumulative_logprob: sum over the generated tokens; None when logprobs were not asked for.
         logprobs: per generated token, when asked for.
+        text_offsets: with logprobs, per generated token: where it begins in `text`, counted as if no stop string were
+            cut off. A token inside a character has that character's place; one that is not shown, the next place.
         finish_reason: "stop", "length", "abort", "error", or None while running.
         stop_reason: the stop string or stop token id that ended it; None for the end-of-text token.
     """
@@ -42,6 +44,7 @@ class CompletionOutput:
     token_ids: list[int] = field(default_factory=list)
     cumulative_logprob: float | None = None
     logprobs: list[TokenLogprobs] | None = None
+    text_offsets: list[int] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
 

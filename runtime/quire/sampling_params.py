@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from quire.errors import RequestError
+from quire.field_ranges import (
+    GREEDY_BELOW,
+    check_bias,
+    check_integer,
+    check_number,
+    check_optional_integer,
+    check_strings,
+    check_token_ids,
+    refused,
+)
+from quire.foreign_fields import first_refused, refusal_text
+from quire.vllm_sampling_fields import VLLM_SAMPLING_FIELDS
 
-MAX_N = 16384
-"""Most sequences of one request."""
 
-GREEDY_BELOW = 1e-5
-"""Temperatures under this are taken as 0 (greedy): no float32 draw could tell them apart."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to draw the tokens of one request and when to stop.
 
@@ -25,16 +29,18 @@ class SamplingParams:
     bias, penalties, temperature, min_p, top_k, top_p, draw. Values are checked and normalised here (sequences become
     tuples, absent lists of stops and bad words empty ones, `top_k=-1` becomes 0), so that a SamplingParams that
     exists is valid. What depends on the model, such as token ids against the vocabulary, is checked by the engine.
+    Positions are those of vLLM 0.33's. Fields of vLLM's that are not listed here are in `vllm_sampling_fields`: taken
+    where they change no answer, refused by name where they would, None afterwards.
 
     Attributes:
         n: sequences to generate from the prompt, 1..16384.
-        temperature: factor 1/temperature on the logits; 0 (or below 1e-5) = greedy.
+        temperature: factor 1/temperature on the logits, at most 1e6; 0 (or below 1e-5) = greedy.
         top_p: the smallest set of most likely tokens with at least this probability, in (0, 1]; 1 = off.
         top_k: the most likely tokens only; 0 or -1 = off.
         min_p: tokens at least this likely relative to the most likely one, in [0, 1]; 0 = off.
         presence_penalty: in [-2, 2], subtracted from the logit of every token that the output already has.
         frequency_penalty: in [-2, 2], subtracted once per occurrence in the output.
-        repetition_penalty: > 0; divides positive and multiplies negative logits of tokens in prompt or output.
+        repetition_penalty: 1e-6..1e6; divides positive and multiplies negative logits of tokens in prompt or output.
         seed: None (or -1) = the engine gives one; else -2**63..2**64-1, used modulo 2**64. Draws depend on seed,
             sequence index and position only, never on what else is running.
         stop: string or strings that end the text; cut from it unless include_stop_str_in_output.
@@ -55,54 +61,105 @@ class SamplingParams:
     """
 
     n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    temperature: float = 1.0
+    watermarking: Any = field(default=None, repr=False)
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
     seed: int | None = None
     stop: str | Sequence[str] | None = None
     stop_token_ids: Sequence[int] | None = None
-    bad_words: Sequence[str] | None = None
-    include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     max_tokens: int | None = 16
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    prompt_logprob_token_ids: Any = field(default=None, repr=False)
+    prompt_logprob_start: Any = field(default=None, repr=False)
+    logprob_token_ids: Any = field(default=None, repr=False)
+    flat_logprobs: Any = field(default=None, repr=False)
     detokenize: bool = True
     skip_special_tokens: bool = True
+    spaces_between_special_tokens: Any = field(default=None, repr=False)
+    include_stop_str_in_output: bool = False
+    output_kind: Any = field(default=None, repr=False)
+    stream_interval: Any = field(default=None, repr=False)
+    skip_clone: Any = field(default=None, repr=False)
+    output_text_buffer_length: Any = field(default=None, repr=False)
+    structured_outputs: Any = field(default=None, repr=False)
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: Sequence[int] | None = None
+    extra_args: Any = field(default=None, repr=False)
+    bad_words: Sequence[str] | None = None
+    skip_reading_prefix_cache: Any = field(default=None, repr=False)
+    thinking_token_budget: Any = field(default=None, repr=False)
+    repetition_detection: Any = field(default=None, repr=False)
+    routed_experts_prompt_start: Any = field(default=None, repr=False)
+    trace_decode_token_ids: Any = field(default=None, repr=False)
+    best_of: Any = field(default=None, repr=False, kw_only=True)
+    truncate_prompt_tokens: Any = field(default=None, repr=False, kw_only=True)
+    logits_processors: Any = field(default=None, repr=False, kw_only=True)
+    guided_decoding: Any = field(default=None, repr=False, kw_only=True)
+    use_beam_search: Any = field(default=None, repr=False, kw_only=True)
+    length_penalty: Any = field(default=None, repr=False, kw_only=True)
+    early_stopping: Any = field(default=None, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        self._take_vllm_fields()
         put = self._put
-        put("n", _integer("n", self.n, 1, MAX_N))
-        temperature = _number("temperature", self.temperature, low=0.0)
+        temperature = check_number("temperature", self.temperature)
         put("temperature", 0.0 if temperature < GREEDY_BELOW else temperature)
-        put("top_p", _number("top_p", self.top_p, above=0.0, high=1.0))
-        put("top_k", max(_integer("top_k", self.top_k, -1), 0))
-        put("min_p", _number("min_p", self.min_p, low=0.0, high=1.0))
-        put("presence_penalty", _number("presence_penalty", self.presence_penalty, low=-2.0, high=2.0))
-        put("frequency_penalty", _number("frequency_penalty", self.frequency_penalty, low=-2.0, high=2.0))
-        put("repetition_penalty", _number("repetition_penalty", self.repetition_penalty, above=0.0))
-        seed = _optional_integer("seed", self.seed, -(2**63), 2**64 - 1)
+        for name in ("top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"):
+            put(name, check_number(name, getattr(self, name)))
+        for name in ("n", "min_tokens"):
+            put(name, check_integer(name, getattr(self, name)))
+        for name in ("max_tokens", "logprobs", "prompt_logprobs"):
+            put(name, check_optional_integer(name, getattr(self, name)))
+        put("top_k", max(check_integer("top_k", self.top_k), 0))
+        seed = check_optional_integer("seed", self.seed)
         put("seed", None if seed == -1 else seed)
-        put("max_tokens", _optional_integer("max_tokens", self.max_tokens, 1))
-        put("min_tokens", _integer("min_tokens", self.min_tokens, 0))
-        put("logprobs", _optional_integer("logprobs", self.logprobs, -1))
-        put("prompt_logprobs", _optional_integer("prompt_logprobs", self.prompt_logprobs, -1))
-        put("stop", _strings("stop", (self.stop,) if isinstance(self.stop, str) else self.stop))
-        put("bad_words", _strings("bad_words", self.bad_words))
-        put("stop_token_ids", _token_ids("stop_token_ids", self.stop_token_ids) or ())
-        put("allowed_token_ids", _token_ids("allowed_token_ids", self.allowed_token_ids))
-        put("logit_bias", _bias(self.logit_bias))
+        put("stop", check_strings("stop", (self.stop,) if isinstance(self.stop, str) else self.stop))
+        put("bad_words", check_strings("bad_words", self.bad_words))
+        put("stop_token_ids", check_token_ids("stop_token_ids", self.stop_token_ids) or ())
+        put("allowed_token_ids", check_token_ids("allowed_token_ids", self.allowed_token_ids))
+        put("logit_bias", check_bias(self.logit_bias))
         for name in ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens"):
             if not isinstance(getattr(self, name), bool):
-                raise _refused(name, getattr(self, name), "true or false")
+                raise refused(name, getattr(self, name), "true or false")
         self._check_together()
+
+    @classmethod
+    def from_optional(cls, *args: Any, **values: Any) -> SamplingParams:
+        """As the constructor, with None taken as left out (of max_tokens too: up to the model's length).
+
+        Positions are the constructor's. Raises: RequestError for a value, or a name that it does not have.
+        """
+        names = [item.name for item in fields(cls)]
+        given = {**dict(zip(names, args, strict=False)), **values}
+        unknown = next((name for name in given if name not in names), None)
+        if unknown is not None:
+            raise RequestError(f"{unknown}: unknown field", because="SamplingParams has no such field",
+                               try_="a field of SamplingParams", param=unknown)  # fmt: skip
+        return cls(**{name: value for name, value in given.items() if value is not None or name == "max_tokens"})
+
+    def clone(self) -> SamplingParams:
+        """An equal one. Params are frozen, so that a change is `dataclasses.replace(params, ...)`."""
+        return replace(self)
+
+    def _take_vllm_fields(self) -> None:
+        """Refuses what vLLM would do with these and Quire does not; all are None afterwards."""
+        values = {name: getattr(self, name) for name in VLLM_SAMPLING_FIELDS}
+        if values["best_of"] == self.n:
+            values["best_of"] = None
+        name = first_refused(VLLM_SAMPLING_FIELDS, values, "SamplingParams")
+        if name is not None:
+            what, because, try_ = refusal_text(name, values[name], VLLM_SAMPLING_FIELDS[name])
+            raise RequestError(what, because=because, try_=try_, param=name)
+        for name in VLLM_SAMPLING_FIELDS:
+            self._put(name, None)
 
     def _put(self, name: str, value: Any) -> None:
         """Writes a normalised value into the frozen object while it is being made."""
@@ -110,9 +167,9 @@ class SamplingParams:
 
     def _check_together(self) -> None:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise _refused("min_tokens", self.min_tokens, f"a whole number from 0 to max_tokens={self.max_tokens}")
+            raise refused("min_tokens", self.min_tokens, f"a whole number from 0 to max_tokens={self.max_tokens}")
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
-            raise _refused("allowed_token_ids", [], "at least one token id, or none at all")
+            raise refused("allowed_token_ids", [], "at least one token id, or none at all")
         if self.stop and not self.detokenize:
             raise RequestError("stop strings with detokenize=False", because="stop strings are looked for in the text",
                                try_="stop_token_ids, or detokenize=True", param="stop")  # fmt: skip
@@ -121,76 +178,3 @@ class SamplingParams:
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` as a tuple; empty where none is given."""
         return tuple(self.stop or ())
-
-
-def _refused(param: str, value: object, allowed: str) -> RequestError:
-    return RequestError(f"{param}={value!r} is not allowed", because=f"{param} must be {allowed}",
-                        try_=f"a value that is {allowed}", param=param)  # fmt: skip
-
-
-def _integer(param: str, value: object, low: int, high: int | None = None) -> int:
-    allowed = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
-    if isinstance(value, bool):
-        raise _refused(param, value, allowed)
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise _refused(param, value, allowed) from None
-    if number < low or (high is not None and number > high):
-        raise _refused(param, value, allowed)
-    return number
-
-
-def _optional_integer(param: str, value: object, low: int, high: int | None = None) -> int | None:
-    return None if value is None else _integer(param, value, low, high)
-
-
-def _number(
-    param: str, value: Any, *, low: float | None = None, above: float | None = None, high: float | None = None
-) -> float:
-    """A finite float with low <= value, above < value and value <= high, where given."""
-    bounds = [f"at least {low:g}"] if low is not None else []
-    bounds += [f"above {above:g}"] if above is not None else []
-    bounds += [f"at most {high:g}"] if high is not None else []
-    allowed = "a finite number " + " and ".join(bounds)
-    if isinstance(value, (bool, str, bytes)):
-        raise _refused(param, value, allowed)
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise _refused(param, value, allowed) from None
-    too_low = (low is not None and number < low) or (above is not None and number <= above)
-    if not math.isfinite(number) or too_low or (high is not None and number > high):
-        raise _refused(param, value, allowed)
-    return number
-
-
-def _strings(param: str, values: object) -> tuple[str, ...]:
-    if values is None:
-        return ()
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise _refused(param, values, "a list of strings")
-    if not all(isinstance(value, str) and value for value in values):
-        raise _refused(param, values, "a list of strings, none of them empty")
-    return tuple(dict.fromkeys(values))
-
-
-def _token_ids(param: str, values: object) -> tuple[int, ...] | None:
-    if values is None:
-        return None
-    if not isinstance(values, (Sequence, set, frozenset)) or isinstance(values, (str, bytes)):
-        raise _refused(param, values, "a list of token ids")
-    return tuple(dict.fromkeys(_integer(param, value, 0, 2**31 - 1) for value in values))
-
-
-def _bias(values: object) -> dict[int, float] | None:
-    """Token id -> bias. Keys may be decimal strings, as JSON objects have them."""
-    if values is None:
-        return None
-    if not isinstance(values, Mapping):
-        raise _refused("logit_bias", values, "a mapping from token id to a number in [-100, 100]")
-    bias: dict[int, float] = {}
-    for key, value in values.items():
-        token_id = int(key) if isinstance(key, str) and key.isdecimal() else key
-        bias[_integer("logit_bias", token_id, 0, 2**31 - 1)] = _number("logit_bias", value, low=-100.0, high=100.0)
-    return bias or None

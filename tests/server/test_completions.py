@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 from openai import OpenAI
 from openai.types import Completion
 
+from quire.server.foreign_request_fields import COMPLETION_FOREIGN
+from quire.server.schemas import CompletionRequest
 from tests.byte_model import EOS
 
 
@@ -174,3 +176,99 @@ def test_tokens_of_one_character_wait_for_each_other(client: OpenAI) -> None:
     texts = [chunk.choices[0].text for chunk in chunks]
     assert "".join(texts) == "\ufffd" * 3  # three first bytes are three broken characters, each shown once
     assert all(len(one) + len(two) > 0 for one, two in pairwise(texts)) or len(texts) == 3
+
+
+EURO = "€".encode()
+BROKEN = [*EURO[:2], ord("x"), 0xFF, *"é€".encode(), ord("y")]
+"""Half a character, a byte that is none, then whole ones."""
+
+
+def joined(client: OpenAI, prompt: Any, **fields: Any) -> tuple[str, list[str], list[int]]:
+    """(text, tokens, offsets) of a whole answer, after checking that the streamed one is the same."""
+    def of(stream: bool) -> tuple[str, list[str], list[int]]:
+        answer = complete(client, prompt, stream=stream, **fields)
+        choices = [chunk.choices[0] for chunk in ([answer] if isinstance(answer, Completion) else answer)]
+        logprobs = [choice.logprobs for choice in choices if choice.logprobs is not None]
+        return ("".join(choice.text for choice in choices), [token for one in logprobs for token in one.tokens],
+                [offset for one in logprobs for offset in one.text_offset])
+
+    whole = of(False)
+    assert of(True) == whole
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("fields", "echo"),
+    [*product([{}, {"stop": "fgX"}, {"stop": "efX"}, {"stop": "ef"}], [True, False]), ({"max_tokens": 0}, True)],
+)
+def test_text_begins_with_each_token_at_its_offset(client: OpenAI, fields: dict[str, Any], echo: bool) -> None:
+    text, tokens, offsets = joined(client, [*BROKEN, ord("a")], logprobs=1, echo=echo, **fields)
+    assert len(tokens) == len(offsets)
+    assert offsets == sorted(offsets)
+    for token, offset in zip(tokens, offsets, strict=True):
+        if "\ufffd" not in token and offset < len(text):
+            assert text[offset : offset + len(token)] == token
+
+
+def test_offsets_behind_a_broken_and_a_skipped_token(client: OpenAI) -> None:
+    allowed = {"allowed_token_ids": [EURO[0]], "ignore_eos": True}
+    text, tokens, offsets = joined(client, "a", logprobs=0, max_tokens=3, extra_body=allowed)
+    assert (text, tokens, offsets) == ("\ufffd" * 3, ["\ufffd"] * 3, [0, 1, 2])
+    beyond = joined(client, [EOS - 2], logprobs=0, max_tokens=4, extra_body={"ignore_eos": True})
+    assert beyond[2] == [0, 1, 1, 1]  # byte 255, the end-of-text token, and ids without a token
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("n", [1, 2])
+def test_max_tokens_0_with_echo_scores_the_prompt(client: OpenAI, stream: bool, n: int) -> None:
+    answer = complete(client, ["abc", "hi"], echo=True, logprobs=2, max_tokens=0, n=n, stream=stream,
+                      **({"stream_options": {"include_usage": True}} if stream else {}))
+    chunks = [answer] if isinstance(answer, Completion) else list(answer)
+    choices = sorted((choice for chunk in chunks for choice in chunk.choices), key=lambda choice: choice.index)
+    assert [choice.text for choice in choices] == ["abc"] * n + ["hi"] * n
+    assert {choice.finish_reason for choice in choices} == {"length"}
+    for choice in choices:
+        assert choice.logprobs.tokens == list(choice.text)
+        assert [len(top) for top in choice.logprobs.top_logprobs[1:]] == [2] * (len(choice.text) - 1)
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (5, 0, 5)
+
+
+def test_max_tokens_0_without_logprobs_only_echoes(client: OpenAI) -> None:
+    answer = complete(client, "abc", echo=True, max_tokens=0)
+    assert (answer.choices[0].text, answer.choices[0].logprobs, answer.usage.completion_tokens) == ("abc", None, 0)  # type: ignore[union-attr]
+
+
+def test_echo_shows_as_many_logprobs_as_asked_whatever_prompt_logprobs_says(client: OpenAI) -> None:
+    (choice,) = complete(client, "abc", echo=True, logprobs=1, extra_body={"prompt_logprobs": 3}).choices
+    assert [len(top) for top in choice.logprobs.top_logprobs[1:]] == [1] * 7  # type: ignore[union-attr]
+    assert len(choice.prompt_logprobs[1]) == 3  # type: ignore[attr-defined]
+
+
+def test_token_ids_beside_the_text(client: OpenAI) -> None:
+    (choice,) = complete(client, "a", extra_body={"return_token_ids": True}).choices
+    assert (choice.token_ids, choice.prompt_token_ids) == ([98, 99, 100, 101, 102], [97])  # type: ignore[attr-defined]
+    chunks = list(complete(client, "a", stream=True, extra_body={"return_token_ids": True}))  # type: ignore[call-overload]
+    assert [token for chunk in chunks for token in chunk.choices[0].token_ids] == choice.token_ids  # type: ignore[attr-defined]
+    assert [getattr(chunk.choices[0], "prompt_token_ids", None) for chunk in chunks][:2] == [[97], None]
+    named = complete(client, "a", logprobs=0, extra_body={"return_tokens_as_token_ids": True}).choices[0].logprobs
+    assert named.tokens == [f"token_id:{token}" for token in choice.token_ids]  # type: ignore[union-attr,attr-defined]
+
+
+def test_request_id_is_part_of_the_answers(client: OpenAI) -> None:
+    assert complete(client, "a", extra_body={"request_id": "mine-1"}).id == "cmpl-mine-1"
+
+
+def test_whole_numbers_may_come_as_floats(client: OpenAI) -> None:
+    assert complete(client, "a", max_tokens=2.0, extra_body={"top_k": 1.0}).choices[0].text == "bc"
+
+
+def test_null_is_absent_everywhere(client: OpenAI) -> None:
+    names = [*CompletionRequest.model_fields, *COMPLETION_FOREIGN]
+    nothing = {name: None for name in names if name not in ("prompt", "model", "max_tokens", "stream", "temperature")}
+    assert complete(client, "a", extra_body=nothing).choices[0].text == "bcdef"
+    options = {"include_usage": True, "continuous_usage_stats": None, "include_obfuscation": None}
+    extra = {"stream_options": options, "logit_bias": {"98": None}}
+    chunks = list(complete(client, "a", stream=True, extra_body=extra))  # type: ignore[call-overload]
+    assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == "bcdef"

@@ -28,7 +28,8 @@ COMPLETION_REFUSALS: list[tuple[dict[str, Any], str | None]] = [
     ({"prompt": "a" * MAX_MODEL_LEN}, "prompt"),
     ({"prompt": ["a", "a" * MAX_MODEL_LEN], "stream": True}, "prompt"),
     ({"prompt": "a", "temprature": 1}, "temprature"),
-    ({"prompt": "a", "return_token_ids": True}, "return_token_ids"),
+    ({"prompt": "a", "return_token_ids": 1}, "return_token_ids"),
+    ({"prompt": "a", "request_id": "two lines\nof log"}, "request_id"),
     ({"prompt": "a", "messages": CHAT}, "messages"),
     ({"prompt": "a", "temperature": -1}, "temperature"),
     ({"prompt": "a", "temperature": "hot"}, "temperature"),
@@ -57,10 +58,11 @@ COMPLETION_REFUSALS: list[tuple[dict[str, Any], str | None]] = [
     ({"prompt": "a", "priority": 1}, "priority"),
     ({"prompt": "a", "cache_salt": ""}, "cache_salt"),
     ({"prompt": "a", "prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
-    ({"prompt": "a", "stream_options": {"include_usage": True}}, None),
+    ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
     ({"prompt": "a", "stream": True, "stream_options": {"usage": True}}, "stream_options"),
     ({"prompt": "a", "stream": "yes"}, "stream"),
-    ({"prompt": "a", "service_tier": "priority"}, "service_tier"),
+    ({"prompt": "a", "max_tokens": 0, "echo": True, "min_tokens": 1}, "min_tokens"),
+    ({"prompt": ["a"] * 200, "n": 100}, "prompt"),
     ({"prompt": "a", "allowed_token_ids": [EOS], "min_tokens": 2}, "allowed_token_ids"),
 ]  # fmt: skip
 CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
@@ -78,7 +80,7 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"messages": CHAT, "response_format": {"type": "json_object"}}, "response_format"),
     ({"messages": CHAT, "response_format": {"type": "text", "schema": {}}}, "response_format"),
     ({"messages": CHAT, "top_logprobs": 2}, "top_logprobs"),
-    ({"messages": CHAT, "logprobs": True, "top_logprobs": 21}, "logprobs"),
+    ({"messages": CHAT, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"messages": CHAT, "logprobs": 1}, "logprobs"),
     ({"messages": CHAT, "max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
     ({"messages": CHAT, "continue_final_message": True}, "continue_final_message"),
@@ -86,7 +88,7 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"messages": CHAT, "store": True}, "store"),
     ({"messages": CHAT, "modalities": ["text", "audio"]}, "modalities"),
     ({"messages": CHAT, "reasoning_effort": "high"}, "reasoning_effort"),
-    ({"messages": [{"role": "user", "content": "a" * MAX_MODEL_LEN}]}, "prompt"),
+    ({"messages": [{"role": "user", "content": "a" * MAX_MODEL_LEN}]}, "messages"),
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from quire.device.capabilities import Capabilities
 from quire.errors import ConfigError
+from quire.field_ranges import INT32_MAX, shown
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _SHORT_DTYPES = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -177,8 +178,9 @@ def resolve(
 def _require_count(name: str, value: Any, least: int, *, optional: bool = False) -> None:
     if optional and value is None:
         return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}={value!r}", because="it is a count", try_=f"a whole number of at least {least}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= INT32_MAX:
+        raise ConfigError(f"{name}={shown(value)}", because="it is a count",
+                          try_=f"a whole number of at least {least} and at most {INT32_MAX}")
 
 
 def _text(name: str, value: Any) -> str:

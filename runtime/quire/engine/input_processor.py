@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from quire.engine.messages import EngineRequest
 from quire.errors import RequestError
+from quire.field_ranges import check_integer, shown
 from quire.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -79,9 +80,7 @@ class InputProcessor:
             ("cache_salt", (salt or "",)),
         ):
             _check_unicode(name, texts)
-        if not isinstance(priority, int):
-            raise RequestError(f"priority={priority!r}", because="priorities are whole numbers, lower first",
-                               param="priority")
+        priority = check_integer("priority", priority)
         if priority and self._limits.scheduling_policy != "priority":
             raise RequestError(f"priority={priority}", param="priority",
                                because=f"the engine's scheduling policy is {self._limits.scheduling_policy}",
@@ -124,7 +123,7 @@ class InputProcessor:
         try:
             return None, [operator.index(token) for token in prompt], None
         except TypeError:
-            raise RequestError("the prompt is neither a text nor token ids", because=f"it is {_shown(prompt)}",
+            raise RequestError("the prompt is neither a text nor token ids", because=f"it is {shown(prompt)}",
                                try_='a text, or {"prompt_token_ids": [1, 2, 3]}', param="prompt") from None
 
     def _check_prompt(self, token_ids: Sequence[int]) -> None:
@@ -156,7 +155,7 @@ class InputProcessor:
             return
         low, high = min(token_ids), max(token_ids)
         if low < 0 or high >= self._limits.vocab_size:
-            raise RequestError(f"{param} has token id {low if low < 0 else high}",
+            raise RequestError(f"{param} has token id {shown(low if low < 0 else high)}",
                                because=f"the model's vocabulary has ids 0 to {self._limits.vocab_size - 1}",
                                try_="ids of this model's tokenizer", param=param)
 
@@ -191,13 +190,8 @@ def _check_unicode(param: str, texts: Sequence[str]) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             raise RequestError(
-                f"{param}={_shown(text)} is not valid Unicode",
+                f"{param}={shown(text)} is not valid Unicode",
                 because="it holds half of a UTF-16 surrogate pair",
                 try_="text that can be encoded as UTF-8",
                 param=param,
             ) from error
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

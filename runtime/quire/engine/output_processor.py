@@ -64,7 +64,8 @@ class OutputProcessor:
         with_logprobs = message.params.logprobs is not None
         completions = [
             CompletionOutput(
-                i, logprobs=[] if with_logprobs else None, cumulative_logprob=0.0 if with_logprobs else None
+                i, logprobs=[] if with_logprobs else None, text_offsets=_offsets(detokenizers, i, with_logprobs),
+                cumulative_logprob=0.0 if with_logprobs else None
             )
             for i in range(message.params.n)
         ]
@@ -132,6 +133,8 @@ class OutputProcessor:
     ) -> tuple[str | None, int]:
         """Adds the text; (the stop string that was found, how many of the new tokens count)."""
         if state.detokenizers is None:
+            if completion.text_offsets is not None:
+                completion.text_offsets.extend(0 for _ in item.new_token_ids)
             return None, len(item.new_token_ids)
         detokenizer = state.detokenizers[item.index]
         shown = item.new_token_ids
@@ -141,6 +144,8 @@ class OutputProcessor:
             completion.text += detokenizer.append(token_id)
             if detokenizer.stop_string is not None:
                 return detokenizer.stop_string, position + 1
+        for _ in item.new_token_ids[len(shown) :]:
+            detokenizer.skip()
         if item.finish_reason is not None:
             completion.text += detokenizer.finish()
         return detokenizer.stop_string, len(item.new_token_ids)
@@ -162,3 +167,10 @@ class OutputProcessor:
         state.output.metrics = RequestMetrics(
             state.prepared.message.arrival_time_s, state.first_token_s, time.monotonic()
         )
+
+
+def _offsets(detokenizers: list[IncrementalDetokenizer] | None, index: int, wanted: bool) -> list[int] | None:
+    """The list that grows with the tokens: the detokenizer's own where there is one."""
+    if not wanted:
+        return None
+    return [] if detokenizers is None else detokenizers[index].offsets

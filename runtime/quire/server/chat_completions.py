@@ -21,6 +21,7 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     serving = serving_of(request)
     model = serving.check_model(body.model)
     params = body.sampling_params(serving.defaults)
+    request_id = f"chatcmpl-{body.request_id}" if body.request_id is not None else new_id("chatcmpl")
     prompt = serving.engine.render_chat(
         body.messages,
         tools=body.tools,
@@ -28,41 +29,51 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
         continue_final_message=body.continue_final_message,
         chat_template_kwargs=body.chat_template_kwargs,
     )
-    request_id = new_id("chatcmpl")
-    generation = Generation(serving, request_id, prompt, params, body, add_special_tokens=False)
+    with body.own_names():
+        generation = Generation(serving, request_id, prompt, params, body, add_special_tokens=body.add_special_tokens)
     head = {"id": request_id, "created": now_s(), "model": model}
     if body.stream:
         return event_stream(_stream(serving, {**head, "object": "chat.completion.chunk"}, body, generation))
     (output,) = await run_until_disconnect(request, [generation])
+    shapes = serving.logprobs.naming_ids(body.return_tokens_as_token_ids)
     choices = [
         {"index": item.index, "message": {"role": "assistant", "content": item.text},
-         "logprobs": serving.logprobs.chat(item.token_ids, item.logprobs, body.top_logprobs or 0),
-         "finish_reason": item.finish_reason, "stop_reason": item.stop_reason}
+         "logprobs": shapes.chat(item.token_ids, item.logprobs, body.top_logprobs or 0),
+         "finish_reason": item.finish_reason, "stop_reason": item.stop_reason,
+         **({"token_ids": item.token_ids} if body.return_token_ids else {})}
         for item in output.outputs
     ]
     answer = {**head, "object": "chat.completion", "choices": choices, "usage": usage_of([output])}
     if output.prompt_logprobs is not None:
         answer["prompt_logprobs"] = serving.logprobs.prompt(output.prompt_logprobs)
+    if body.return_token_ids:
+        answer["prompt_token_ids"] = output.prompt_token_ids
     return JSONResponse(answer)
 
 
 async def _stream(
     serving: Serving, head: dict[str, Any], body: ChatCompletionRequest, generation: Generation
 ) -> AsyncIterator[str]:
-    """A role chunk per choice, then text, then optional usage."""
+    """When the first token has come, a role chunk per choice; then text, then optional usage."""
+    shapes = serving.logprobs.naming_ids(body.return_tokens_as_token_ids)
     tracker, output = DeltaTracker(), None
-    for index in range(body.n):
-        choice = _chunk(index, {"role": "assistant", "content": ""})
-        yield event({**head, "choices": [choice], **({"usage": None} if body.include_usage else {})})
-    async for output in generation.outputs():
+    async for now in generation.outputs():
+        usage = usage_field([now], include=body.include_usage, continuous=body.continuous_usage)
+        if output is None:
+            prompt = {"prompt_token_ids": now.prompt_token_ids} if body.return_token_ids else {}
+            for index in range(body.n):
+                choice = _chunk(index, {"role": "assistant", "content": ""})
+                yield event({**head, "choices": [choice], **prompt, **usage})
+        output = now
         for item in output.outputs:
             delta = tracker.take(item)
             if delta is None:
                 continue
             choice = _chunk(item.index, {"content": delta.text},
-                            serving.logprobs.chat(delta.token_ids, delta.logprobs, body.top_logprobs or 0),
+                            shapes.chat(delta.token_ids, delta.logprobs, body.top_logprobs or 0),
                             item.finish_reason, item.stop_reason)
-            usage = usage_field([output], include=body.include_usage, continuous=body.continuous_usage)
+            if body.return_token_ids:
+                choice["token_ids"] = delta.token_ids
             yield event({**head, "choices": [choice], **usage})
     if output is not None and body.include_usage:
         yield event({**head, "choices": [], "usage": usage_of([output])})

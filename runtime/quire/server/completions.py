@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -23,7 +24,7 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
     serving = serving_of(request)
     model = serving.check_model(body.model)
     params = body.sampling_params(serving.defaults)
-    request_id = new_id("cmpl")
+    request_id = f"cmpl-{body.request_id}" if body.request_id is not None else new_id("cmpl")
     generations = [
         Generation(serving, f"{request_id}-{i}", prompt, params, body, add_special_tokens=body.add_special_tokens)
         for i, prompt in enumerate(body.prompts())
@@ -32,11 +33,20 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
     if body.stream:
         return event_stream(_CompletionStream(serving, head, body).events(generations))
     outputs = await run_until_disconnect(request, generations)
+    if body.only_scores:
+        outputs = [without_answer(output) for output in outputs]
     choices = [
         _choice(serving, body, output, item, index * body.n + place)
         for index, output in enumerate(outputs) for place, item in enumerate(_best(output.outputs, body.n))
     ]
     return JSONResponse({**head, "choices": choices, "usage": usage_of(outputs)})
+
+
+def without_answer(output: RequestOutput) -> RequestOutput:
+    """The output of a request that only scores its prompt: the token that the engine had to draw is left out."""
+    nothing = [CompletionOutput(item.index, logprobs=None if item.logprobs is None else [],
+                                finish_reason="length" if item.finished() else None) for item in output.outputs]
+    return replace(output, outputs=nothing)
 
 
 def _best(completions: list[CompletionOutput], n: int) -> list[CompletionOutput]:
@@ -49,7 +59,8 @@ def _best(completions: list[CompletionOutput], n: int) -> list[CompletionOutput]
 def _choice(
     serving: Serving, body: CompletionRequest, output: RequestOutput, item: CompletionOutput, index: int
 ) -> dict[str, Any]:
-    delta = Delta(item.text, item.token_ids, None if body.logprobs is None else item.logprobs, is_first=True)
+    logprobs = None if body.logprobs is None else item.logprobs
+    delta = Delta(item.text, item.token_ids, logprobs, item.text_offsets or [], is_first=True)
     choice = _chunk(serving, body, output, item, delta, index)
     if body.prompt_logprobs is not None and output.prompt_logprobs is not None:
         choice["prompt_logprobs"] = serving.logprobs.prompt(output.prompt_logprobs)
@@ -61,17 +72,24 @@ def _chunk(serving: Serving, body: CompletionRequest, output: RequestOutput, ite
     """A choice with what is new; the first one begins with the prompt where `echo` asks for it."""
     text, token_ids = delta.text, delta.token_ids
     logprobs: Sequence[TokenLogprobs | None] | None = delta.logprobs
-    offset = len(item.text) - len(delta.text)
+    offsets = delta.text_offsets
+    shapes = serving.logprobs.naming_ids(body.return_tokens_as_token_ids)
     if body.echo:
         prompt_text = serving.prompt_text(output)
+        offsets = [len(prompt_text) + offset for offset in offsets]
         if delta.is_first:
             text, token_ids = prompt_text + text, [*output.prompt_token_ids, *token_ids]
             if logprobs is not None and output.prompt_logprobs is not None:
                 logprobs = [*output.prompt_logprobs, *logprobs]
-        else:
-            offset += len(prompt_text)
-    return {"index": index, "text": text, "logprobs": serving.logprobs.completion(token_ids, logprobs, offset),
-            "finish_reason": item.finish_reason, "stop_reason": item.stop_reason}
+                offsets = [*shapes.prompt_offsets(output, prompt_text), *offsets]
+    choice = {"index": index, "text": text,
+              "logprobs": shapes.completion(token_ids, logprobs, offsets, body.logprobs or 0),
+              "finish_reason": item.finish_reason, "stop_reason": item.stop_reason}
+    if body.return_token_ids:
+        choice["token_ids"] = delta.token_ids
+        if delta.is_first:
+            choice["prompt_token_ids"] = output.prompt_token_ids
+    return choice
 
 
 class _CompletionStream:
@@ -94,6 +112,8 @@ class _CompletionStream:
                 if output is None:
                     running -= 1
                     continue
+                if self._body.only_scores:
+                    output = without_answer(output)
                 self._last[index] = output
                 for item in output.outputs:
                     delta = trackers[index].take(item)

@@ -18,7 +18,7 @@ from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.errors import ClientDisconnected, ModelNotFound
 from quire.server.logprobs import LogprobShapes
-from quire.server.schemas import SamplingFields
+from quire.server.sampling_fields import SamplingFields
 
 logger = logging.getLogger("quire")
 

@@ -48,6 +48,7 @@ class Delta:
     text: str
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None
+    text_offsets: list[int]
     is_first: bool
 
 
@@ -67,9 +68,10 @@ class DeltaTracker:
         text, token_ids = completion.text[chars:], completion.token_ids[tokens:]
         if not text and not token_ids and not completion.finished():
             return None
-        delta = Delta(text, token_ids, None, is_first=index not in self._sent)
+        delta = Delta(text, token_ids, None, [], is_first=index not in self._sent)
         if completion.logprobs is not None:
-            delta.logprobs = completion.logprobs[tokens : tokens + len(token_ids)]
+            delta.logprobs = completion.logprobs[tokens:]
+            delta.text_offsets = (completion.text_offsets or [])[tokens:]
         self._sent[index] = (len(completion.text), len(completion.token_ids))
         if completion.finished():
             self._finished.add(index)

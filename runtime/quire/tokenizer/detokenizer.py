@@ -22,6 +22,7 @@ class IncrementalDetokenizer:
     Attributes:
         stop_string: the stop string that was found, or None. Nothing is shown after it.
         num_tokens: tokens taken so far, the one that completed the stop string included.
+        offsets: with logprobs, per token taken: the character at which it begins, stop strings not cut off.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], params: SamplingParams) -> None:
@@ -29,6 +30,8 @@ class IncrementalDetokenizer:
         self._matcher = StopStringMatcher(params.stop_strings, params.include_stop_str_in_output)
         self._min_tokens = params.min_tokens
         self.num_tokens = 0
+        self.offsets: list[int] | None = None if params.logprobs is None else []
+        self._num_chars = 0
 
     @property
     def stop_string(self) -> str | None:
@@ -42,10 +45,21 @@ class IncrementalDetokenizer:
         if self.stop_string is not None:
             return ""
         self.num_tokens += 1
-        piece = self._stream.push(token_id)
+        piece = self._stream.push(token_id) if self.offsets is None else self._push_at(token_id, self.offsets)
         if self.num_tokens <= self._min_tokens:
             return piece
         return self._matcher.push(piece)
+
+    def skip(self) -> None:
+        """Takes the token that ended the sequence, which has no place in the text."""
+        if self.offsets is not None:
+            self.offsets.append(self._num_chars)
+
+    def _push_at(self, token_id: int, offsets: list[int]) -> str:
+        num_before, piece = self._stream.push_at(token_id)
+        offsets.append(self._num_chars + num_before)
+        self._num_chars += len(piece)
+        return piece
 
     def finish(self) -> str:
         """The text still held back, once the sequence has ended; may complete a stop string."""

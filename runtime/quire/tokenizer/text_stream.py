@@ -21,6 +21,12 @@ class TextStream(Protocol):
     def push(self, token_id: int) -> str:
         """The text that became certain with this token; an unfinished character waits for the next ones."""
 
+    def push_at(self, token_id: int) -> tuple[int, str]:
+        """As `push`, with how many characters of the text come before the token's own first one.
+
+        They are those of earlier tokens that waited; a token that goes on with their character begins at 0.
+        """
+
     def flush(self) -> str:
         """What is left at the end: an unfinished character, as U+FFFD."""
 
@@ -44,6 +50,15 @@ class ByteStream:
 
     def push(self, token_id: int) -> str:
         return "" if token_id in self._skipped else self._decoder.decode(self._bytes[token_id])
+
+    def push_at(self, token_id: int) -> tuple[int, str]:
+        token = b"" if token_id in self._skipped else self._bytes[token_id]
+        if not token:
+            return 0, ""
+        text = self._decoder.decode(token[:1])
+        begins_or_continues = bool(self._decoder.getstate()[0])  # else the byte's character is the text's last
+        num_before = len(text) - (0 if begins_or_continues else 1)
+        return num_before, text + self._decoder.decode(token[1:])
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
@@ -87,6 +102,11 @@ class WindowStream:
         if len(self._window) > self.LONGEST:
             self._cut()
         return delta
+
+    def push_at(self, token_id: int) -> tuple[int, str]:
+        piece = self.push(token_id)
+        own = self._tokenizer.token_text(token_id)
+        return (len(piece) - len(own) if own and piece.endswith(own) else 0), piece
 
     def flush(self) -> str:
         text = self._decode(self._window)
