@@ -21,6 +21,7 @@ _FIELDS = {
 """Name in generation_config.json -> name in SamplingParams."""
 
 _WHOLE = ("top_k", "max_new_tokens")
+_MOST_WHOLE, _MOST = 2**31, 3.0e38  # what devices take; SamplingParams knows each field's own range
 
 
 def generation_defaults(folder: str | Path) -> dict[str, Any]:
@@ -61,8 +62,9 @@ def _number(name: str, value: Any, where: str) -> Any:
     """The value, a whole float as an integer where one is wanted."""
     if isinstance(value, float) and name in _WHOLE and value.is_integer() and abs(value) < 2**53:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else (int, float)):
-        kind = "an integer" if name in _WHOLE else "a number"
+    is_number = isinstance(value, int if name in _WHOLE else (int, float)) and not isinstance(value, bool)
+    if not is_number or not abs(value) < (_MOST_WHOLE if name in _WHOLE else _MOST):
+        kind = "an integer of 32 bits" if name in _WHOLE else "a number"
         raise ModelError(f"{where}: {name}={value!r:.100}", because=f"{kind} is expected there",
                          try_="mending the file")
     return value
