@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quire.device.contract import Executor, ExecutorPlan, KVPlan, MemoryReport, ParallelRank
+from quire.device.contract import ExecutorPlan, KVPlan, MemoryReport, ParallelRank
 from quire.device.registry import LoadedBackend, resolve_device
 from quire.engine.config import EngineConfig, ResolvedConfig, resolve
 from quire.engine.core import EngineCore
@@ -74,9 +74,11 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
         spec = _with_stored_head(spec, files, folder)
         schemes = choose_schemes(spec, files, config.quantization, backend.capabilities, strict=config.strict_device)
         model = shard(optimize(schemes.model, backend.capabilities.fused_ops), config.tensor_parallel_size)
+    source = _open_weights(config, resolved, spec, files, folder, model)  # before a device makes room for them
     executor = backend.create_executor(_executor_plan(config, resolved, model))
     try:
-        memory = _load_weights(config, resolved, spec, files, folder, model, executor)
+        with _progress_bar(source.total_bytes) as progress:
+            memory = executor.load(source, progress)
         kv_plan = _kv_plan(config, resolved, model, memory, backend.capabilities.shares_host_memory)
         executor.allocate_kv(kv_plan)
         core = EngineCore(
@@ -115,8 +117,9 @@ def _executor_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelG
         parallel=ParallelRank(world_size=config.tensor_parallel_size), options=config.device_options)
 
 
-def _load_weights(config: EngineConfig, resolved: ResolvedConfig, spec: ModelSpec, files: CheckpointFiles | None,
-                  folder: Path, model: ModelGraph, executor: Executor) -> MemoryReport:
+def _open_weights(config: EngineConfig, resolved: ResolvedConfig, spec: ModelSpec, files: CheckpointFiles | None,
+                  folder: Path, model: ModelGraph) -> CheckpointWeights | DummyWeights | AllRanks:
+    """The weights, checked against the model; none is read yet."""
     world_size = config.tensor_parallel_size
 
     def open_rank(rank: int) -> CheckpointWeights | DummyWeights:
@@ -124,9 +127,7 @@ def _load_weights(config: EngineConfig, resolved: ResolvedConfig, spec: ModelSpe
                             dtype=resolved.weight_dtype, rank=rank, world_size=world_size,
                             ignorable_tensors=spec.ignorable_tensors, where=str(folder))
 
-    source = open_rank(0) if world_size == 1 else AllRanks(open_rank)
-    with _progress_bar(source.total_bytes) as progress:
-        return executor.load(source, progress)
+    return open_rank(0) if world_size == 1 else AllRanks(open_rank)
 
 
 def _kv_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph, memory: MemoryReport,
