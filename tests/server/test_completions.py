@@ -272,3 +272,14 @@ def test_null_is_absent_everywhere(client: OpenAI) -> None:
     extra = {"stream_options": options, "logit_bias": {"98": None}}
     chunks = list(complete(client, "a", stream=True, extra_body=extra))  # type: ignore[call-overload]
     assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == "bcdef"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"ignore_eos": True}, {"ignore_eos": True, "skip_special_tokens": False}])
+def test_a_stop_string_that_is_a_special_token_ends_there(client: OpenAI, fields: dict[str, Any], stream: bool) -> None:
+    for keep in (False, True):
+        extra = {"allowed_token_ids": [EOS], **fields, "include_stop_str_in_output": keep}
+        answer = complete(client, "a", stop="<|end|>", stream=stream, max_tokens=9, extra_body=extra)
+        choices = [chunk.choices[0] for chunk in ([answer] if isinstance(answer, Completion) else answer)]
+        assert "".join(choice.text for choice in choices) == ("<|end|>" if keep else "")
+        assert (choices[-1].finish_reason, choices[-1].stop_reason) == ("stop", "<|end|>")  # type: ignore[attr-defined]

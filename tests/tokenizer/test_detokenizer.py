@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from quire.sampling_params import SamplingParams
 from quire.tokenizer import IncrementalDetokenizer, Tokenizer
 from quire.tokenizer.text_stream import ByteStream, WindowStream, text_stream
+from tests.byte_model import EOS
 
 KIND = st.sampled_from(["byte_level", "byte_fallback", "metaspace", "word_piece"])
 TEXT = st.text(
@@ -166,3 +168,26 @@ def test_the_cost_of_a_token_does_not_grow(any_tokenizer: Tokenizer, text: str) 
             detokenizer.append(token_id)
         times.append(time.perf_counter() - start)
     assert times[2] < 5 * times[0] + 0.05
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("stop", ["<|end|>", "b<|end|>", "<|end|>c", "b<|end|>c"])
+def test_stop_strings_with_special_tokens_are_found_though_they_are_not_shown(
+    byte_model: Path, skip: bool, keep: bool, stop: str
+) -> None:
+    tokenizer = Tokenizer.from_folder(byte_model)
+    params = SamplingParams(stop=["zzz", stop], skip_special_tokens=skip, include_stop_str_in_output=keep)
+    detokenizer = IncrementalDetokenizer(tokenizer, [], params)
+    token_ids = [*b"a", EOS, *b"ab", EOS, *b"cd"] if "b" in stop else [*b"ab", EOS, *b"cd"]
+    text = "".join([detokenizer.append(token_id) for token_id in token_ids] + [detokenizer.finish()])
+    before = ("a" if skip else "a<|end|>") + "a" if "b" in stop else "ab"
+    assert detokenizer.stop_string == stop
+    assert text == before + (stop if keep else "")
+
+
+def test_a_hidden_token_that_only_begins_a_stop_string_is_not_shown(byte_model: Path) -> None:
+    tokenizer = Tokenizer.from_folder(byte_model)
+    detokenizer = IncrementalDetokenizer(tokenizer, [], SamplingParams(stop="<|end|>!"))
+    text = "".join([detokenizer.append(token_id) for token_id in (97, EOS, 98)] + [detokenizer.finish()])
+    assert (text, detokenizer.stop_string) == ("ab", None)

@@ -144,8 +144,8 @@ class OutputProcessor:
             completion.text += detokenizer.append(token_id)
             if detokenizer.stop_string is not None:
                 return detokenizer.stop_string, position + 1
-        for _ in item.new_token_ids[len(shown) :]:
-            detokenizer.skip()
+        for token_id in item.new_token_ids[len(shown) :]:
+            completion.text += detokenizer.end(token_id)
         if item.finish_reason is not None:
             completion.text += detokenizer.finish()
         return detokenizer.stop_string, len(item.new_token_ids)
