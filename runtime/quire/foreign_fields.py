@@ -75,7 +75,7 @@ def say_once(text: str) -> None:
         is_new = text not in _said
         _said.add(text)
     if is_new:
-        logger.info("%s", text)
+        logger.warning("%s", text)
 
 
 def refusal_text(name: str, value: object, spec: ForeignField) -> tuple[str, str, str]:

@@ -28,7 +28,9 @@ class LLM:
 
     Args:
         model: local folder, .gguf file, hub id, or "demo".
-        options: any other field of `EngineConfig`: device, dtype, max_model_len, skip_tokenizer_init, ...
+        options: any other field of `EngineConfig`: device, dtype, max_model_len, skip_tokenizer_init, ... Arguments
+            of vLLM's LLM are taken under their names where they mean the same or change no answer (said once in the
+            log), and refused by name where they would: `quire.engine.vllm_options`.
     Raises: ConfigError, ModelError or BackendError when it cannot be loaded.
     """
 

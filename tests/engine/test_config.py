@@ -67,7 +67,7 @@ def test_paths_are_texts(tmp_path: Path) -> None:
 
 
 def test_unknown_options_are_refused_with_the_nearest_name() -> None:
-    for given, meant in (("max_model_length", "max_model_len"), ("gpu_memory_utilization", "memory_utilization")):
+    for given, meant in (("max_model_length", "max_model_len"), ("memory_utilisation", "memory_utilization")):
         with pytest.raises(ConfigError, match=f"'{given}' is not known\n.*\n  try: {meant}$"):
             EngineConfig.from_options(**{given: 1})
     assert EngineConfig.from_options(model="m", seed=3) == EngineConfig(model="m", seed=3)

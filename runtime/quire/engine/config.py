@@ -13,13 +13,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from quire.device.capabilities import Capabilities
+from quire.engine.vllm_options import known_options
 from quire.errors import ConfigError
 from quire.field_ranges import INT32_MAX, shown
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _SHORT_DTYPES = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-_VLLM_NAMES = {"gpu_memory_utilization": "memory_utilization", "num_gpu_blocks_override": "num_kv_blocks"}
-"""What vLLM calls a field that has another name here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,11 +104,15 @@ class EngineConfig:
 
     @classmethod
     def from_options(cls, **options: Any) -> EngineConfig:
-        """As the constructor, with an unknown option refused by a ConfigError that names the nearest one."""
+        """As the constructor, for options that vLLM's users know: see `vllm_options`. None means left out.
+
+        Raises: ConfigError for an unknown option, naming the nearest one, or for one that cannot be honoured.
+        """
         known = [field.name for field in fields(cls)]
+        options = known_options(options)
         for name in options:
             if name not in known:
-                near = difflib.get_close_matches(_VLLM_NAMES.get(name, name), known, n=1)
+                near = difflib.get_close_matches(name, known, n=1)
                 raise ConfigError(f"option {name!r} is not known", because="EngineConfig has no such field",
                                   try_=near[0] if near else f"one of {', '.join(known)}")
         return cls(**options)
