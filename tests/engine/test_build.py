@@ -7,8 +7,11 @@ import sys
 import pytest
 import tqdm
 
+from quire.device.graph_executor import GraphExecutor
 from quire.engine import build
 from quire.engine.config import EngineConfig
+from quire.errors import BackendError, ModelError
+from quire.weights import checkpoint
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,25 @@ def test_the_progress_bar_ends_at_the_total(monkeypatch: pytest.MonkeyPatch) -> 
     build.load_engine(EngineConfig(device="reference", num_kv_blocks=2, max_model_len=16)).close()
     (count, total), = set(ended)
     assert count == total > 1_000_000
+
+
+@pytest.mark.parametrize(("method", "doing"), [("load", "loading the weights"), ("allocate_kv", "allocating the KV")])
+def test_what_a_device_raises_while_it_loads_is_the_devices_error(
+    monkeypatch: pytest.MonkeyPatch, method: str, doing: str
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("in a kernel")
+
+    monkeypatch.setattr(GraphExecutor, method, broken)
+    with pytest.raises(BackendError, match=f"device reference failed while {doing}") as failure:
+        build.load_engine(EngineConfig(device="reference", num_kv_blocks=2, max_model_len=16))
+    assert failure.value.because == "ZeroDivisionError: in a kernel"
+
+
+def test_what_a_file_raises_while_a_device_reads_it_is_the_models_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("in a tensor")
+
+    monkeypatch.setattr(checkpoint, "resolve", broken)
+    with pytest.raises(ModelError, match=r": weight .* cannot be read"):
+        build.load_engine(EngineConfig(device="reference", num_kv_blocks=2, max_model_len=16))

@@ -16,7 +16,7 @@ from quire.engine.config import EngineConfig, ResolvedConfig, resolve
 from quire.engine.core import EngineCore
 from quire.engine.input_processor import ModelLimits
 from quire.engine.quantization import choose_schemes, step_dtypes
-from quire.errors import ConfigError
+from quire.errors import BackendError, ConfigError, QuireError
 from quire.files import reading
 from quire.graph.cost import scheme_totals
 from quire.graph.ir import ModelGraph
@@ -77,10 +77,11 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     source = _open_weights(config, resolved, spec, files, folder, model)  # before a device makes room for them
     executor = backend.create_executor(_executor_plan(config, resolved, model))
     try:
-        with _progress_bar(source.total_bytes) as progress:
+        with _progress_bar(source.total_bytes) as progress, _on_device(backend.name, "loading the weights"):
             memory = executor.load(source, progress)
         kv_plan = _kv_plan(config, resolved, model, memory, backend.capabilities.shares_host_memory)
-        executor.allocate_kv(kv_plan)
+        with _on_device(backend.name, "allocating the KV cache"):
+            executor.allocate_kv(kv_plan)
         core = EngineCore(
             executor, model, kv_plan, block_size=resolved.block_size, max_model_len=resolved.max_model_len,
             max_num_seqs=resolved.max_num_seqs, max_num_batched_tokens=resolved.max_num_batched_tokens,
@@ -144,6 +145,18 @@ def _kv_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph, 
         most = most_kv_blocks(model, **limits)
         num_blocks = {pool: min(count, most[pool]) for pool, count in num_blocks.items()}
     return KVPlan(num_blocks=num_blocks)
+
+
+@contextmanager
+def _on_device(name: str, doing: str) -> Iterator[None]:
+    """Turns what a device raises, other than an error of Quire's own, into a BackendError that names the device."""
+    try:
+        yield
+    except QuireError:
+        raise
+    except Exception as error:  # a plugin may raise anything
+        raise BackendError(f"device {name} failed while {doing}", because=f"{type(error).__name__}: {error}",
+                           try_="another --device; reporting it with the log, if the model runs there") from error
 
 
 @contextmanager
