@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from quire.device.host_cpus import available_cpus
 from quire.errors import ConfigError
 from quire_cpu import _native
 
@@ -14,19 +14,12 @@ BFLOAT16_KERNELS = "avx512_bf16"
 """The kernel set that multiplies bfloat16 weights with activations rounded to bfloat16."""
 
 
-def available_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuOptions:
     """Options of the cpu device.
 
     Attributes:
-        threads: threads that compute, the step's own included; default: the cores this process may run on.
+        threads: threads that compute, the step's own included; default: `available_cpus`.
         kernels: kernel set by name ("avx2", "portable", ...), "" = the best this machine can run.
         packed_weights: folder where packed weights are kept for the next start; None = nowhere.
         poison: fill the KV cache at allocation and all activations before each step with NaN (a check; slow).
@@ -57,13 +50,13 @@ class CpuOptions:
         if unknown:
             raise ConfigError(f"device cpu has no option {', '.join(unknown)}", because=f"it has {', '.join(_PARSERS)}")
         given = {name: _PARSERS[name](value) for name, value in options.items()}
-        return CpuOptions(**{"threads": available_cores(), **given})  # type: ignore[arg-type]
+        return CpuOptions(**{"threads": available_cpus(), **given})  # type: ignore[arg-type]
 
 
 def _threads(value: str) -> int:
     if not value.isdecimal() or not 1 <= int(value) <= 1024:
         raise ConfigError(f"device option threads={value}", because="it is a number of threads between 1 and 1024",
-                          try_=f"threads={available_cores()}")
+                          try_=f"threads={available_cpus()}")
     return int(value)
 
 

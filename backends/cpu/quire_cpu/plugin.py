@@ -8,6 +8,7 @@ from dataclasses import replace
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
+from quire.device.host_cpus import available_cpus
 from quire.device.host_memory import host_memory
 from quire.graph.ops import OP_FEATURES, PLAIN_OPS
 
@@ -54,7 +55,7 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     try:
         from quire_cpu import _native
         from quire_cpu.machine import cpu_name
-        from quire_cpu.options import BFLOAT16_KERNELS, available_cores
+        from quire_cpu.options import BFLOAT16_KERNELS
     except ImportError as error:
         return DeviceReport(available=False, reason=f"the native module cannot be loaded: {error}")
     total, available = host_memory()
@@ -66,7 +67,7 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     return DeviceReport(
         available=True, name=cpu_name(), num_devices=1, total_memory_bytes=total, free_memory_bytes=available,
         driver=driver, priority=0,
-        details=(("cores", str(available_cores())), ("kernels", ", ".join(kernels))),
+        details=(("cores", str(available_cpus())), ("kernels", ", ".join(kernels))),
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan, Kernel
+from quire.device.host_cpus import available_cpus
 from quire.errors import BackendError
 from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
 from quire.graph.shapes import concrete
@@ -35,8 +36,8 @@ class TorchLibrary:
         self._held_bytes = 0
         memo = StepMemo()
         self._lowering = Lowering(self.put, self._make_attention(options, memo), memo)
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
+        if self._device.type == "cpu":
+            torch.set_num_threads(options.threads or min(torch.get_num_threads(), available_cpus()))
         if self._device.index is not None:  # Triton launches on the current device, wherever its tensors are
             getattr(torch, self._device.type).set_device(self._device)
         if self._device.type == "cuda":  # sums of split products stay in float32 until they are rounded once

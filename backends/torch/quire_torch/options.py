@@ -19,7 +19,8 @@ class TorchOptions:
     Attributes:
         device: torch's name of the device: cpu, mps, cuda, cuda:1, xpu, ...; AMD's devices are called cuda as well.
         attention: "triton", the kernel, which is the default on cuda devices; "torch", plain operations.
-        threads: of torch on the CPU; None = as torch chooses. torch's threads are the whole process's.
+        threads: of torch on the CPU; None = as torch chooses, within
+            `available_cpus`. torch's threads are the whole process's.
     """
 
     device: str = "cpu"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import jax
 
 from quire.device.capabilities import DeviceReport
+from quire.device.host_cpus import available_cpus
 from quire.device.host_memory import host_memory
 from quire.errors import BackendError
 from quire_tpu.options import TpuOptions
@@ -16,10 +18,12 @@ def devices(platform: str) -> Sequence[jax.Device]:
     """The platform's devices. Raises BackendError with JAX's reason when it has none.
 
     JAX starts every platform it knows at its first use unless it is told one, so it is told, if nobody has yet.
+    On the host XLA starts as many threads as NPROC says, else one for each processor, whatever the process may use.
     """
     known = jax.config.jax_platforms
     if not known:
         jax.config.update("jax_platforms", platform)
+    os.environ.setdefault("NPROC", str(available_cpus()))
     try:
         return jax.devices(platform)
     except RuntimeError as error:

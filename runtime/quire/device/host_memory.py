@@ -4,26 +4,43 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+from quire.device import control_groups
+from quire.device.control_groups import group_folders, read_number, read_text
 
 
 def host_memory() -> tuple[int, int]:
-    """(total, available) bytes of memory for this process, cgroup limits included; 0 = the system does not say."""
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return 0, 0
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in info.read_text().splitlines()}
-    total, available = kib.get("MemTotal", 0) * 1024, kib.get("MemAvailable", 0) * 1024
-    limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
-    if limit is None:
-        return total, available
-    return min(total, limit), min(available, max(limit - (used or 0), 0))
+    """(total, available) bytes of memory for this process, limits of its control groups included; 0 = nobody says.
+
+    What a group has used is what it cannot give back at once: its pages less the cache of files not in use.
+    """
+    root = control_groups.SYSTEM_ROOT
+    host = _fields(root / "proc/meminfo")
+    total, available = host.get("MemTotal", 0) * 1024, host.get("MemAvailable", 0) * 1024
+    for folder in group_folders("memory", root):
+        limit = _limit(folder)
+        if limit is not None and total:
+            total, available = min(total, limit), min(available, max(limit - _used(folder), 0))
+    return total, available
 
 
-def _number(path: Path) -> int | None:
-    """The number in a cgroup file; None where there is none ("max", cgroup v1, outside Linux)."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
+def _limit(folder: Path) -> int | None:
+    """Bytes that a group and those above it may use; None = no limit.
+
+    `memory.high`, above which a group is slowed down to a crawl, counts as one. Version 1 says "unlimited" by a
+    number beyond any machine's memory. Its `hierarchical_memory_limit` knows groups that are not seen from here.
+    """
+    limits = [read_number(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
+    limits.append(_fields(folder / "memory.stat").get("hierarchical_memory_limit"))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _used(folder: Path) -> int:
+    used = read_number(folder / "memory.current") or read_number(folder / "memory.usage_in_bytes") or 0
+    fields = _fields(folder / "memory.stat")
+    return max(used - fields.get("total_inactive_file", fields.get("inactive_file", 0)), 0)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """The lines "name: number ..." or "name number" of a file."""
+    fields = (line.replace(":", " ").split() for line in read_text(path).splitlines())
+    return {words[0]: int(words[1]) for words in fields if len(words) > 1 and words[1].isdecimal()}

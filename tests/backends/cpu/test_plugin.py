@@ -8,11 +8,12 @@ import time
 
 import pytest
 
+from quire.device.host_cpus import available_cpus
 from quire.device.registry import resolve_device
 from quire.errors import ConfigError
 from quire.graph.ops import FUSED_OPS, OPS
 from quire_cpu import _native, plugin
-from quire_cpu.options import CpuOptions, available_cores
+from quire_cpu.options import CpuOptions
 from tests.backends.cpu.devices import cpu_driver
 from tests.device.conftest import Line
 
@@ -27,7 +28,7 @@ def test_probe_tells_name_memory_and_kernels() -> None:
     assert report.available
     assert report.name
     assert 0 < report.free_memory_bytes <= report.total_memory_bytes
-    assert dict(report.details)["cores"] == str(available_cores())
+    assert dict(report.details)["cores"] == str(available_cpus())
     assert _native.available_kernels()[0] in report.driver
 
 
@@ -42,7 +43,7 @@ def test_auto_prefers_the_cpu_to_the_reference() -> None:
 
 
 def test_options_have_defaults_and_are_parsed() -> None:
-    assert CpuOptions.parse({}) == CpuOptions(threads=available_cores())
+    assert CpuOptions.parse({}) == CpuOptions(threads=available_cpus())
     parsed = CpuOptions.parse({"threads": "3", "kernels": "portable", "poison": "true"})
     assert parsed == CpuOptions(threads=3, kernels="portable", poison=True)
 
