@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,22 @@ def test_gguf_is_told_by_content(copied: Callable[[str], Path]) -> None:
     assert "2 GGUF models" in str(refusal(folder))
 
 
+@pytest.mark.parametrize("head", [
+    struct.pack("<IQQ", 3, 2**17, 0),
+    struct.pack("<IQQQcIIQ", 3, 0, 1, 1, b"k", 9, 8, 2**22),
+    struct.pack("<IQQQcIIQ", 3, 0, 1, 1, b"k", 9, 9, 2**12),
+    struct.pack("<IQQQcIQ", 3, 0, 1, 1, b"k", 8, 2**40),
+    struct.pack("<IQQQ", 3, 0, 1, 2**63),
+    struct.pack("<IQQ", 3, 2**63, 2**63),
+])
+def test_a_sparse_gguf_file_takes_neither_memory_nor_time(head: bytes, tmp_path: Path) -> None:
+    """A terabyte of zeros behind a head that asks for as much as is read at all."""
+    with (tmp_path / "x.gguf").open("wb") as file:
+        file.write(b"GGUF" + head)
+        file.truncate(2**40)
+    assert "x.gguf" in str(refusal(tmp_path / "x.gguf"))
+
+
 def test_shards_of_an_index_lie_in_the_folder(copied: Callable[[str], Path], seeds: dict[str, Path]) -> None:
     folder = copied("sharded")
     index = folder / "model.safetensors.index.json"
@@ -118,6 +135,8 @@ def test_shards_of_an_index_lie_in_the_folder(copied: Callable[[str], Path], see
                   str(seeds["sharded"] / "model-1.safetensors")):
         change(index, weight_map=dict.fromkeys(names, shard))
         assert "leads out of the model's folder" in str(refusal(folder))
+    change(index, weight_map={str(number): f"{number}.safetensors" for number in range(5000)})
+    assert "names 5000 shards" in str(refusal(folder))
     for weight_map in (None, [], {}, "x", {"a": None}, {"a": 1}, {"a": ["b"]}, {"a": ""}):
         change(index, weight_map=weight_map)
         assert "no object weight_map" in str(refusal(folder))
@@ -174,6 +193,14 @@ def test_a_chat_template_that_is_no_utf8_is_named(copied: Callable[[str], Path])
     folder = copied("sharded")
     (folder / "additional_chat_templates" / "tool_use.jinja").write_bytes("é".encode("latin-1"))
     assert "tool_use.jinja is not a text in UTF-8" in str(refusal(folder))
+
+
+def test_end_tokens_outside_the_vocabulary_end_no_engine(copied: Callable[[str], Path]) -> None:
+    folder = copied("plain")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [99_999, 2**31 - 1, 300]}))
+    with LLM(str(folder), device="cpu") as llm:
+        params = SamplingParams(max_tokens=4, min_tokens=3)  # end tokens are kept from being drawn
+        assert len(llm.generate("ab", params)[0].outputs[0].token_ids) >= 3
 
 
 def test_an_end_token_may_be_a_text(copied: Callable[[str], Path]) -> None:

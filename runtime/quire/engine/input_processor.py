@@ -62,7 +62,7 @@ class InputProcessor:
         self._limits = limits
         self._tokenizer = tokenizer
         eos = set(limits.eos_token_ids) | set(tokenizer.eos_token_ids if tokenizer is not None else ())
-        self._eos_token_ids = tuple(sorted(eos))
+        self._eos_token_ids = tuple(sorted(token for token in eos if 0 <= token < limits.vocab_size))
 
     def prepare(self, prompt: Prompt, params: SamplingParams, *, request_id: str, priority: int = 0,
                 cache_salt: str | None = None, add_special_tokens: bool = True) -> PreparedRequest:

@@ -66,7 +66,7 @@ def _layout(folder: Path, config: Mapping[str, Any]) -> _Layout:
         raise _refused(folder, f"checkpoint_format {stored_format!r}", f"the formats read are {', '.join(FORMATS)}")
     bits, group_size = config.get("bits"), config.get("group_size", 128)
     if type(bits) is not int or bits not in _ONES:
-        raise _refused(folder, f"{bits} bits", "4 and 8 are read")
+        raise _refused(folder, f"{bits!r} bits", "4 and 8 are read")
     if type(group_size) is not int or group_size == 0 or group_size < -1:
         raise _refused(folder, f"group_size={group_size!r}", "it is a number of inputs, or -1 for all of them")
     if config.get("pack_dtype", "int32") != "int32":

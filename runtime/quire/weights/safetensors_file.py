@@ -26,6 +26,7 @@ SINGLE_NAME = "model.safetensors"
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
 
 _MAX_HEADER_BYTES = 100_000_000
+_MOST_SHARDS = 4096
 _MOST_DIMENSIONS, _LONGEST_DIMENSION = 8, 2**40
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -196,6 +197,9 @@ class SafetensorsCheckpoint:
                 isinstance(shard, str) and shard for shard in weight_map.values()):
             raise ModelError(f"{index} cannot be read", because="no object weight_map of files by tensor in it",
                              try_="download the file again")
+        if len(set(weight_map.values())) > _MOST_SHARDS:
+            raise ModelError(f"{index} names {len(set(weight_map.values()))} shards",
+                             because=f"at most {_MOST_SHARDS} are read", try_="download the file again")
         shards = {shard: file_of(self.folder, shard) for shard in sorted(set(weight_map.values()))}
         absent = [shard for shard, path in shards.items() if not path.exists()]
         if absent:

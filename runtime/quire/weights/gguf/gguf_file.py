@@ -22,14 +22,14 @@ import numpy as np
 from quire.errors import ModelError
 from quire.files import file_of, open_regular, reading
 from quire.weights.gguf.block_types import BLOCK_TYPES, BlockType
-from quire.weights.gguf.metadata import Cursor, Malformed
+from quire.weights.gguf.metadata import LONGEST_NAME, Cursor, Malformed
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 
 _VERSIONS = (2, 3)
 _MOST_DIMENSIONS, _LONGEST_DIMENSION = 4, 2**40
-_MOST_TENSORS, _MOST_KEYS = 2**20, 2**16  # a file may be sparse: its size says little about how much is in it
+_MOST_TENSORS, _MOST_KEYS = 2**17, 2**16  # a file may be sparse: its size says little about how much is in it
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -93,7 +93,7 @@ class GgufFile:
                             f"{_MOST_TENSORS} and {_MOST_KEYS} are read")
         metadata: dict[str, Any] = {}
         for _ in range(num_values):
-            key = cursor.string()
+            key = cursor.string(LONGEST_NAME)
             if key in metadata:
                 raise Malformed(f"the key {key:.200} is there twice")
             metadata[key] = cursor.value(int(cursor.scalar(4)))
@@ -193,7 +193,7 @@ def is_first_part(path: Path) -> bool:
 
 def _tensor_head(cursor: Cursor) -> tuple[str, BlockType, tuple[int, ...], int]:
     """Name, type, shape and offset of the next tensor."""
-    name = cursor.string()
+    name = cursor.string(LONGEST_NAME)
     num_dimensions = int(cursor.scalar(4))
     if num_dimensions > _MOST_DIMENSIONS:
         raise Malformed(f"the tensor {name!r:.200} has {num_dimensions} dimensions")

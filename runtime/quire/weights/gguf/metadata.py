@@ -18,9 +18,11 @@ _SCALARS: Mapping[int, struct.Struct] = {
 _STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")
 _DEEPEST_ARRAY = 4
-_LONGEST_STRING = 2**28
-_LONGEST_ARRAY = 2**24
-"""Bounds, because a sparse file costs its maker nothing: the largest vocabularies have 2**18 tokens."""
+LONGEST_NAME = 2**16
+_LONGEST_STRING = 2**26
+_LONGEST_ARRAY, _MOST_STRINGS, _MOST_ARRAYS = 2**24, 2**22, 2**12
+"""Bounds, because a sparse file costs its maker nothing: the largest vocabularies have 2**18 tokens, and the largest
+text, a whole tokenizer.json, 34 MB."""
 
 
 class Malformed(Exception):
@@ -89,10 +91,10 @@ class Cursor:
         """An unsigned number of 64 bits."""
         return int(self.scalar(10))
 
-    def string(self) -> str:
-        """A length and that many bytes."""
+    def string(self, longest: int = _LONGEST_STRING) -> str:
+        """A length, of at most `longest`, and that many bytes."""
         length = self.count()
-        if length > _LONGEST_STRING:
+        if length > longest:
             raise Malformed(f"the text at byte {self.position} would have {length} bytes")
         self._require(length)
         start, self.position = self.position, self.position + length
@@ -107,7 +109,7 @@ class Cursor:
         if kind != _ARRAY or depth >= _DEEPEST_ARRAY:
             raise Malformed(f"a value at byte {self.position} has type {kind}, which the format does not have")
         element, count = int(self.scalar(4)), self.count()
-        if count > _LONGEST_ARRAY:
+        if count > {_STRING: _MOST_STRINGS, _ARRAY: _MOST_ARRAYS}.get(element, _LONGEST_ARRAY):
             raise Malformed(f"the array at byte {self.position} would have {count} values")
         if element in _SCALARS:
             dtype = np.dtype(_SCALARS[element].format)
