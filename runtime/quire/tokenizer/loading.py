@@ -61,7 +61,7 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
         ) from None
     _check_files(folder)
     try:
-        converted = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        converted = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for files it cannot read
         raise ModelError(f"no usable tokenizer in {folder}", because=str(error),
                          try_="a checkpoint that has tokenizer.json") from error  # fmt: skip
