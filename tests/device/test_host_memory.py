@@ -118,6 +118,15 @@ def test_files_that_hold_nonsense_limit_nothing(root: Path) -> None:
     assert host_memory() == (HOST_BYTES, HOST_AVAILABLE)
 
 
+def test_a_limit_of_addresses_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    v2(root, {})
+    (root / "proc/self/status").write_text("Name:\tpython\nVmSize:\t 1048576 kB\n")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (3 * GIB, resource.RLIM_INFINITY))
+    assert host_memory() == (3 * GIB, 2 * GIB)
+
+
 @pytest.mark.parametrize("device", ["cpu", "reference", "torch", "tpu"])
 def test_devices_of_the_host_report_it(device: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUIRE_JAX_PLATFORM", "cpu")

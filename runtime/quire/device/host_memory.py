@@ -7,11 +7,17 @@ from pathlib import Path
 from quire.device import control_groups
 from quire.device.control_groups import group_folders, read_number, read_text
 
+try:
+    import resource
+except ImportError:  # no such limits outside Unix
+    resource = None  # type: ignore[assignment]
+
 
 def host_memory() -> tuple[int, int]:
-    """(total, available) bytes of memory for this process, limits of its control groups included; 0 = nobody says.
+    """(total, available) bytes of memory for this process, within its own limits and those of its control groups.
 
-    What a group has used is what it cannot give back at once: its pages less the cache of files not in use.
+    0 = nobody says. What a group has used is what it cannot give back at once: its pages less the cache of files that
+    are not in use.
     """
     root = control_groups.SYSTEM_ROOT
     host = _fields(root / "proc/meminfo")
@@ -20,7 +26,19 @@ def host_memory() -> tuple[int, int]:
         limit = _limit(folder)
         if limit is not None and total:
             total, available = min(total, limit), min(available, max(limit - _used(folder), 0))
+    limit = _address_space()
+    if limit is not None and total:
+        held = _fields(root / "proc/self/status").get("VmSize", 0) * 1024
+        total, available = min(total, limit), min(available, max(limit - held, 0))
     return total, available
+
+
+def _address_space() -> int | None:
+    """Bytes of addresses that this process may have (`ulimit -v`); None = no limit."""
+    if resource is None:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _limit(folder: Path) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from quire.device.registry import LoadedBackend, resolve_device
 from quire.engine.config import EngineConfig, ResolvedConfig, resolve
 from quire.engine.core import EngineCore
 from quire.engine.input_processor import ModelLimits
-from quire.engine.quantization import choose_schemes, step_dtypes
+from quire.engine.memory_fit import MemoryFit
+from quire.engine.quantization import SchemeChoice, choose_schemes, step_dtypes
 from quire.errors import BackendError, ConfigError, QuireError
 from quire.files import reading
 from quire.graph.cost import scheme_totals
@@ -34,6 +36,9 @@ logger = logging.getLogger("quire")
 
 MAX_LOGITS_ROWS = 256
 """Rows of one slice of the head: [256, 152k] float32 are 155 MB."""
+
+REFERENCE = "reference"
+"""The device that runs what others have no kernel for; it holds quantized weights in float32."""
 
 PROGRESS_FROM_BYTES = 2**28
 """Smaller checkpoints are loaded before a progress bar could be read."""
@@ -73,7 +78,8 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     with reading(folder):
         spec = _with_stored_head(spec, files, folder)
         schemes = choose_schemes(spec, files, config.quantization, backend.capabilities, strict=config.strict_device)
-        model = shard(optimize(schemes.model, backend.capabilities.fused_ops), config.tensor_parallel_size)
+        model = _lowered(config, backend, schemes)
+        _check_memory(config, resolved, backend, spec, files, model)
     source = _open_weights(config, resolved, spec, files, folder, model)  # before a device makes room for them
     executor = backend.create_executor(_executor_plan(config, resolved, model))
     try:
@@ -97,6 +103,22 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
                          max_num_seqs=resolved.max_num_seqs, eos_token_ids=spec.eos_token_ids,
                          max_logprobs=config.max_logprobs, scheduling_policy=config.scheduling_policy)
     return LoadedEngine(backend, core, limits, spec, model, resolved, memory, kv_plan)
+
+
+def _lowered(config: EngineConfig, backend: LoadedBackend, schemes: SchemeChoice) -> ModelGraph:
+    return shard(optimize(schemes.model, backend.capabilities.fused_ops), config.tensor_parallel_size)
+
+
+def _check_memory(config: EngineConfig, resolved: ResolvedConfig, backend: LoadedBackend, spec: ModelSpec,
+                  files: CheckpointFiles | None, model: ModelGraph) -> None:
+    """Raises ConfigError for a model that the device has no memory for."""
+    dequantized = () if files is None else files.dequantized
+    fit = MemoryFit(
+        config, resolved, backend.capabilities, backend.report, max_logits_rows=MAX_LOGITS_ROWS,
+        conversion_bytes=max((4 * math.prod(files.shape(name)) for name in dequantized), default=0) if files else 0,
+        holds_floats=backend.name == REFERENCE,
+        quantized=lambda asked: _lowered(config, backend, choose_schemes(spec, files, asked, backend.capabilities)))
+    fit.check(model, backend.name)
 
 
 def _with_stored_head(spec: ModelSpec, files: CheckpointFiles | None, folder: Path) -> ModelSpec:
@@ -179,7 +201,7 @@ def _report(spec: ModelSpec, backend: LoadedBackend, resolved: ResolvedConfig, m
         logger.info("device %s was passed over: %s", name, reason)
     for note in spec.notes:
         logger.warning("%s", note)
-    fallbacks = [op for op, where in memory.placement if where == "reference"] if backend.name != "reference" else []
+    fallbacks = [op for op, where in memory.placement if where == REFERENCE] if backend.name != REFERENCE else []
     if fallbacks:
         logger.warning(
             "ops on the slow numpy reference: %s (--strict-device refuses this)", ", ".join(sorted(fallbacks))

@@ -111,6 +111,20 @@ def fit_kv_blocks(
     return {pool: int(count * spare) for pool, count in blocks.items()}
 
 
+def sequence_kv_bytes(model: ModelGraph, num_tokens: int, *, block_size: int, kv_dtype: str,
+                      max_num_batched_tokens: int) -> int:
+    """Bytes of the smallest KV cache that holds one sequence of `num_tokens`: its blocks and one more of each pool."""
+    need = _Need(model, block_size, kv_dtype, max_num_batched_tokens)
+    return sum(need.block_bytes.values()) + need.bytes(1, num_tokens)
+
+
+def longest_sequence(model: ModelGraph, available_bytes: int, limit: int, *, block_size: int, kv_dtype: str,
+                     max_num_batched_tokens: int) -> int:
+    """Tokens, up to `limit`, of the longest sequence whose KV cache fits (see `sequence_kv_bytes`); 0 = none does."""
+    need = _Need(model, block_size, kv_dtype, max_num_batched_tokens)
+    return need.longest(1, limit, available_bytes - sum(need.block_bytes.values()))
+
+
 def most_kv_blocks(model: ModelGraph, *, block_size: int, max_model_len: int, max_num_seqs: int,
                    max_num_batched_tokens: int) -> dict[str, int]:
     """Pool name -> blocks that `max_num_seqs` sequences of `max_model_len` tokens hold at one time."""
