@@ -77,7 +77,7 @@ def test_a_model_larger_than_the_machine_is_refused_unread(
     monkeypatch.setenv("QUIRE_JAX_PLATFORM", "cpu")
     monkeypatch.setattr(LoadedBackend, "create_executor", lambda *_: pytest.fail("an executor was made"))
     (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "hidden_size": 16384, "intermediate_size": 131072,
-                                                      "num_hidden_layers": 100}))
+                                                      "num_hidden_layers": 100, "num_attention_heads": 64}))
     error = refusal(str(tmp_path), device=device, max_model_len=1024)
     assert re.search(rf"device {device}: weights 1\d{{3}}\.\d GiB \+ activations .* \+ KV cache of a sequence of "
                      r"max_model_len=1024 tokens .* = 1\d{3}\.\d GiB, [\d.]+ GiB is available", error.what)
