@@ -87,3 +87,41 @@ def test_prompt_logprobs_of_a_chat(client: OpenAI) -> None:
                                     {"modalities": ["text"]}, {"user": "someone"}])  # fmt: skip
 def test_values_that_mean_nothing_special_are_taken(client: OpenAI, fields: dict[str, Any]) -> None:
     assert chat(client, **fields).choices[0].message.content == AFTER_PROMPT
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_usage_is_in_every_chunk_where_asked_the_role_chunk_too(client: OpenAI, include: bool) -> None:
+    options = {"continuous_usage_stats": True, "include_usage": include}
+    chunks = list(chat(client, n=2, stream=True, stream_options=options))
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[-1] == 10
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {len("[user]a>")}
+    assert [len(chunk.choices) for chunk in chunks] == [1] * (len(chunks) - include) + [0] * include
+
+
+def test_usage_is_null_in_the_chunks_before_the_last(client: OpenAI) -> None:
+    chunks = list(chat(client, stream=True, stream_options={"include_usage": True}))
+    assert ["usage" in chunk.model_fields_set for chunk in chunks] == [True] * len(chunks)
+    assert [chunk.usage is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    plain = list(chat(client, stream=True))
+    assert not any("usage" in chunk.model_fields_set for chunk in plain)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_token_ids_and_names_by_id(client: OpenAI, stream: bool) -> None:
+    extra = {"return_token_ids": True, "return_tokens_as_token_ids": True, "add_special_tokens": True}
+    answer = chat(client, logprobs=True, top_logprobs=2, stream=stream, extra_body=extra)
+    chunks = list(answer) if stream else [answer]
+    choices = [chunk.choices[0] for chunk in chunks]
+    ids = [token for choice in choices for token in getattr(choice, "token_ids", [])]
+    assert ids == list(AFTER_PROMPT.encode())
+    assert chunks[0].prompt_token_ids == list(b"[user]a>")
+    names = [item.token for choice in choices if choice.logprobs for item in choice.logprobs.content]
+    assert names == [f"token_id:{token}" for token in ids]
+
+
+def test_one_limit_under_two_names(client: OpenAI) -> None:
+    assert chat(client, max_tokens=None, max_completion_tokens=2).choices[0].message.content is not None
+    same = chat(client, max_tokens=10**20, max_completion_tokens=10**25, stop="B")  # both mean: to the model's length
+    assert same.choices[0].message.content == "?@A"

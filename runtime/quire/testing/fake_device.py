@@ -86,8 +86,7 @@ class FakeStep:
     def result(self) -> StepResult:
         """Runs the queue up to this step, waits for its time, and gives its tokens or its error."""
         outcome = self.executor.finish(self)
-        if self.ready_s > time.monotonic():
-            time.sleep(self.ready_s - time.monotonic())
+        time.sleep(max(self.ready_s - time.monotonic(), 0.0))
         if isinstance(outcome, BackendError):
             raise outcome
         return outcome
