@@ -11,6 +11,7 @@ from quire import __version__
 from quire.async_llm import AsyncLLM
 from quire.server import chat_completions, completions
 from quire.server.authentication import ApiKeyMiddleware
+from quire.server.body_limits import BodyLimits
 from quire.server.errors import install_handlers
 from quire.server.generation import Serving, serving_of
 from quire.server.metrics import ServerMetrics
@@ -20,6 +21,7 @@ def build_app(engine: AsyncLLM, *, model_names: Sequence[str], api_keys: Sequenc
     """The application over a started engine. The caller closes the engine."""
     app = FastAPI(title="Quire", version=__version__)
     app.state.serving = Serving(engine, model_names)
+    app.state.body_limits = BodyLimits.for_model(engine.max_model_len)
     app.state.metrics = ServerMetrics(model_names[0])
     install_handlers(app)
     if api_keys:

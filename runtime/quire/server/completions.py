@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from quire.outputs import CompletionOutput, RequestOutput, TokenLogprobs
+from quire.server.body import read_body
 from quire.server.generation import Generation, Serving, new_id, now_s, run_until_disconnect, serving_of
 from quire.server.schemas import CompletionRequest
 from quire.server.streams import Delta, DeltaTracker, event, event_stream, usage_field, usage_of
@@ -19,9 +20,10 @@ router = APIRouter()
 
 
 @router.post("/v1/completions", response_model=None)
-async def create_completion(body: CompletionRequest, request: Request) -> Response:
+async def create_completion(request: Request) -> Response:
     """Continues one or several prompts."""
     serving = serving_of(request)
+    body = await read_body(request, CompletionRequest)
     model = serving.check_model(body.model)
     params = body.sampling_params(serving.defaults)
     request_id = f"cmpl-{body.request_id}" if body.request_id is not None else new_id("cmpl")

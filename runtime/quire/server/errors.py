@@ -6,15 +6,28 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from quire.errors import BackendError, QuireError, RequestError
 
+MAX_MESSAGE_CHARS = 4000
+MAX_PARAM_CHARS = 200
+MAX_PROBLEMS = 10
+"""Wrong fields that one answer names."""
+
 
 class ModelNotFound(RequestError):
     """The request names a model that is not served here (HTTP 404)."""
+
+
+class HttpError(RequestError):
+    """A refusal with a status of its own, such as 413; `retry_after_s` tells the client when to come again."""
+
+    def __init__(self, status: int, what: str, *, because: str = "", try_: str = "",
+                 retry_after_s: int | None = None) -> None:
+        super().__init__(what, because=because, try_=try_)
+        self.status, self.retry_after_s = status, retry_after_s
 
 
 class ClientDisconnected(Exception):
@@ -22,14 +35,32 @@ class ClientDisconnected(Exception):
 
 
 def error_body(message: str, *, kind: str, code: int, param: str | None = None) -> dict[str, Any]:
-    """The JSON body of an error."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """The JSON body of an error. What clients sent may be in it, so it is bounded and always valid text."""
+    if param is not None:
+        param = shortened(param, MAX_PARAM_CHARS)
+    return {"error": {"message": shortened(message, MAX_MESSAGE_CHARS), "type": kind, "param": param, "code": code}}
+
+
+def kind_of(status: int) -> str:
+    """The `type` of an error without a name of its own, such as "NotFoundError" for 404."""
+    return HTTPStatus(status).phrase.replace(" ", "").replace("-", "") + "Error"
+
+
+def shortened(text: str, max_chars: int) -> str:
+    """The text, or its two ends with the number of characters between them; halves of surrogate pairs escaped."""
+    if len(text) > max_chars:
+        num_head = max_chars * 3 // 4
+        tail = text[len(text) - (max_chars - num_head) :]
+        text = f"{text[:num_head]}... ({len(text) - max_chars} characters left out) ...{tail}"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def error_of(error: Exception) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of an exception; an unknown one is a 500 that does not leak its text."""
     if isinstance(error, ModelNotFound):
         return 404, error_body(str(error), kind="NotFoundError", code=404, param=error.param)
+    if isinstance(error, HttpError):
+        return error.status, error_body(str(error), kind=kind_of(error.status), code=error.status)
     if isinstance(error, RequestError):
         return 400, error_body(str(error), kind="BadRequestError", code=400, param=error.param)
     if isinstance(error, BackendError):
@@ -45,12 +76,8 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(QuireError)
     async def quire_error(_: Request, error: QuireError) -> JSONResponse:
         status, body = error_of(error)
-        return JSONResponse(body, status)
-
-    @app.exception_handler(RequestValidationError)
-    async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
-        param, message = validation_message(error.errors())
-        return JSONResponse(error_body(message, kind="BadRequestError", code=400, param=param), 400)
+        retry_after_s = getattr(error, "retry_after_s", None)
+        return JSONResponse(body, status, None if retry_after_s is None else {"Retry-After": str(retry_after_s)})
 
     @app.exception_handler(ClientDisconnected)
     async def client_disconnected(_: Request, __: ClientDisconnected) -> Response:
@@ -58,9 +85,8 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        kind = HTTPStatus(error.status_code).phrase.replace(" ", "") + "Error"
-        return JSONResponse(error_body(str(error.detail), kind=kind, code=error.status_code), error.status_code,
-                            headers=dict(error.headers or {}))
+        body = error_body(str(error.detail), kind=kind_of(error.status_code), code=error.status_code)
+        return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
 
     @app.exception_handler(Exception)
     async def unknown_error(_: Request, error: Exception) -> JSONResponse:
@@ -68,23 +94,28 @@ def install_handlers(app: FastAPI) -> None:
         return JSONResponse(body, status)
 
 
-def validation_message(problems: Any) -> tuple[str | None, str]:
-    """(first wrong field, what is wrong in one line a field) of pydantic's list of problems."""
+def validation_message(problems: Any, num_left_out: int = 0) -> tuple[str | None, str]:
+    """(first wrong field, what is wrong in one line a field) of pydantic's list of problems.
+
+    num_left_out: fields that are wrong as well and not in the list.
+    """
     messages: dict[str, list[str]] = {}
     first: str | None = None
     for problem in problems:
-        path = list(problem["loc"][1:])  # without "body"
+        path = problem["loc"]
         field = path[0] if path and isinstance(path[0], str) else None
         first = first if messages else field
         name = field or "body"
+        text = str(problem["msg"]).removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            name = ".".join(map(str, path))
-            text = "unknown field"
-        elif problem["type"] == "json_invalid":
-            text = f"not JSON: {problem['ctx']['error']}"
-        else:
-            text = str(problem["msg"]).removeprefix("Value error, ")
+            name, text = ".".join(map(str, path)), "unknown field"
         seen = messages.setdefault(name, [])
         if text not in seen:
             seen.append(text)
-    return first, "\n".join(f"{name}: {', or '.join(texts)}" for name, texts in messages.items())
+    lines = [f"{shortened(name, MAX_PARAM_CHARS)}: {_joined(texts)}" for name, texts in messages.items()]
+    num_left_out += max(0, len(lines) - MAX_PROBLEMS)
+    return first, "\n".join(lines[:MAX_PROBLEMS] + ([f"and {num_left_out} more"] if num_left_out else []))
+
+
+def _joined(texts: list[str]) -> str:
+    return ", ".join(shortened(text, MAX_PARAM_CHARS) for text in texts[:MAX_PROBLEMS])

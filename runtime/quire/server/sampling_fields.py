@@ -15,6 +15,7 @@ from quire.errors import RequestError
 from quire.field_ranges import check_integer
 from quire.foreign_fields import ForeignField, first_refused, refusal_text
 from quire.server.foreign_request_fields import STREAM_OPTIONS_FOREIGN
+from quire.server.list_fields import Texts, TokenIds
 
 
 def _whole(value: Any) -> Any:
@@ -71,15 +72,15 @@ class SamplingFields(BaseModel):
     frequency_penalty: float = 0.0
     repetition_penalty: float | None = None
     seed: Whole | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[Whole] | None = None
-    bad_words: list[str] | None = None
+    stop: str | Texts | None = None
+    stop_token_ids: TokenIds | None = None
+    bad_words: Texts | None = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     min_tokens: Whole = 0
     skip_special_tokens: bool = True
     logit_bias: dict[str, float] | None = None
-    allowed_token_ids: list[Whole] | None = None
+    allowed_token_ids: TokenIds | None = None
     prompt_logprobs: Whole | None = None
     priority: Whole = 0
     cache_salt: str | None = Field(default=None, min_length=1, max_length=1024)

@@ -12,6 +12,7 @@ from quire.field_ranges import MAX_N, check_integer, check_optional_integer
 from quire.foreign_fields import ForeignField
 from quire.sampling_params import SamplingParams
 from quire.server.foreign_request_fields import CHAT_FOREIGN, COMPLETION_FOREIGN
+from quire.server.list_fields import Objects, PromptField
 from quire.server.sampling_fields import SamplingFields, Whole, unsupported
 
 
@@ -20,7 +21,7 @@ class CompletionRequest(SamplingFields):
 
     foreign: ClassVar[Mapping[str, ForeignField]] = COMPLETION_FOREIGN
 
-    prompt: str | list[str] | list[Whole] | list[list[Whole]]
+    prompt: PromptField
     max_tokens: Whole | None = 16
     logprobs: Whole | None = Field(default=None, ge=0)
     echo: bool = False
@@ -90,12 +91,12 @@ class ChatCompletionRequest(SamplingFields):
     foreign: ClassVar[Mapping[str, ForeignField]] = CHAT_FOREIGN
     param_names: ClassVar[Mapping[str, str]] = {"logprobs": "top_logprobs", "prompt": "messages"}
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Objects = Field(min_length=1)
     max_tokens: Whole | None = None
     max_completion_tokens: Whole | None = None
     logprobs: bool = False
     top_logprobs: Whole | None = Field(default=None, ge=0)
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool = True
