@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +16,14 @@ from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 
 Conversation = list[dict[str, Any]]
+
+ProgressBar = bool | Callable[..., Any] | None
+"""Whether to show one; None = on a terminal; or what makes it, called as `tqdm.tqdm` is."""
+
+_VLLM_GENERATE = frozenset({"lora_request", "prompt_adapter_request", "guided_options_request", "prompt_token_ids",
+                            "tokenization_kwargs", "mm_processor_kwargs"})  # fmt: skip
+_VLLM_CHAT = _VLLM_GENERATE | {"chat_template", "chat_template_content_format"}
+"""Arguments of vLLM's methods that are taken where they say nothing."""
 
 
 class LLM:
@@ -38,6 +45,7 @@ class LLM:
         self._engine = LLMEngine(EngineConfig.from_options(model=model, **options))
         self._turn = threading.Lock()
         self._turn_of: int | None = None  # the thread that has it
+        self._left_requests = False  # a call may have been left, by an exception, before it took back its requests
 
     @property
     def engine(self) -> LLMEngine:
@@ -56,9 +64,10 @@ class LLM:
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: ProgressBar = None,
         *,
-        use_tqdm: bool | None = None,
         priority: Sequence[int] | None = None,
+        **others: Any,
     ) -> list[RequestOutput]:
         """Completes prompts, batched together; outputs in the order of the prompts.
 
@@ -67,9 +76,11 @@ class LLM:
             sampling_params: one for all, or one per prompt; None = `get_default_sampling_params`.
             use_tqdm: progress bar on standard error; None = on a terminal.
             priority: one per prompt, lower first, under the priority policy.
+            others: arguments of vLLM's `generate` that are not supported: None, or refused by name.
         Raises: RequestError for a bad prompt or parameter (then nothing was generated). A request that fails later has
             finish_reason "error" and its `error`, and the others go on; its error is raised when none succeeded.
         """
+        _refuse(others, "generate", _VLLM_GENERATE)
         if not isinstance(prompts, Iterable):
             raise RequestError(f"prompts is {prompts!r}", because="prompts are texts or token ids",
                                try_='a text, {"prompt_token_ids": [...]} or a list of those', param="prompts")
@@ -80,11 +91,14 @@ class LLM:
         return self._run(items, sampling_params, use_tqdm, priority, add_special_tokens=True)
 
     def chat(self, messages: Conversation | Sequence[Conversation],
-             sampling_params: SamplingParams | Sequence[SamplingParams] | None = None, *, use_tqdm: bool | None = None,
+             sampling_params: SamplingParams | Sequence[SamplingParams] | None = None, use_tqdm: ProgressBar = None, *,
              tools: list[dict[str, Any]] | None = None, add_generation_prompt: bool = True,
-             continue_final_message: bool = False,
-             chat_template_kwargs: Mapping[str, Any] | None = None) -> list[RequestOutput]:
-        """Answers one conversation or several, each a list of {"role", "content"}."""
+             continue_final_message: bool = False, chat_template_kwargs: Mapping[str, Any] | None = None,
+             **others: Any) -> list[RequestOutput]:
+        """Answers one conversation or several, each a list of {"role", "content"}; arguments as `generate`."""
+        if others.get("chat_template_content_format") == "auto":
+            del others["chat_template_content_format"]  # vLLM's default, and what happens here
+        _refuse(others, "chat", _VLLM_CHAT)
         if isinstance(messages, (str, Mapping)):
             raise RequestError("messages is no list of messages", because="a conversation is a list",
                                try_='[{"role": "user", "content": "..."}]', param="messages")
@@ -99,7 +113,8 @@ class LLM:
 
     def close(self) -> None:
         """Frees the device; safe to call twice. Waits for calls of other threads."""
-        with self._my_turn():
+        self._refuse_reentry()
+        with self._turn:
             self._engine.close()
 
     def __enter__(self) -> LLM:
@@ -114,7 +129,7 @@ class LLM:
         self,
         prompts: Sequence[Any],
         params: SamplingParams | Sequence[SamplingParams] | None,
-        use_tqdm: bool | None,
+        use_tqdm: ProgressBar,
         priority: Sequence[int] | None,
         *,
         add_special_tokens: bool,
@@ -127,32 +142,34 @@ class LLM:
                 because="each prompt has one",
                 param="priority",
             )
-        with self._my_turn():
+        self._refuse_reentry()
+        with self._turn:
+            self._turn_of = threading.get_ident()
             try:
+                if self._left_requests:
+                    self._engine.abort_all()
+                self._left_requests = True
                 order = [
                     self._engine.add_request(prompt, prompt_params, priority=rank,
                                              add_special_tokens=add_special_tokens)
                     for prompt, prompt_params, rank in zip(prompts, params_list, priorities, strict=True)
                 ]
                 finished = self._drain(len(order), sys.stderr.isatty() if use_tqdm is None else use_tqdm)
+                self._left_requests = False
             except BaseException:
                 self._engine.abort_all()
+                self._left_requests = False
                 raise
+            finally:
+                self._turn_of = None
         return _unless_all_failed([finished[request_id] for request_id in order])
 
-    @contextmanager
-    def _my_turn(self) -> Iterator[None]:
-        """Calls from several threads are served one after the other."""
+    def _refuse_reentry(self) -> None:
+        """Calls from several threads are served one after the other; one inside another, of the same thread, never."""
         if self._turn_of == threading.get_ident():
             raise RequestError("this LLM is asked while it answers, by the same thread",
                                because="a signal handler or a callback calls it in the middle of its own call",
                                try_="the call after the first has returned")
-        with self._turn:
-            self._turn_of = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._turn_of = None
 
     def _per_prompt(
         self, name: str, params: SamplingParams | Sequence[SamplingParams] | None, count: int
@@ -171,14 +188,14 @@ class LLM:
                                param=name)
         return several
 
-    def _drain(self, count: int, show_bar: bool) -> dict[str, RequestOutput]:
+    def _drain(self, count: int, make_bar: bool | Callable[..., Any]) -> dict[str, RequestOutput]:
         """Steps until everything is finished."""
         finished: dict[str, RequestOutput] = {}
         bar = None
-        if show_bar:
+        if make_bar:
             from tqdm import tqdm
 
-            bar = tqdm(total=count, desc="prompts", unit="prompt")
+            bar = (make_bar if callable(make_bar) else tqdm)(total=count, desc="prompts", unit="prompt")
         try:
             while self._engine.has_unfinished():
                 for output in self._engine.step():
@@ -198,3 +215,12 @@ def _unless_all_failed(outputs: list[RequestOutput]) -> list[RequestOutput]:
     if errors and len(errors) == len(outputs):
         raise errors[0]
     return outputs
+
+
+def _refuse(others: Mapping[str, Any], method: str, known: frozenset[str]) -> None:
+    """Raises RequestError for an argument that means something."""
+    for name, value in others.items():
+        if name not in known or value is not None:
+            raise RequestError(f"LLM.{method} has no argument {name!r}",
+                               because="it would change the answers" if name in known else "nobody reads it",
+                               try_=f"the call without {name}", param=name)

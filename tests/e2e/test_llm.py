@@ -175,3 +175,44 @@ def test_closed(options: dict[str, Any]) -> None:
     llm.close()
     with pytest.raises(BackendError):
         llm.generate("a", GREEDY)
+
+
+def test_arguments_as_vllm_has_them(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    assert llm.generate(["a"], GREEDY, False)[0].outputs[0].text == "bcdef"
+    assert llm.generate(["a"], GREEDY, True, lora_request=None)[0].outputs[0].text == "bcdef"
+    assert "prompts: 100%" in capsys.readouterr().err
+    question = [{"role": "user", "content": "hi"}]
+    plain = llm.chat(question, GREEDY)[0].outputs[0].text
+    options = {"lora_request": None, "chat_template": None, "chat_template_content_format": "auto"}
+    assert llm.chat(question, GREEDY, False, **options)[0].outputs[0].text == plain
+
+
+@pytest.mark.parametrize(("name", "value"), [("lora_request", "one"), ("tokenization_kwargs", {}), ("temperature", 1)])
+def test_arguments_that_nobody_reads_are_refused_by_name(llm: LLM, name: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=name) as error:
+        llm.generate("a", GREEDY, **{name: value})
+    assert error.value.param == name
+    with pytest.raises(RequestError, match=name):
+        llm.chat([{"role": "user", "content": "hi"}], GREEDY, **{name: value})
+
+
+def test_one_that_fails_among_others(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are answered; alone, or when all fail, its error is raised."""
+    executor = type(llm.engine.loaded.core._executor)
+    submit = executor.submit
+
+    def refuses_long_ones(self: Any, batch: Any) -> Any:
+        if int(batch.seq_lens.max()) > 40:
+            raise RuntimeError("too long for me")
+        return submit(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "submit", refuses_long_ones)
+        good, bad = llm.generate(["a", "x" * 50], GREEDY)
+        assert (good.outputs[0].text, good.error) == ("bcdef", None)
+        assert bad.finished
+        assert bad.outputs[0].finish_reason == "error"
+        assert "too long for me" in str(bad.error)
+        with pytest.raises(BackendError, match="too long for me"):
+            llm.generate(["x" * 50, "y" * 60], GREEDY)
+    assert llm.engine.stats().num_used_blocks == 0

@@ -8,7 +8,7 @@ import pytest
 
 from quire.device.batch import StepResult
 from quire.engine.core import EngineCore
-from quire.errors import BackendError, ConfigError, RequestError
+from quire.errors import BackendError, ConfigError, InternalError, RequestError
 from quire.sampling.batch import NOT_FINITE
 from quire.testing import fake_executor, fake_model
 
@@ -428,6 +428,49 @@ def test_a_result_of_the_wrong_length_is_the_executors_failure(drive: Drive, mon
     monkeypatch.setattr(type(driver.executor), "submit", lambda self, batch: Broken())
     driver.take(driver.core.step())
     assert driver.finish_reason("a") == "error"
+
+
+@both_loops
+def test_blocks_of_broken_rows_are_not_found_again(drive: Drive, depth: int) -> None:
+    """A fault of a moment must not stay in the prefix cache, where all who begin alike would meet it."""
+    driver = drive(depth=depth)
+    driver.executor.broken_token = 12
+    driver.add("bad", list(range(13)))
+    driver.add("good", list(range(10)), max_tokens=2)
+    driver.run()
+    assert (driver.finish_reason("bad"), driver.finish_reason("good")) == ("error", "length")
+    driver.executor.broken_token = None
+    driver.add("again", list(range(13)))
+    driver.run()
+    assert driver.outputs["again", 0][0].num_cached_tokens < 12
+    assert driver.tokens["again", 0][0] == 13
+
+
+def test_a_bug_in_an_abort_does_not_reach_the_caller(drive: Drive, monkeypatch: Any) -> None:
+    driver = drive()
+    driver.add("a", [1])
+    driver.add("b", [2])
+    driver.step()
+
+    def broken(seq: Any) -> None:
+        raise ValueError("books")
+
+    monkeypatch.setattr(driver.core.scheduler, "finish", broken)
+    assert [output.finish_reason for output in driver.core.abort("a")] == ["error"]
+    assert [(output.request_id, output.finish_reason) for output in driver.core.step()] == [("b", "error")]
+    driver.add("c", [5], max_tokens=2)
+    assert driver.run()["c", 0] == [6, 7]
+
+
+def test_what_making_one_request_raises_is_its_own(drive: Drive, monkeypatch: Any) -> None:
+    driver = drive()
+    driver.add("a", [1], max_tokens=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("quire.engine.core.make_request", lambda *_: 1 // 0)
+        with pytest.raises(InternalError, match="ZeroDivisionError"):
+            driver.add("b", [1])
+    driver.add("b", [2], max_tokens=1)
+    assert driver.run() == {("a", 0): [2, 3, 4], ("b", 0): [3]}
 
 
 def test_a_draw_with_every_token_forbidden_is_an_error_of_the_request(drive: Drive) -> None:

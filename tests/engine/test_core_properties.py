@@ -184,3 +184,66 @@ def test_a_failing_device_ends_some_and_harms_no_other(
                 assert tokens == expected[index][0][: len(tokens)]
             else:
                 assert (tokens, reason, *rest) == expected[index]
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    engine=engines,
+    ops=operations,
+    failures=st.dictionaries(st.integers(0, 20), st.sampled_from(["submit", "result"]), max_size=4),
+    broken_token=st.integers(0, 49),
+    interrupted=st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["schedule", "offer_to_cache", "finish"])),
+                         max_size=2),
+)
+def test_failures_broken_rows_aborts_and_interruptions_together(
+    drive: Callable[..., Any], engine: Any, ops: list[Any], failures: dict[int, Any], broken_token: int,
+    interrupted: list[tuple[int, str]],
+) -> None:
+    """Whoever ends well has the tokens of one who ran alone; whoever does not has the first of them, and an error."""
+    driver = _make(drive, engine)
+    driver.executor.failures = dict(failures)
+    driver.executor.broken_token = broken_token
+    added: dict[str, Request] = {}
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            if interrupted and driver.executor.num_submitted >= interrupted[0][0]:
+                _interrupt_next_step(driver, interrupted.pop(0)[1])
+            driver.step()
+
+    for op in ops:
+        if isinstance(op, dict):
+            request_id = f"r{len(added)}"
+            if _try_add(driver, request_id, op):
+                added[request_id] = op
+        elif isinstance(op, int):
+            steps(op)
+        elif op[0] < len(added):
+            driver.abort(f"r{op[0]}", op[1])
+    driver.run()
+    for request_id, request in added.items():
+        expected = _alone(drive, repr(request))
+        for index in range(request["n"]):
+            tokens, reason, stop_reason, *_ = _summary(driver, request_id, index)
+            assert tokens == expected[index][0][: len(tokens)]
+            if reason == "error":
+                assert driver.outputs[request_id, index][-1].error is not None
+            elif reason != "abort":
+                assert (tokens, reason, stop_reason) == expected[index][:3]
+                assert broken_token not in [request["prompt"][-1], *tokens[:-1]]
+
+
+def _interrupt_next_step(driver: Any, place: str) -> None:
+    """A step that is left by KeyboardInterrupt, if it comes to that place."""
+    scheduler = driver.core.scheduler
+
+    def interrupt(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    setattr(scheduler, place, interrupt)
+    try:
+        driver.take(driver.core.step())
+    except KeyboardInterrupt:
+        return
+    finally:
+        delattr(scheduler, place)

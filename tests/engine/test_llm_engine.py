@@ -112,3 +112,58 @@ def test_a_cache_that_is_too_small_names_the_flag(make: Callable[..., LLMEngine]
         make(device_options={"memory_blocks": 1})
     with pytest.raises(ConfigError):
         make(memory_utilization=1e-9)
+
+
+@pytest.mark.parametrize("place", ["schedule", "finish"])
+def test_who_was_ended_by_an_interruption_is_told_of(
+    make: Callable[..., LLMEngine], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The caller neither aborts nor looks: what he adds next is right, and nothing is waited for in vain."""
+    engine = make()
+    engine.add_request("a", GREEDY, request_id="old")
+
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.loaded.core.scheduler, place, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            drain(engine)
+    engine.add_request("h", GREEDY, request_id="new")
+    done = drain(engine)
+    assert done["new"].outputs[0].text == "ijklm"
+    assert (done["old"].outputs[0].finish_reason, type(done["old"].error)) == ("error", BackendError)
+    assert engine.stats().num_used_blocks == 0
+
+
+def test_an_end_that_nobody_was_told_of(make: Callable[..., LLMEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make()
+    engine.add_request("a", GREEDY, request_id="old")
+    core = engine.loaded.core
+    step = core.step
+
+    def loses_the_end() -> Any:
+        if any(output.finish_reason for output in step()):
+            raise KeyboardInterrupt
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core, "step", loses_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            drain(engine)
+    assert "was lost" in str(drain(engine)["old"].error)
+
+
+def test_when_one_sequence_fails_its_request_ends(make: Callable[..., LLMEngine]) -> None:
+    """The others of its `n` do not go on unseen."""
+    engine = make()
+    engine.loaded.core._executor.broken_token = ord("f")  # type: ignore[attr-defined]
+    params = SamplingParams(n=3, temperature=1.5, seed=2, max_tokens=200)
+    engine.add_request("a", params, request_id="bad")
+    engine.add_request("h", GREEDY, request_id="good")
+    done = drain(engine)
+    assert "NaN" in str(done["bad"].error)
+    assert len(done["bad"].outputs[0].token_ids) < 200
+    assert done["good"].outputs[0].text == "ijklm"
+    stats = engine.stats()
+    assert (stats.num_running, stats.num_waiting, stats.num_used_blocks) == (0, 0, 0)

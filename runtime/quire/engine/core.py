@@ -104,6 +104,7 @@ class EngineCore:
         self._num_requests = 0
         self._num_failed_alone = 0
         self._is_inside = False  # a call began and did not end
+        self._lost: list[SequenceOutput] = []  # ends that the next step tells of
 
     # ---- requests -------------------------------------------------------------------------------------
 
@@ -112,77 +113,85 @@ class EngineCore:
         self._enter()
         try:
             self._add_request(message)
-        except QuireError:
-            raise
         except Exception as error:  # whatever checking it raised, it is this request's
-            raise _internal_error(error) from error
-        finally:
             self._is_inside = False
+            raise _internal_error(error) from error
+        self._is_inside = False
 
     def _add_request(self, message: EngineRequest) -> None:
-        if message.request_id in self._requests:
+        if message.request_id in self._requests or any(end.request_id == message.request_id for end in self._lost):
             raise RequestError(f"request_id={message.request_id!r} is taken", because="that request is not finished",
                                try_="another id", param="request_id")  # fmt: skip
         request = make_request(message, self._num_requests, self._limits)
+        collected = None
+        if request.needs_prompt_logits:
+            num_top = num_logprobs(request.params.prompt_logprobs, self._limits.vocab_size)
+            collected = PromptLogprobs(request.num_prompt_tokens, num_top)
         self.scheduler.add(request)
         self._num_requests += 1
         self._requests[request.request_id] = request
-        if request.needs_prompt_logits:
-            num_top = num_logprobs(request.params.prompt_logprobs, self._limits.vocab_size)
-            self._prompt_logprobs[request.request_id] = PromptLogprobs(request.num_prompt_tokens, num_top)
+        if collected is not None:
+            self._prompt_logprobs[request.request_id] = collected
 
     def abort(self, request_id: str, index: int | None = None) -> list[SequenceOutput]:
         """Ends a request, or one of its sequences, at once; tokens in flight are dropped.
 
-        Returns one output with finish_reason "abort" per sequence that was unfinished; none for an unknown id,
-        since a request may finish while its abort is on the way.
+        Returns one output with finish_reason "abort" per sequence that was unfinished ("error" for one that an
+        interruption has ended); none for an unknown id, since a request may finish while its abort is on the way.
         """
-        lost = self._enter()
+        self._enter()
         request = self._requests.get(request_id)
-        if request is None:
-            self._is_inside = False
-            return lost
-        ended = [seq for seq in request.sequences
-                 if seq.status is not Status.FINISHED and index in (None, seq.index)]  # fmt: skip
-        self._finish_all(ended)
+        ended = [] if request is None else [seq for seq in request.sequences
+                                            if seq.status is not Status.FINISHED and index in (None, seq.index)]
+        try:
+            self._finish_all(ended)
+        except Exception as error:  # a bug: nobody knows what of the books is still right
+            logger.exception("request %s could not be ended; all requests end", request_id)
+            self.reset(_internal_error(error))
+        told = [end for end in self._lost if end.request_id == request_id]
+        self._lost = [end for end in self._lost if end.request_id != request_id]
         self._is_inside = False
-        return [*lost, *(_final_output(seq, "abort") for seq in ended)]
+        return [*told, *(_final_output(seq, "abort") for seq in ended if not told)]
 
     def has_unfinished(self) -> bool:
         """Whether `step` has anything left to do."""
-        return self._is_inside or self.scheduler.has_unfinished or bool(self._unread)
+        return self._is_inside or self.scheduler.has_unfinished or bool(self._unread or self._lost)
 
     # ---- steps ----------------------------------------------------------------------------------------
 
     def step(self) -> list[SequenceOutput]:
         """One iteration; what it brought to each sequence. [] when nothing is to be done or nothing came yet."""
-        outputs = self._enter()
+        self._enter()
+        outputs: list[SequenceOutput] = []
         try:
-            outputs += self._step_overlapped() if self.async_depth > 1 else self._step_plain()
+            outputs = self._step_overlapped() if self.async_depth > 1 else self._step_plain()
         except Exception as error:  # a bug: nobody knows what of the books is still right
             logger.exception("a step could not be accounted for; all requests end")
-            outputs += self.reset(_internal_error(error))
+            self.reset(_internal_error(error))
+        lost, self._lost = self._lost, []
         self._is_inside = False
-        return outputs
+        return [*outputs, *lost]
 
-    def reset(self, error: QuireError) -> list[SequenceOutput]:
-        """Ends every request with `error` and begins with empty books and an empty prefix cache."""
+    def reset(self, error: QuireError) -> None:
+        """Ends every request with `error` and begins with empty books and an empty prefix cache.
+
+        The next step tells of the ends.
+        """
         self._drain()
         lost = [seq for request in self._requests.values() for seq in request.sequences
                 if seq.status is not Status.FINISHED]
+        self._lost += [_final_output(seq, "error", error) for seq in lost]
         self._requests.clear()
         self._prompt_logprobs.clear()
         self._num_failed_alone = 0
         self.scheduler, self._builder = self._empty_state()
-        return [_final_output(seq, "error", error) for seq in lost]
 
-    def _enter(self) -> list[SequenceOutput]:
+    def _enter(self) -> None:
         """Begins a call; when the one before was interrupted, ends what it left half done."""
         interrupted, self._is_inside = self._is_inside, True
-        if not interrupted:
-            return []
-        return self.reset(BackendError("the engine was interrupted in the middle of a step",
-                                       because="an exception from outside ended it", try_="the request again"))
+        if interrupted:
+            self.reset(BackendError("the engine was interrupted in the middle of a step",
+                                    because="an exception from outside ended it", try_="the request again"))
 
     def _step_plain(self) -> list[SequenceOutput]:
         plan = self.scheduler.schedule()
@@ -244,12 +253,13 @@ class EngineCore:
         """Waits for all unread steps without a look at what they bring; returns who was in them."""
         sequences: dict[int, Sequence] = {}
         while self._unread:
-            step = self._unread.pop(0)
+            step = self._unread[0]
             sequences.update((id(seq), seq) for seq in step.plan.unfinished())
             try:
                 _result_of(step)
             except Exception as error:  # they are given up, whatever they say
                 logger.debug("a step that is given up: %s", error)
+            del self._unread[0]
         return list(sequences.values())
 
     def _accept(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
@@ -263,6 +273,8 @@ class EngineCore:
             broken = self._broken_row(seq, token_id)
             if broken is not None:
                 outputs.append(_final_output(seq, "error", broken))
+                if token_id != NO_TOKEN:
+                    self.scheduler.withdraw(seq)
                 self._finish(seq)
                 continue
             try:

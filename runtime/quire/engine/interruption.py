@@ -24,15 +24,20 @@ def signals_wait() -> Iterator[None]:
         return
     came: list[tuple[int, FrameType | None]] = []
     handlers = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
+    waits = True
 
     def remember(number: int, frame: FrameType | None) -> None:
-        came.append((number, frame))
+        if waits:
+            came.append((number, frame))
+        else:  # one handler raised while the others were put back: this one still stands in for its own
+            handlers[number](number, frame)
 
     try:
         for number in handlers:
             signal.signal(number, remember)
         yield
     finally:
+        waits = False
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for number, frame in came:

@@ -11,10 +11,10 @@ from quire.engine.build import LoadedEngine, load_engine
 from quire.engine.config import EngineConfig
 from quire.engine.input_processor import InputProcessor, Prompt
 from quire.engine.interruption import signals_wait
-from quire.engine.messages import EngineStats
+from quire.engine.messages import EngineStats, Failure, SequenceOutput
 from quire.engine.output_processor import OutputProcessor
 from quire.engine.text_side import load_text_side
-from quire.errors import RequestError
+from quire.errors import BackendError, RequestError
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.weights.hub import resolve_model
@@ -65,10 +65,19 @@ class LLMEngine:
         Ctrl-C, and every other signal whose handler raises, waits until the step has ended.
         """
         with signals_wait():
-            processed = self._outputs.process(self._core.step())
-            for request_id, index in processed.stopped:
-                self._core.abort(request_id, index)
-        return list(processed.requests.values())
+            changed = self._process(self._core.step())
+            if not self._core.has_unfinished():  # what is left ended in a step that was interrupted: nobody told of it
+                error = Failure.of(BackendError("the end of this request was lost",
+                                                because="a step was interrupted", try_="the request again"))
+                changed.update(self._process([SequenceOutput(request_id, 0, [], "error", error=error)
+                                              for request_id in self._outputs.request_ids()]))
+        return list(changed.values())
+
+    def _process(self, outputs: list[SequenceOutput]) -> dict[str, RequestOutput]:
+        processed = self._outputs.process(outputs)
+        for request_id, index in processed.stopped:
+            self._core.abort(request_id, index)
+        return processed.requests
 
     def stats(self) -> EngineStats:
         """Counters of the core."""

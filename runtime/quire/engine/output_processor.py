@@ -23,8 +23,8 @@ class ProcessedOutputs:
 
     Attributes:
         requests: updated ones (the same object each time, cumulative).
-        stopped: (request id, index) of sequences whose stop string was found; the core, which knows nothing of text,
-            must abort them.
+        stopped: (request id, index) of sequences that the core must abort: their stop string was found, of which it
+            knows nothing, or another sequence of their request failed.
         failed: requests that ended with an error, and the error; they are among `requests` too.
     """
 
@@ -93,7 +93,10 @@ class OutputProcessor:
                 result.failed.append((item.request_id, error))
                 state.output.error = error
                 for completion in state.output.outputs:
-                    completion.finish_reason = completion.finish_reason or "error"
+                    if completion.finish_reason is None:
+                        completion.finish_reason = "error"
+                        if completion.index != item.index:
+                            result.stopped.append((item.request_id, completion.index))
                 touched[item.request_id] = state
                 continue
             if self._take(state, item):

@@ -117,6 +117,12 @@ class BlockManager:
                 group.pool.register(int(table[index]), group.tag + hashes[index])
         blocks.num_offered = max(blocks.num_offered, num_blocks)
 
+    def withdraw(self, blocks: SequenceBlocks) -> None:
+        """Takes back what was offered of a sequence's blocks; whoever shares them keeps them."""
+        for group in self._groups:
+            for block_id in self._resident(group, blocks):
+                group.pool.forget(block_id)
+
     def _find(self, group: KVGroup, block_hash: bytes) -> int | None:
         return group.pool.find(group.tag + block_hash)
 

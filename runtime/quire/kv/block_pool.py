@@ -39,10 +39,7 @@ class BlockPool:
             raise InternalError("a block was taken from an empty pool", because="the caller did not count first")
         self._unlink(block_id)
         self.ref_counts[block_id] = 1
-        key = self._key_of[block_id]
-        if key is not None:
-            self._key_of[block_id] = None
-            del self._block_of[key]
+        self.forget(block_id)
         return block_id
 
     def acquire(self, block_id: int) -> None:
@@ -69,6 +66,13 @@ class BlockPool:
         if self._key_of[block_id] is None and key not in self._block_of:
             self._key_of[block_id] = key
             self._block_of[key] = block_id
+
+    def forget(self, block_id: int) -> None:
+        """A used block is not found any more."""
+        key = self._key_of[block_id]
+        if key is not None:
+            self._key_of[block_id] = None
+            del self._block_of[key]
 
     def key_of(self, block_id: int) -> bytes | None:
         """The key the block is registered under."""

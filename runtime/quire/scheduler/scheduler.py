@@ -260,6 +260,11 @@ class Scheduler:
         if seq in self.suspects:
             self.suspects.remove(seq)
 
+    def withdraw(self, seq: Sequence) -> None:
+        """Takes a sequence's blocks out of the prefix cache: what was computed for it is not to be trusted."""
+        if seq.blocks is not None:
+            self.blocks.withdraw(seq.blocks)
+
     def finish(self, seq: Sequence) -> None:
         """Ends a sequence wherever it is. When it led unforked ones, the first of them starts over in its place."""
         unforked = seq.request.unforked

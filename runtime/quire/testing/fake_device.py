@@ -23,7 +23,7 @@ from quire.device.contract import Executor, ExecutorPlan, KVPlan, LoadProgress, 
 from quire.device.hookspecs import hookimpl
 from quire.errors import BackendError, ConfigError
 from quire.graph.ir import Axis, Graph, KVGroupSpec, ModelGraph, Part
-from quire.sampling.batch import F32, I32, SampleResult, features_used
+from quire.sampling.batch import F32, I32, NOT_FINITE, SampleResult, features_used
 from quire.sampling.sampler import sample
 from quire.testing.fake_pages import ROOT, FakeDeviceFault, FakePages, extend_chain
 
@@ -110,6 +110,7 @@ class FakeExecutor:
         verify: check every page that a step can see; off for benchmarks of the core.
         memory_blocks: blocks that fit into its memory, over all pools; None = any number.
         failures: step number -> where it fails, "submit" or "result"; steps queued behind a failed one are lost too.
+        broken_token: the logits behind this token are NaN; None = behind no token.
         num_submitted: steps taken.
     Raises: FakeDeviceFault from `submit` or `result` when the core breaks the contract.
     """
@@ -120,6 +121,7 @@ class FakeExecutor:
     verify: bool = True
     memory_blocks: int | None = None
     failures: dict[int, Literal["submit", "result"]] = field(default_factory=dict)
+    broken_token: int | None = None
     num_submitted: int = 0
     capabilities: Capabilities = field(init=False)
     _pages: dict[str, FakePages] = field(default_factory=dict)
@@ -289,15 +291,18 @@ class FakeExecutor:
         if sampling is None:
             return SampleResult(np.empty(0, np.int32))
         if not features_used(sampling):
-            return SampleResult(((token_ids[sampling.rows] + 1) % self._vocab_size).astype(np.int32))
+            last = token_ids[sampling.rows]
+            return SampleResult(np.where(last == self.broken_token, NOT_FINITE, (last + 1) % self._vocab_size)
+                                .astype(np.int32))
         return sample(self._logits(token_ids, chains), sampling)
 
     def _logits(self, token_ids: I32, chains: np.ndarray) -> F32:
-        """float32 [L, vocab]: noise in [0, 2) that depends on the whole context, and a peak at last + 1."""
+        """float32 [L, vocab]: noise in [0, 2) that depends on the whole context, and a peak at last + 1; or NaN."""
         mixed = (chains[:, None] ^ np.arange(1, self._vocab_size + 1, dtype=np.uint64) * np.uint64(ROOT))
         mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
         logits = (mixed >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23)
         logits[np.arange(len(token_ids)), (token_ids + 1) % self._vocab_size] += _PEAK
+        logits[token_ids == self.broken_token] = np.nan
         return logits
 
     def _check_limits(self, batch: StepBatch) -> None:
