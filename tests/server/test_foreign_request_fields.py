@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
-import openai.types.chat.completion_create_params as chat_params
-import openai.types.completion_create_params as completion_params
 import pytest
 
 from quire.foreign_fields import ForeignField
@@ -65,17 +63,6 @@ def test_stream_options_have_a_field_without_effect(server: Server) -> None:
         body = {**BODIES["/v1/completions"], "stream": True, "stream_options": {name: spec.example}}
         assert server.post("/v1/completions", body).status_code == 200
         assert server.log.read_text().count(f"a request: {name} is taken and has no effect") == 1
-
-
-@pytest.mark.parametrize(
-    ("client_type", "model", "table"),
-    [(completion_params.CompletionCreateParamsNonStreaming, CompletionRequest, COMPLETION_FOREIGN),
-     (chat_params.CompletionCreateParamsNonStreaming, ChatCompletionRequest, CHAT_FOREIGN)],
-)  # fmt: skip
-def test_every_field_that_the_openai_client_knows_has_a_fate(client_type: Any, model: Any, table: Any) -> None:
-    names = set(client_type.__annotations__)
-    assert "user" in names
-    assert names <= {*model.model_fields, *table}
 
 
 @pytest.mark.parametrize("model", [CompletionRequest, ChatCompletionRequest])
