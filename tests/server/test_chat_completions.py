@@ -8,6 +8,9 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
+from quire.server.foreign_request_fields import CHAT_FOREIGN
+from quire.server.schemas import ChatCompletionRequest
+
 AFTER_PROMPT = "?@ABC"
 """What follows ">"."""
 
@@ -125,3 +128,11 @@ def test_one_limit_under_two_names(client: OpenAI) -> None:
     assert chat(client, max_tokens=None, max_completion_tokens=2).choices[0].message.content is not None
     same = chat(client, max_tokens=10**20, max_completion_tokens=10**25, stop="B")  # both mean: to the model's length
     assert same.choices[0].message.content == "?@A"
+
+
+def test_null_is_absent_everywhere(client: OpenAI) -> None:
+    kept = ("messages", "model", "stream", "temperature", "max_tokens", "top_p")
+    nothing = {name: None for name in (*ChatCompletionRequest.model_fields, *CHAT_FOREIGN) if name not in kept}
+    message = {"role": "user", "content": "a", **dict.fromkeys(("name", "tool_calls", "refusal", "audio"), None)}
+    answer = chat(client, messages=[{**message, "annotations": []}], extra_body={**nothing, "no_such_field": None})
+    assert answer.choices[0].message.content == AFTER_PROMPT

@@ -54,6 +54,7 @@ COMPLETION_REFUSALS: list[tuple[dict[str, Any], str | None]] = [
     ({"prompt": "a", "stop_token_ids": [VOCAB_SIZE]}, "stop_token_ids"),
     ({"prompt": "a", "best_of": 1, "n": 2}, "best_of"),
     ({"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
+    ({"prompt": "a", "best_of": 5000}, "best_of"),
     ({"prompt": "a", "suffix": "b"}, "suffix"),
     ({"prompt": "a", "priority": 1}, "priority"),
     ({"prompt": "a", "cache_salt": ""}, "cache_salt"),

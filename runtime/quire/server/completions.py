@@ -27,10 +27,11 @@ async def create_completion(request: Request) -> Response:
     model = serving.check_model(body.model)
     params = body.sampling_params(serving.defaults)
     request_id = f"cmpl-{body.request_id}" if body.request_id is not None else new_id("cmpl")
-    generations = [
-        Generation(serving, f"{request_id}-{i}", prompt, params, body, add_special_tokens=body.add_special_tokens)
-        for i, prompt in enumerate(body.prompts())
-    ]
+    with body.own_names():
+        generations = [
+            Generation(serving, f"{request_id}-{i}", prompt, params, body, add_special_tokens=body.add_special_tokens)
+            for i, prompt in enumerate(body.prompts())
+        ]
     head = {"id": request_id, "object": "text_completion", "created": now_s(), "model": model}
     if body.stream:
         return event_stream(_CompletionStream(serving, head, body).events(generations))

@@ -59,8 +59,6 @@ class SamplingFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     foreign: ClassVar[Mapping[str, ForeignField]] = {}
-    param_names: ClassVar[Mapping[str, str]] = {}
-    """Name of a field in the engine -> its name in this request, where they differ."""
 
     model: str | None = None
     n: Whole = 1
@@ -109,6 +107,11 @@ class SamplingFields(BaseModel):
     @property
     def continuous_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
+    def param_names(self) -> Mapping[str, str]:
+        """Name of a field in the engine -> its name in this request, where they differ."""
+        return {}
 
     @contextmanager
     def own_names(self) -> Iterator[None]:

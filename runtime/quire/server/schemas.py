@@ -29,6 +29,10 @@ class CompletionRequest(SamplingFields):
     add_special_tokens: bool = True
 
     @property
+    def param_names(self) -> Mapping[str, str]:
+        return {} if self.best_of is None else {"n": "best_of"}
+
+    @property
     def only_scores(self) -> bool:
         """Nothing is generated: the prompt comes back, with its logprobs where asked for."""
         return self.max_tokens == 0 and self.echo
@@ -89,7 +93,6 @@ class ChatCompletionRequest(SamplingFields):
     """Body of POST /v1/chat/completions. Messages go to the chat template whole; it checks them."""
 
     foreign: ClassVar[Mapping[str, ForeignField]] = CHAT_FOREIGN
-    param_names: ClassVar[Mapping[str, str]] = {"logprobs": "top_logprobs", "prompt": "messages"}
 
     messages: Objects = Field(min_length=1)
     max_tokens: Whole | None = None
@@ -103,6 +106,10 @@ class ChatCompletionRequest(SamplingFields):
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool = False
+
+    @property
+    def param_names(self) -> Mapping[str, str]:
+        return {"logprobs": "top_logprobs", "prompt": "messages"}
 
     def sampling_params(self, defaults: dict[str, Any]) -> SamplingParams:
         """Raises RequestError naming a field that cannot be honoured."""
