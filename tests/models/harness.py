@@ -47,6 +47,7 @@ def load_model(
     folder: Path, device: str, *, dtype: str = "float32", block_size: int = 4, num_blocks: int = 64,
     max_model_len: int = 128, max_num_batched_tokens: int | None = None, fused_ops: frozenset[str] | None = None,
     quantization: str | None = None, as_stored: bool = True, options: Mapping[str, str] | None = None,
+    return_logits: bool = True, max_logits_rows: int = 64,
 ) -> LoadedModel:
     """The checkpoint on a device of the registry, through the passes the device declares (or `fused_ops`).
 
@@ -66,7 +67,7 @@ def load_model(
     plan = ExecutorPlan(
         model=model, weight_dtype=dtype, act_dtype=dtype, kv_dtype=dtype, block_size=block_size,
         max_model_len=max_model_len, max_num_batched_tokens=max_num_batched_tokens or max_model_len, max_num_seqs=8,
-        max_logits_rows=64, return_logits=True, options=options or {},
+        max_logits_rows=max_logits_rows, return_logits=return_logits, options=options or {},
     )
     executor = backend.create_executor(plan)
     weights = open_weights(files, model, ignorable_tensors=spec.ignorable_tensors)

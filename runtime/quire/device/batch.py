@@ -77,9 +77,11 @@ class StepResult:
     """What a step produced.
 
     Attributes:
-        tokens: int32 [R, 1 + drafts], row r for `sampling.rows[r]`.
+        tokens: int32 [R, 1 + drafts], row r for `sampling.rows[r]`. NO_TOKEN (-1) where nothing is left to draw,
+            NOT_FINITE (-2) where the row's logits hold NaN or +inf: that request ends, the other rows count. A step
+            after it may be fed such a row's token already: take 0 instead, nobody looks at what comes of it.
         num_emitted: int32 [R], how many of them count.
-        logprobs, prompt_logprobs: where asked for.
+        logprobs, prompt_logprobs: where asked for; the first of a row whose logits hold NaN or +inf is NaN.
         logits: float32 [L, vocab] when the executor was created with `return_logits` (tests, conformance).
     """
 

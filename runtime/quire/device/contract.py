@@ -126,7 +126,11 @@ class Pending(Protocol):
     """A submitted step."""
 
     def result(self) -> StepResult:
-        """Waits for the step and returns its result; raises BackendError when it failed. Called once."""
+        """Waits for the step and returns its result; raises BackendError when it failed. Called once.
+
+        An error is for what befell the whole step: its requests are run again, one by one, to find whose fault it was.
+        Broken logits of one row are no error: `StepResult.tokens` says so of the row.
+        """
 
 
 class Executor(Protocol):
@@ -143,7 +147,8 @@ class Executor(Protocol):
     def submit(self, batch: StepBatch) -> Pending:
         """Starts one step and returns without waiting, up to `async_depth` unread steps deep.
 
-        Steps run in order. The batch's arrays are not changed after the call by either side.
+        Steps run in order. The batch's arrays are not changed after the call by either side. A call that raises has
+        taken no step, also when KeyboardInterrupt ended it: note a step as unread as the last thing.
         """
 
     def read_blocks(self, group: str, block_ids: I32) -> Mapping[str, np.ndarray]:

@@ -110,7 +110,8 @@ class LogprobRows:
     """Log-probabilities of raw logits for some rows; column 0 is the drawn (or actual) token, then the top ones.
 
     Attributes:
-        token_ids: int32 [rows, 1 + max_logprobs], -1 = unused. logprobs: float32, same shape.
+        token_ids: int32 [rows, 1 + max_logprobs], -1 = unused. logprobs: float32, same shape; column 0 is NaN where
+            the row's logits hold NaN or +inf.
         ranks: int32 [rows], 1-based rank of column 0 in the vocabulary.
     """
 
