@@ -247,3 +247,14 @@ def test_a_chat_becomes_tokens_without_a_second_bos(tokenizers_by_kind: dict[str
     token_ids = tokenizer.encode(tokenizer.apply_chat_template(TEXT_TALK), add_special_tokens=False)
     assert token_ids.count(tokenizer.bos_token_id) == 1
     assert not tokenizers_by_kind["byte_level"].has_chat_template
+
+
+def test_a_template_of_megabytes_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    long = "{{ 1 }}" * 100_000
+    with pytest.raises(ModelError, match="700000 characters"):
+        ChatTemplate.from_texts({"tool_use": long}, {})
+    with pytest.raises(ModelError, match="700000 characters"):
+        ChatTemplate.from_folder(tmp_path, {"chat_template": [{"name": "default", "template": long}]}, {})
+    (tmp_path / "chat_template.jinja").write_text(long)
+    with pytest.raises(ModelError, match=r"chat_template\.jinja has 700000 bytes"):
+        ChatTemplate.from_folder(tmp_path, {}, {})

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from quire.tokenizer.jinja import CompiledTemplate
 
 _MORE = "additional_chat_templates"
+MOST_TEMPLATE_BYTES = 2**18
+"""Ten times the longest published one."""
 
 _CONTINUE_MARK = "<<<continued from here>>> "
 """Put after the message to continue, to find it in the prompt; its last space shows whether a template strips."""
@@ -38,6 +40,13 @@ class ChatTemplate:
 
     templates: Mapping[str, str]
     special_tokens: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, text in self.templates.items():
+            if len(text) > MOST_TEMPLATE_BYTES:
+                raise ModelError(f"the chat template {name[:100]!r} has {len(text)} characters",
+                                 because=f"at most {MOST_TEMPLATE_BYTES} are read: longer ones take minutes to compile",
+                                 try_="another chat template: --chat-template FILE")  # fmt: skip
 
     @classmethod
     def from_folder(
@@ -155,7 +164,7 @@ def _override(given: str | Path) -> dict[str, str]:
 def _templates_of(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     names = {path.stem: f"{_MORE}/{path.name}" for path in sorted((folder / _MORE).glob("*.jinja"))}
     found = {name: optional_file_of(folder, file) for name, file in {"default": "chat_template.jinja", **names}.items()}
-    templates = {name: read_text(path) for name, path in found.items() if path is not None}
+    templates = {name: read_text(path, MOST_TEMPLATE_BYTES) for name, path in found.items() if path is not None}
     if templates:
         return templates
     older = file_of(folder, "chat_template.json")

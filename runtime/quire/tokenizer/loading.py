@@ -10,6 +10,7 @@ import tokenizers
 
 from quire.errors import ModelError
 from quire.files import MOST_TEXT_BYTES, file_of, optional_file_of, read_bytes, reading
+from quire.tokenizer.growth import check_growth
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def backend_of_json(content: bytes, where: str) -> tokenizers.Tokenizer:
         backend = tokenizers.Tokenizer.from_buffer(content)
         backend.no_truncation()
         backend.no_padding()
+        check_growth(backend, where)
         backend.decode(backend.encode(_TRIAL_TEXT).ids, skip_special_tokens=False)
     return backend
 
@@ -120,7 +122,7 @@ def _add_missing_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any], f
         (backend.add_special_tokens if flags["special"] else backend.add_tokens)([added])
         if backend.token_to_id(token["content"]) != token_id:
             raise ModelError(
-                f"token {token['content']!r} of tokenizer_config.json has id {token_id}",
+                f"{file}: token {token['content']!r:.100} has id {token_id}",
                 because=f"tokenizer.json does not know it and its next free id is another, "
                 f"{backend.token_to_id(token['content'])}",
                 try_="a tokenizer.json that belongs to this tokenizer_config.json",
