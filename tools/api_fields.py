@@ -67,7 +67,6 @@ NOTES: Mapping[str, str] = {
     "add_special_tokens": "What tokenizer.json adds, such as bos. Off in chats, whose template writes them.",
     "tools": "Shown to the model, with `tool_choice` \"none\"; calls are not parsed.",
     "tool_choice": "Only \"none\".",
-    "parallel_tool_calls": "Refused as true without tools.",
     "add_generation_prompt": "Passed to the template.",
     "continue_final_message": "The last message is left open.",
     "chat_template_kwargs": "Variables of the template.",

@@ -77,7 +77,6 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"messages": CHAT, "tools": [TOOL]}, "tools"),
     ({"messages": CHAT, "tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
     ({"messages": CHAT, "functions": []}, "functions"),
-    ({"messages": CHAT, "parallel_tool_calls": True}, "parallel_tool_calls"),
     ({"messages": CHAT, "response_format": {"type": "json_object"}}, "response_format"),
     ({"messages": CHAT, "response_format": {"type": "text", "schema": {}}}, "response_format"),
     ({"messages": CHAT, "top_logprobs": 2}, "top_logprobs"),

@@ -61,6 +61,7 @@ CHAT_FOREIGN: Mapping[str, ForeignField] = {
     "prompt_cache_retention": ignored("prefixes are kept as long as there is room", example="24h", origin="OpenAI"),
     "prediction": ignored("it could only save time", example={"type": "content", "content": "a"}, origin="OpenAI"),
     "verbosity": ignored("the model has no such setting", example="low", origin="OpenAI"),
+    "parallel_tool_calls": ignored("calls are not parsed", True, example=False, origin="both"),
     "media_io_kwargs": ignored(_NO_MEDIA, {}, example={"image": {}}),
     "mm_processor_kwargs": ignored(_NO_MEDIA, {}, example={"num_crops": 4}),
     "store": refused("nothing is stored", False, origin="OpenAI"),

@@ -101,7 +101,6 @@ class ChatCompletionRequest(SamplingFields):
     top_logprobs: Whole | None = Field(default=None, ge=0)
     tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
@@ -151,5 +150,3 @@ class ChatCompletionRequest(SamplingFields):
             raise unsupported("tools", "tool calls are not parsed; tool_choice='none' shows tools to the model only")
         if self.tool_choice is not None and self.tool_choice != "none":
             raise unsupported("tool_choice", "tool calls are not parsed; only 'none' is supported")
-        if self.parallel_tool_calls and not self.tools:
-            raise unsupported("parallel_tool_calls", "there are no tools")
