@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from quire.engine.core import EngineCore
 from quire.errors import BackendError, ConfigError, InternalError, RequestError
 from quire.sampling.batch import NOT_FINITE
 from quire.testing import fake_executor, fake_model
+from quire.testing.fake_device import FakeStep
 
 Drive = Callable[..., Any]
 
@@ -471,6 +473,28 @@ def test_what_making_one_request_raises_is_its_own(drive: Drive, monkeypatch: An
             driver.add("b", [1])
     driver.add("b", [2], max_tokens=1)
     assert driver.run() == {("a", 0): [2, 3, 4], ("b", 0): [3]}
+
+
+@both_loops
+@pytest.mark.parametrize("changes", [{"prompt_logprobs": None}, {"tokens": [[1.5]]}, {"tokens": np.zeros((1, 1))},
+                                     {"tokens": None}])
+def test_a_result_that_is_not_what_was_asked_for_ends_who_asked(
+    drive: Drive, monkeypatch: Any, depth: int, changes: dict[str, Any]
+) -> None:
+    driver = drive(depth=depth)
+    result = FakeStep.result
+
+    def poor(step: FakeStep) -> StepResult:
+        found = result(step)
+        asked = step.batch.sampling is not None and step.batch.sampling.prompt_rows is not None
+        return replace(found, **changes) if asked else found
+
+    monkeypatch.setattr(FakeStep, "result", poor)
+    driver.add("good", [1], max_tokens=6)
+    driver.add("poor", [5, 6, 7], prompt_logprobs=1, max_tokens=3)
+    assert driver.run()["good", 0] == [2, 3, 4, 5, 6, 7]
+    assert driver.finish_reason("poor") == "error"
+    assert "contract" in driver.outputs["poor", 0][-1].error.because
 
 
 def test_a_draw_with_every_token_forbidden_is_an_error_of_the_request(drive: Drive) -> None:

@@ -23,7 +23,7 @@ from quire.graph.ir import ModelGraph
 from quire.kv.block_manager import BlockManager
 from quire.observability.stats import EngineStats, StepCounters
 from quire.outputs import FinishReason
-from quire.sampling.batch import NO_TOKEN, NOT_FINITE
+from quire.sampling.batch import NO_TOKEN, NOT_FINITE, LogprobRows
 from quire.sampling.checks import not_finite_error
 from quire.sampling.sampler import nothing_to_draw_error
 from quire.scheduler.plan import StepPlan
@@ -147,7 +147,7 @@ class EngineCore:
             self._finish_all(ended)
         except Exception as error:  # a bug: nobody knows what of the books is still right
             logger.exception("request %s could not be ended; all requests end", request_id)
-            self.reset(_internal_error(error))
+            self._lost += self.reset(_internal_error(error))
         told = [end for end in self._lost if end.request_id == request_id]
         self._lost = [end for end in self._lost if end.request_id != request_id]
         self._is_inside = False
@@ -167,31 +167,29 @@ class EngineCore:
             outputs = self._step_overlapped() if self.async_depth > 1 else self._step_plain()
         except Exception as error:  # a bug: nobody knows what of the books is still right
             logger.exception("a step could not be accounted for; all requests end")
-            self.reset(_internal_error(error))
+            self._lost += self.reset(_internal_error(error))
         lost, self._lost = self._lost, []
         self._is_inside = False
         return [*outputs, *lost]
 
-    def reset(self, error: QuireError) -> None:
-        """Ends every request with `error` and begins with empty books and an empty prefix cache.
-
-        The next step tells of the ends.
-        """
+    def reset(self, error: QuireError) -> list[SequenceOutput]:
+        """Ends every request with `error` and begins with empty books and an empty prefix cache."""
         self._drain()
         lost = [seq for request in self._requests.values() for seq in request.sequences
                 if seq.status is not Status.FINISHED]
-        self._lost += [_final_output(seq, "error", error) for seq in lost]
         self._requests.clear()
         self._prompt_logprobs.clear()
         self._num_failed_alone = 0
         self.scheduler, self._builder = self._empty_state()
+        return [_final_output(seq, "error", error) for seq in lost]
 
     def _enter(self) -> None:
         """Begins a call; when the one before was interrupted, ends what it left half done."""
         interrupted, self._is_inside = self._is_inside, True
         if interrupted:
-            self.reset(BackendError("the engine was interrupted in the middle of a step",
-                                    because="an exception from outside ended it", try_="the request again"))
+            self._lost += self.reset(BackendError("the engine was interrupted in the middle of a step",
+                                                  because="an exception from outside ended it",
+                                                  try_="the request again"))
 
     def _step_plain(self) -> list[SequenceOutput]:
         plan = self.scheduler.schedule()
@@ -238,15 +236,15 @@ class EngineCore:
         """Waits for the oldest unread step and accounts for it."""
         step = self._unread[0]
         try:
-            result = _checked(_result_of(step), step.plan)
+            result = _checked(_result_of(step), step)
         except Exception as error:  # of whatever kind: a plugin may raise anything
             return self._fail(_backend_error(error))
         del self._unread[0]
         self.scheduler.offer_to_cache(step.plan)
         if step.plan.sampled:
             self._num_failed_alone = 0
-        if step.prompt_rows is not None:
-            self._collect_prompt_logprobs(step.prompt_rows, result)
+        if step.prompt_rows is not None and result.prompt_logprobs is not None:
+            self._collect_prompt_logprobs(step.prompt_rows, result.prompt_logprobs)
         return self._accept(step.plan, result)
 
     def _drain(self) -> list[Sequence]:
@@ -324,7 +322,7 @@ class EngineCore:
         self._counters.failed_steps += 1
         failed = self._unread[0].plan.unfinished()
         involved = self._drain()
-        if len({id(seq.request) for seq in failed}) > 1:
+        if len({id(seq.request) for seq in failed}) != 1:
             logger.warning("a step failed: %s; its %d sequences are run again, one at a time", error, len(failed))
             self._num_failed_alone = 0
             self.scheduler.send_back(involved)
@@ -368,13 +366,11 @@ class EngineCore:
             raise InternalError("the executor returned no logprobs", because="the step asked for them")
         return [token_logprobs(result.logprobs, row, num_logprobs(request.params.logprobs, self._limits.vocab_size))]
 
-    def _collect_prompt_logprobs(self, prompt_rows: PromptRows, result: StepResult) -> None:
-        if result.prompt_logprobs is None:
-            raise InternalError("the executor returned no prompt logprobs", because="the step asked for them")
+    def _collect_prompt_logprobs(self, prompt_rows: PromptRows, logprobs: LogprobRows) -> None:
         for row, (seq, position) in enumerate(prompt_rows.places):
             collected = self._prompt_logprobs.get(seq.request.request_id)
             if collected is not None:
-                collected.put(position, token_logprobs(result.prompt_logprobs, row, collected.num_top))
+                collected.put(position, token_logprobs(logprobs, row, collected.num_top))
 
     def _take_prompt_logprobs(self, request: Request) -> list[TokenLogprobs | None]:
         """The whole prompt's, once its last chunk was read, which is when a first token comes."""
@@ -410,13 +406,23 @@ def _result_of(step: SubmittedStep) -> StepResult:
     return step.outcome.result()
 
 
-def _checked(result: StepResult, plan: StepPlan) -> StepResult:
-    """The result, if it has one row of tokens for each that was to be drawn."""
-    shape = np.shape(result.tokens)
-    if len(shape) != 2 or shape[0] != len(plan.sampled) or shape[1] < 1:
-        raise BackendError(f"the executor returned tokens {list(shape)} for {len(plan.sampled)} sampled rows",
-                           because="it does not keep the contract", try_="quire conform --device NAME")  # fmt: skip
+def _checked(result: StepResult, step: SubmittedStep) -> StepResult:
+    """The result, if it has one row of tokens for each that was to be drawn, and of logprobs for each prompt row."""
+    shape, num_sampled = np.shape(result.tokens), len(step.plan.sampled)
+    if len(shape) != 2 or shape[0] != num_sampled or shape[1] < 1:
+        raise _contract_error(f"tokens {list(shape)} for {num_sampled} sampled rows")
+    if not isinstance(result.tokens, np.ndarray) or not np.issubdtype(result.tokens.dtype, np.integer):
+        raise _contract_error("tokens that are no array of integers")
+    num_prompt_rows = 0 if step.prompt_rows is None else len(step.prompt_rows.places)
+    rows = () if result.prompt_logprobs is None else result.prompt_logprobs.ranks
+    if num_prompt_rows and len(rows) != num_prompt_rows:
+        raise _contract_error(f"{len(rows)} rows of prompt logprobs for {num_prompt_rows} tokens of prompts")
     return result
+
+
+def _contract_error(what: str) -> BackendError:
+    return BackendError(f"the executor returned {what}", because="it does not keep the contract",
+                        try_="quire conform --device NAME")
 
 
 def _backend_error(error: Exception) -> BackendError:
