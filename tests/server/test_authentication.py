@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from tests.server.raw_client import connect, error_of, read_all
 from tests.serving import Server, wait_for
 
 KEY = "a key with ümlauts"
@@ -49,6 +50,30 @@ def test_each_key_opens(small_server: Server) -> None:
     for key in (b"another", KEY.encode()):
         headers = {b"Authorization": b"Bearer " + key}
         assert httpx.get(f"{small_server.url}/v1/models", headers=headers).status_code == 200
+
+
+def test_no_path_leads_around_the_key(small_server: Server) -> None:
+    for path in ("//v1/models", "/v1/models/", "/health/../v1/models", "/v1/../health", "/HEALTH", "/health/",
+                 "/unknown", "/%76%31/models", "/health%2f..%2fv1%2fmodels", "/docs", "/openapi.json"):
+        with connect(small_server) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+            assert error_of(read_all(client))[0] == 401, path
+    assert httpx.get(f"{small_server.url}/%68ealth").status_code == 200  # the same path, in another spelling
+
+
+@pytest.mark.parametrize("value", [b"Bearer", b"Bearer \xff\xfe", b"Bearer another, another", b"\xfcber x",
+                                   b"Bearer " + b"x" * 20_000])
+def test_odd_headers_are_no_keys(small_server: Server, value: bytes) -> None:
+    response = httpx.get(f"{small_server.url}/v1/models", headers={b"Authorization": value})
+    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert len(response.content) < 1000
+
+
+def test_keys_are_not_logged(small_server: Server) -> None:
+    assert small_server.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).status_code == 200
+    log = small_server.log.read_text()
+    assert KEY not in log
+    assert "another" not in log
 
 
 def test_what_never_fits_is_refused_and_its_fellows_end(small_server: Server) -> None:

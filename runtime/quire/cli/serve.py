@@ -3,30 +3,71 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from quire.cli.engine_args import add_engine_arguments, config_from_args
-from quire.errors import ConfigError
+from quire.server.api_keys import VARIABLE, api_keys
+from quire.server.config import ServerConfig
+
+TIMEOUTS = {
+    "body": "a request's body may take to arrive",
+    "header": "a request's head may take to arrive",
+    "keep-alive": "a connection without a request stays open",
+    "write": "a client may leave its answer unread",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `quire serve`."""
     add_engine_arguments(parser, model_positional=True, log_level="info")
-    group = parser.add_argument_group("server")
-    group.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
-    group.add_argument("--port", type=int, default=8000, help="port to listen on; 0 = any free one")
+    _add_server_arguments(parser.add_argument_group("server"))
+    _add_limits(parser.add_argument_group("limits of clients"))
+
+
+def _add_server_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--host", default=ServerConfig.host, help="address to listen on; 0.0.0.0 for all")
+    group.add_argument("--port", type=int, default=ServerConfig.port, help="port to listen on; 0 = any free one")
     group.add_argument(
         "--served-model-name", nargs="+", metavar="NAME", help="names in the API; default: the model as given"
     )
-    group.add_argument("--api-key", action="append", default=[], help="required of clients; may be repeated")
+    group.add_argument("--api-key", action="append", default=[], metavar="KEY",
+                       help=f"required of clients, repeatable; local users can read it, unlike a file or ${VARIABLE}")
+    group.add_argument("--api-key-file", metavar="FILE", help="API keys, one a line; # begins a comment")
+    group.add_argument("--prefix-cache-scope", choices=("global", "key", "request"),
+                       help="whose requests find each other's prefixes; default: key with several keys, else global")
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--max-body-bytes", type=int, metavar="N",
+                       help="largest body of a request; default: 4 MiB and 16 bytes per token of the model's length")
+    group.add_argument("--max-connections", type=int, default=ServerConfig.max_connections, metavar="N",
+                       help="connections at once; more are answered 503")
+    group.add_argument("--max-requests", type=int, default=ServerConfig.max_requests, metavar="N",
+                       help="requests that run and wait at once; more are answered 503")
+    for name, text in TIMEOUTS.items():
+        default = getattr(ServerConfig, f"{name.replace('-', '_')}_timeout_s")
+        group.add_argument(f"--{name}-timeout", type=float, default=default, metavar="SECONDS", help=f"so long {text}")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves until interrupted."""
-    if not 0 <= args.port < 65536:
-        raise ConfigError(f"--port {args.port}", because="ports are 0 to 65535", try_="--port 8000")
     config = config_from_args(args)
+    server_config = ServerConfig(
+        host=args.host,
+        port=args.port,
+        model_names=tuple(args.served_model_name or [config.model]),
+        api_keys=api_keys(args.api_key, args.api_key_file, os.environ),
+        prefix_cache_scope=args.prefix_cache_scope,
+        log_level=args.log_level,
+        max_body_bytes=args.max_body_bytes,
+        max_connections=args.max_connections,
+        max_requests=args.max_requests,
+        body_timeout_s=args.body_timeout,
+        header_timeout_s=args.header_timeout,
+        keep_alive_timeout_s=args.keep_alive_timeout,
+        write_timeout_s=args.write_timeout,
+    )
 
     from quire.server.run import run_server
 
-    return run_server(config, host=args.host, port=args.port, model_names=args.served_model_name or [config.model],
-                      api_keys=args.api_key, log_level=args.log_level)
+    return run_server(config, server_config)

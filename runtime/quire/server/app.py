@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
@@ -12,20 +10,26 @@ from quire.async_llm import AsyncLLM
 from quire.server import chat_completions, completions
 from quire.server.authentication import ApiKeyMiddleware
 from quire.server.body_limits import BodyLimits
+from quire.server.cache_scope import CacheScope
+from quire.server.config import ServerConfig
 from quire.server.errors import install_handlers
 from quire.server.generation import Serving, serving_of
 from quire.server.metrics import ServerMetrics
+from quire.server.overload import RequestLimit
 
 
-def build_app(engine: AsyncLLM, *, model_names: Sequence[str], api_keys: Sequence[str] = ()) -> FastAPI:
+def build_app(engine: AsyncLLM, config: ServerConfig) -> FastAPI:
     """The application over a started engine. The caller closes the engine."""
     app = FastAPI(title="Quire", version=__version__)
-    app.state.serving = Serving(engine, model_names)
-    app.state.body_limits = BodyLimits.for_model(engine.max_model_len)
-    app.state.metrics = ServerMetrics(model_names[0])
+    app.state.serving = Serving(engine, config.model_names)
+    app.state.body_limits = BodyLimits.for_model(engine.max_model_len, max_bytes=config.max_body_bytes,
+                                                 timeout_s=config.body_timeout_s)
+    app.state.cache_scope = CacheScope(config.prefix_cache_scope, len(config.api_keys))
+    app.state.metrics = ServerMetrics(config.model_names[0])
     install_handlers(app)
-    if api_keys:
-        app.add_middleware(ApiKeyMiddleware, api_keys=tuple(api_keys))
+    app.add_middleware(RequestLimit, max_requests=config.max_requests)
+    if config.api_keys:
+        app.add_middleware(ApiKeyMiddleware, api_keys=config.api_keys)
     _add_service_routes(app)
     app.include_router(completions.router)
     app.include_router(chat_completions.router)

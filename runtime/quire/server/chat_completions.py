@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from quire.server.body import read_body
+from quire.server.cache_scope import set_cache_salt
 from quire.server.generation import Generation, Serving, new_id, now_s, run_until_disconnect, serving_of
 from quire.server.schemas import ChatCompletionRequest
 from quire.server.streams import DeltaTracker, event, event_stream, usage_field, usage_of
@@ -21,6 +22,7 @@ async def create_chat_completion(request: Request) -> Response:
     """Answers a conversation."""
     serving = serving_of(request)
     body = await read_body(request, ChatCompletionRequest)
+    set_cache_salt(request, body)
     model = serving.check_model(body.model)
     params = body.sampling_params(serving.defaults)
     request_id = f"chatcmpl-{body.request_id}" if body.request_id is not None else new_id("chatcmpl")

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from quire.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from quire.server.body import read_body
+from quire.server.cache_scope import set_cache_salt
 from quire.server.generation import Generation, Serving, new_id, now_s, run_until_disconnect, serving_of
 from quire.server.schemas import CompletionRequest
 from quire.server.streams import Delta, DeltaTracker, event, event_stream, usage_field, usage_of
@@ -24,6 +25,7 @@ async def create_completion(request: Request) -> Response:
     """Continues one or several prompts."""
     serving = serving_of(request)
     body = await read_body(request, CompletionRequest)
+    set_cache_salt(request, body)
     model = serving.check_model(body.model)
     params = body.sampling_params(serving.defaults)
     request_id = f"cmpl-{body.request_id}" if body.request_id is not None else new_id("cmpl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -39,6 +40,12 @@ def error_body(message: str, *, kind: str, code: int, param: str | None = None) 
     if param is not None:
         param = shortened(param, MAX_PARAM_CHARS)
     return {"error": {"message": shortened(message, MAX_MESSAGE_CHARS), "type": kind, "param": param, "code": code}}
+
+
+def error_response(status: int, message: str, *, kind: str | None = None,
+                   headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error as a response of its own."""
+    return JSONResponse(error_body(message, kind=kind or kind_of(status), code=status), status, headers=headers)
 
 
 def kind_of(status: int) -> str:

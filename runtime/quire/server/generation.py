@@ -18,9 +18,13 @@ from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.errors import ClientDisconnected, ModelNotFound
 from quire.server.logprobs import LogprobShapes
+from quire.server.request_log import printable
 from quire.server.sampling_fields import SamplingFields
 
 logger = logging.getLogger("quire")
+
+MAX_USER_CHARS = 64
+"""Of a request's `user` that stand in the log."""
 
 
 def new_id(prefix: str) -> str:
@@ -76,8 +80,9 @@ class Generation:
         self._engine.check_health()
         self._prepared = self._engine.prepare(prompt, params, request_id=request_id, priority=body.priority,
                                               cache_salt=body.cache_salt, add_special_tokens=add_special_tokens)
+        user = "" if body.user is None else f", user='{printable(body.user, MAX_USER_CHARS)}'"
         logger.info("%s: %d prompt tokens, max_tokens=%s%s", request_id, len(self._prepared.message.prompt_token_ids),
-                    params.max_tokens, f", user={body.user!r}" if body.user is not None else "")
+                    params.max_tokens, user)
 
     async def outputs(self) -> AsyncIterator[RequestOutput]:
         """Cumulative outputs; leaving the loop early aborts the request."""

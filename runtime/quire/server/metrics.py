@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -36,6 +37,8 @@ class ServerMetrics:
 
     def __init__(self, model_name: str) -> None:
         self._model_name = model_name
+        self.num_answers: Counter[int] = Counter()
+        """HTTP status -> answers with it; 0 = a client that left before."""
 
     def render(self, stats: EngineStats) -> str:
         """The text of /metrics."""

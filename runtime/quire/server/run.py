@@ -6,26 +6,24 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Sequence
 
 from quire.async_llm import AsyncLLM
 from quire.engine.config import EngineConfig
 from quire.errors import BackendError, ConfigError
+from quire.server.config import ServerConfig
 
 
-def run_server(config: EngineConfig, *, host: str, port: int, model_names: Sequence[str], api_keys: Sequence[str] = (),
-               log_level: str = "info") -> int:
+def run_server(config: EngineConfig, server_config: ServerConfig) -> int:
     """Serves until SIGINT or SIGTERM; returns 128 + the signal's number, as a shell counts.
 
     On a signal running requests end with an error at once, then the engine process ends. Port 0 = any free one.
     Raises: ConfigError when the address cannot be used, any QuireError that loading the model raises.
     """
-    with contextlib.closing(_listener(host, port)) as listener:
-        return asyncio.run(_serve(config, listener, model_names, api_keys, log_level))
+    with contextlib.closing(_listener(server_config.host, server_config.port)) as listener:
+        return asyncio.run(_serve(config, server_config, listener))
 
 
-async def _serve(config: EngineConfig, listener: socket.socket, model_names: Sequence[str], api_keys: Sequence[str],
-                 log_level: str) -> int:
+async def _serve(config: EngineConfig, server_config: ServerConfig, listener: socket.socket) -> int:
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, int(number))
@@ -40,7 +38,7 @@ async def _serve(config: EngineConfig, listener: socket.socket, model_names: Seq
             starting.cancel()
             return 128 + received.result()
         starting.result()
-        server = http_server(engine, model_names=model_names, api_keys=api_keys, log_level=log_level)
+        server = http_server(engine, server_config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await asyncio.wait({serving, received}, return_when=asyncio.FIRST_COMPLETED)
         if not received.done():

@@ -29,16 +29,16 @@ def event_stream(events: AsyncIterator[str]) -> StreamingResponse:
     return StreamingResponse(_guarded(events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
-async def _guarded(events: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _guarded(events: AsyncIterator[str]) -> AsyncIterator[bytes]:
     """The events; an error in mid-stream becomes a last event with its body, since the status is already sent."""
     try:
         async for item in events:
-            yield item
+            yield item.encode()
     except Exception as error:
         if not isinstance(error, QuireError):
             logger.exception("a stream failed")
-        yield event(error_of(error)[1])
-    yield DONE
+        yield event(error_of(error)[1]).encode()
+    yield DONE.encode()
 
 
 @dataclass(slots=True)
