@@ -30,7 +30,7 @@ def split_backend_options(
     Raises: ConfigError for a backend's flag without a value.
     """
     end = words.index("--") if "--" in words else len(words)
-    known = set(_flags(parser))
+    known = set(flags_of(parser))
     rest: list[str] = []
     found: list[BackendOption] = []
     names: tuple[str, ...] | None = None
@@ -61,10 +61,10 @@ def _device_names() -> tuple[str, ...]:
     return tuple(sorted(device_names(), key=len, reverse=True))
 
 
-def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+def flags_of(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Every flag of a parser and of the subcommands below it."""
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
             for sub in action.choices.values():
-                yield from _flags(sub)
+                yield from flags_of(sub)

@@ -12,6 +12,7 @@ from importlib import import_module
 from quire import __version__
 from quire.cli.backend_options import split_backend_options
 from quire.cli.help_format import HelpFormatter
+from quire.cli.vllm_flags import take_vllm_flags
 from quire.errors import QuireError
 
 COMMANDS = {
@@ -47,7 +48,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The parsed command line, with `backend_options` beside the declared flags. Exits with 2 on a wrong one."""
     parser = build_parser(next((word for word in words if word in COMMANDS), ""))
-    words, backend_options = split_backend_options(words, parser)
+    words, backend_options = split_backend_options(take_vllm_flags(words, parser), parser)
     args = parser.parse_args(words)
     if backend_options and not hasattr(args, "device_option"):
         parser.error(f"unrecognized arguments: {backend_options[0].flag} (quire {args.command} runs no model)")
