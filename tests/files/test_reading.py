@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import tokenizers
@@ -47,3 +48,13 @@ def test_the_innermost_boundary_names_the_place() -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"), reading("folder"), \
             reading("tokenizer.json"):
         tokenizers.Tokenizer.from_str("{")
+
+
+def test_a_model_error_that_names_no_file_gets_it() -> None:
+    with pytest.raises(ModelError) as caught, reading(Path("/models/a.gguf")):
+        raise ModelError("eos_token_id=9", because="there are 4 tokens", try_="another file")
+    assert (caught.value.what, caught.value.try_) == ("/models/a.gguf: eos_token_id=9", "another file")
+    named = ModelError("/models/a.gguf is too old")
+    with pytest.raises(ModelError) as caught, reading(Path("/models/a.gguf")):
+        raise named
+    assert caught.value is named

@@ -19,13 +19,17 @@ def reading(place: Path | str | Callable[[], str]) -> Iterator[None]:
     """Turns whatever the block raises into a ModelError that names `place`; errors of Quire's own pass.
 
     A file can hold what no reader foresaw. The traceback goes to the log at debug level. Boundaries nest: the
-    innermost names the place.
+    innermost names the place. A ModelError that does not name a `place` which is a path gets it in front.
 
     Args:
         place: the file, and where in it; a function is asked when the block has failed.
     """
     try:
         yield
+    except ModelError as error:
+        if not isinstance(place, Path) or str(place) in str(error):
+            raise
+        raise ModelError(f"{place}: {error.what}", because=error.because, try_=error.try_) from error
     except QuireError:
         raise
     except BaseException as error:  # whatever a file's content can make a reader raise, panics of Rust included

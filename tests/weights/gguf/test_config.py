@@ -161,3 +161,18 @@ def test_a_rotary_rule_that_is_not_implemented_is_named_by_the_family(tmp_path: 
     config_of(tmp_path, "phi3", tensors=("rope_factors_long.weight",))
     with pytest.raises(ModelError, match="'longrope' not supported"):
         build_model(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("attention.head_count", 0), ("embedding_length", 0), ("context_length", 2**62), ("block_count", 2**40),
+    ("attention.layer_norm_rms_epsilon", float("inf")), ("rope.freq_base", float("nan")), ("block_count", "two"),
+    ("attention.head_count", True),
+])
+def test_metadata_have_ranges(tmp_path: Path, key: str, value: Any) -> None:
+    def change(writer: gguf.GGUFWriter) -> None:
+        writer.kv_data[0].pop(f"llama.{key}", None)
+        add = {bool: writer.add_bool, str: writer.add_string, float: writer.add_float32, int: writer.add_uint64}
+        add[type(value)](f"llama.{key}", value)
+
+    with pytest.raises(ModelError, match=f"{key}={value!r}"):
+        config_of(tmp_path, "llama", change)

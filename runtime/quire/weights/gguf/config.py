@@ -87,7 +87,7 @@ def _dtype(files: GgufFiles) -> str:
 
 def _decoder(values: Hyperparameters, files: GgufFiles, architecture: str, model_type: str) -> Config:
     """A decoder with RMS norms, rotary and grouped queries in the names that most families share."""
-    heads, hidden_size = values.integer("attention.head_count"), values.integer("embedding_length")
+    heads, hidden_size = values.integer("attention.head_count", low=1), values.integer("embedding_length", low=1)
     head_dim = values.integer("attention.key_length", hidden_size // heads)
     if values.integer("attention.value_length", head_dim) != head_dim:
         raise values.refusal("attention.value_length", f"keys have {head_dim} dimensions, and values as many")
@@ -126,6 +126,8 @@ def _rope_scaling(values: Hyperparameters, files: GgufFiles) -> Config | None:
     if "rope_freqs.weight" in files.tensors:
         if kind not in (None, "none") and factor not in (0.0, 1.0):
             raise values.refusal("rope.scaling.type", "the file has a tensor rope_freqs besides")
+        if files.tensors["rope_freqs.weight"].kind.name != "F32":
+            raise values.refusal("rope.scaling.type", "the factors in rope_freqs are not stored as F32")
         factors = files.blocks("rope_freqs.weight").view(np.float32)
         return {"rope_type": "factors", "factors": factors.tolist()}
     if kind is None:
@@ -199,7 +201,7 @@ def _gemma3(values: Hyperparameters, files: GgufFiles) -> Config:
     if isinstance(pattern, np.ndarray):
         kinds = ["sliding_attention" if sliding else "full_attention" for sliding in pattern.tolist()]
         return {**config, "layer_types": kinds}
-    return {**config, "sliding_window_pattern": 6 if pattern is None else int(pattern)}
+    return {**config, "sliding_window_pattern": values.integer("attention.sliding_window_pattern", 6, low=1)}
 
 
 def _gemma_scalar(values: Hyperparameters, config: Config, architecture: str) -> float:
@@ -232,7 +234,7 @@ def _gpt2(values: Hyperparameters, files: GgufFiles) -> Config:
 
 
 def _gpt_neox(values: Hyperparameters, files: GgufFiles) -> Config:
-    heads, hidden_size = values.integer("attention.head_count"), values.integer("embedding_length")
+    heads, hidden_size = values.integer("attention.head_count", low=1), values.integer("embedding_length", low=1)
     parallel = values.raw("use_parallel_residual")
     return {"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox",
             "hidden_size": hidden_size, "num_attention_heads": heads,

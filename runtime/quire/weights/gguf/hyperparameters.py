@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,17 +68,24 @@ class Hyperparameters:
         self._read.add(key)
         return self._values.get(key)
 
-    def integer(self, key: str, default: Any = _MISSING) -> int:
-        """An integer; of an array with one value per layer the one that all layers share."""
-        return int(self._number(key, default, "an integer", (int, np.integer)))
+    def integer(self, key: str, default: Any = _MISSING, *, low: int = 0) -> int:
+        """An integer from `low` to 2**31 - 1; of an array with one value per layer the one that all layers share."""
+        value = int(self._number(key, default, "an integer", (int, np.integer)))
+        if not low <= value < 2**31:
+            raise self.refusal(key, f"it is an integer from {low} to {2**31 - 1}")
+        return value
 
     def number(self, key: str, default: Any = _MISSING) -> float:
-        """A number as a float."""
-        return float(self._number(key, default, "a number", (int, float, np.integer, np.floating)))
+        """A finite number as a float."""
+        value = float(self._number(key, default, "a number", (int, float, np.integer, np.floating)))
+        if not math.isfinite(value):
+            raise self.refusal(key, "it is not finite")
+        return value
 
     def refusal(self, key: str, because: str) -> ModelError:
         """The error for a value that cannot be honoured."""
-        return ModelError(f"{self.where}: {self.prefix}{key}={self._values.get(key)!r} not supported", because=because)
+        return ModelError(f"{self.where}: {self.prefix}{key}={self._values.get(key)!r:.200} not supported",
+                          because=because)
 
     def finish(self) -> tuple[str, ...]:
         """Refuses values that change the computation and were not read; returns the other keys nobody read."""
@@ -85,7 +93,7 @@ class Hyperparameters:
         ignored = [key for key in unread if key in _NEUTRAL and not _is_neutral(self._values[key], _NEUTRAL[key])]
         if ignored:
             raise ModelError(
-                f"{self.where}: {', '.join(f'{self.prefix}{key}={self._values[key]!r}' for key in ignored)} "
+                f"{self.where}: {', '.join(f'{self.prefix}{key}={self._values[key]!r:.100}' for key in ignored)} "
                 "not supported", because="it changes what the model computes and this architecture's graph has no "
                 "place for it", try_="a file of another model")
         return tuple(self.prefix + key for key in unread if key not in _NEUTRAL)
