@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
 
 from quire.bench.report import Figure, Report
+from quire.child_process import python_command, python_environment
 from quire.engine.config import EngineConfig
 from quire.errors import BackendError
 
@@ -47,8 +47,8 @@ def run_startup(config: EngineConfig, *, input_len: int, repeats: int) -> Report
 def _run_process(config: EngineConfig, input_len: int) -> dict[str, float]:
     request = json.dumps({"config": asdict(config), "input_len": input_len})
     start_s = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "quire.bench.first_token"], input=request, stdout=subprocess.PIPE,
-                          text=True, check=False)
+    done = subprocess.run(python_command("quire.bench.first_token"), env=python_environment(), input=request,
+                          stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise BackendError("a process that was to make one token failed", because=f"it ended with {done.returncode}",
                            try_="its own message, above")

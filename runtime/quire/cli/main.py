@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from quire import __version__
+from quire.child_process import leave_current_folder
 from quire.cli.backend_options import split_backend_options
 from quire.cli.help_format import HelpFormatter
 from quire.cli.vllm_flags import take_vllm_flags
@@ -59,6 +60,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. A user's mistake gets a message and exit code 2, a bug gets a traceback."""
     try:
+        if argv is None:
+            leave_current_folder()
         args = parse(list(sys.argv[1:] if argv is None else argv))
         level = getattr(args, "log_level", "warning").upper()
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
