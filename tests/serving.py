@@ -72,9 +72,13 @@ class Server:
         wait_for(is_idle, timeout_s)
 
     def engine_pid(self) -> int:
-        """Process id of the engine process, its only child."""
-        children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
-        (pid,) = children.stdout.split()
+        """Process id of the engine process, one of its children; waits a little for one that is about to start."""
+        command = ["pgrep", "-P", str(self.process.pid), "-f", "quire.engine.process"]
+
+        def engine() -> str:
+            return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+        (pid,) = wait_for(engine, 20).split()
         return int(pid)
 
     def stop(self) -> int:

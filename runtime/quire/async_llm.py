@@ -13,11 +13,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from quire.engine.client import EngineClient
+from quire.engine.client import Message
 from quire.engine.config import EngineConfig
 from quire.engine.input_processor import InputProcessor, ModelLimits, PreparedRequest, Prompt
 from quire.engine.messages import EngineStats, SequenceOutput
 from quire.engine.output_processor import OutputProcessor
+from quire.engine.supervision import Supervision
+from quire.engine.supervisor import EngineSupervisor
 from quire.engine.text_side import load_text_side
 from quire.engine.wire import Refusal
 from quire.errors import BackendError, InternalError, QuireError, RequestError
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("quire")
 
 T = TypeVar("T")
+
+STATS_TIMEOUT_S = 1.0
+"""How long `stats` waits for an engine in the middle of a step."""
 
 
 @dataclass(slots=True)
@@ -50,17 +55,17 @@ class AsyncLLM:
             print(output.outputs[0].text)
         engine.close()
 
-    The process starts with the object, so that the model loads while the caller prepares; `start` waits for it.
+    The process starts with the object, so that the model loads while the caller prepares; `start` waits for it. When
+    it ends later, running requests end with a BackendError, and `supervision` says what comes then.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, supervision: Supervision | None = None) -> None:
         self._config = config
-        self._client = EngineClient(config)
+        self._supervisor = EngineSupervisor(config, supervision or Supervision(), on_message=self._take,
+                                            on_loss=self._fail_all)
         self._streams: dict[str, _Stream] = {}
         self._numbers = itertools.count()
         self._stats_waiters: list[asyncio.Future[EngineStats]] = []
-        self._death: QuireError | None = None
-        self._reader: asyncio.Task[None] | None = None
         self._limits: ModelLimits | None = None
         self._tokenizer: Tokenizer | None = None
         self._inputs: InputProcessor | None = None
@@ -69,9 +74,9 @@ class AsyncLLM:
 
     async def start(self) -> None:
         """Waits until the model is loaded; raises the QuireError that stopped it. Further calls do nothing."""
-        if self._reader is not None:
+        if self._outputs is not None:
             return
-        limits = asyncio.create_task(self._client.wait_ready())
+        limits = asyncio.create_task(self._supervisor.wait_ready())
         text_side = _in_thread(lambda: load_text_side(self._config))
         try:
             self._limits, (self._tokenizer, self.sampling_defaults) = await asyncio.gather(limits, text_side)
@@ -80,7 +85,7 @@ class AsyncLLM:
             raise
         self._inputs = InputProcessor(self._limits, self._tokenizer)
         self._outputs = OutputProcessor(self._tokenizer)
-        self._reader = asyncio.create_task(self._read())
+        self._supervisor.run()
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -104,9 +109,22 @@ class AsyncLLM:
         return self._started().max_model_len
 
     def check_health(self) -> None:
-        """Raises BackendError when the engine process has died."""
-        if self._death is not None:
-            raise copy.copy(self._death)  # a traceback of its own
+        """Raises BackendError while the engine process is dead, restarting, or silent for longer than it may be."""
+        self._supervisor.check()
+
+    async def wait_ended(self) -> QuireError:
+        """Waits until the engine is gone for good, as `supervision` has it; returns why."""
+        return await self._supervisor.wait_ended()
+
+    @property
+    def last_stats(self) -> EngineStats | None:
+        """The newest statistics, without a question to the engine; None before there were any."""
+        return self._supervisor.last_stats
+
+    @property
+    def num_restarts(self) -> int:
+        """How often another engine process took the place of one that had ended."""
+        return self._supervisor.num_restarts
 
     def prepare(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, priority: int = 0,
                 cache_salt: str | None = None, add_special_tokens: bool = True) -> PreparedRequest:
@@ -147,7 +165,7 @@ class AsyncLLM:
         self._outputs.add(prepared)
         finished = False
         try:
-            self._client.add_request(prepared.message)
+            self._supervisor.client.add_request(prepared.message)
             while not finished:
                 await stream.changed.wait()
                 stream.changed.clear()
@@ -162,48 +180,54 @@ class AsyncLLM:
             if not finished:
                 self._outputs.discard(request_id)
                 with contextlib.suppress(BackendError):  # a dead engine has nothing to abort
-                    self._client.abort([(request_id, None)])
+                    self._supervisor.client.abort([(request_id, None)])
 
     async def stats(self) -> EngineStats:
-        """The engine core's statistics. Raises BackendError when it does not answer any more."""
-        self.check_health()
+        """The engine core's statistics; the newest ones it sent when it is busy or stuck for longer than a second.
+
+        Raises: BackendError when there is no engine process.
+        """
+        self._supervisor.check_up()
         waiter: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
         self._stats_waiters.append(waiter)
-        self._client.request_stats()
-        return await waiter
+        self._supervisor.client.request_stats()
+        try:
+            return await asyncio.wait_for(waiter, STATS_TIMEOUT_S)
+        except TimeoutError:
+            if self.last_stats is not None:
+                return self.last_stats
+            raise BackendError("the engine does not answer", because="it has said nothing since its start",
+                               try_="asking again later") from None
+        finally:
+            if waiter in self._stats_waiters:
+                self._stats_waiters.remove(waiter)
 
     def end_all(self, error: QuireError) -> None:
         """Ends every stream with `error`, and refuses what comes later with it; for shutting down."""
-        self._death = self._death or error
+        self._supervisor.refuse(error)
+        self._fail_all(error)
+
+    def close(self) -> None:
+        """Ends the engine process; safe to call twice, and at any moment."""
+        self._supervisor.close()
+
+    def _fail_all(self, error: QuireError) -> int:
+        """Ends all streams; returns how many there were."""
+        num_streams = len(self._streams)
         for request_id in list(self._streams):
             self._fail(request_id, error)
         waiters, self._stats_waiters = self._stats_waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(copy.copy(error))
+        return num_streams
 
-    def close(self) -> None:
-        """Ends the engine process; safe to call twice."""
-        if self._reader is not None:
-            with contextlib.suppress(RuntimeError):  # its loop is closed already
-                self._reader.cancel()
-        self._client.close()
-
-    async def _read(self) -> None:
-        """Takes messages of the engine process in until it dies. Nobody may wait for a reader that has ended."""
-        try:
-            while True:
-                self._take(await self._client.receive())
-        except QuireError as error:
-            self.end_all(error)
-        except Exception as error:
-            logger.exception("the engine's messages cannot be read any more")
-            self.end_all(InternalError("the engine's messages cannot be read any more", because=repr(error),
-                                       try_="reporting it with the log"))
-
-    def _take(self, message: list[SequenceOutput] | Refusal | EngineStats) -> None:
+    def _take(self, message: Message) -> None:
         if isinstance(message, list):
-            self._take_outputs(message)
+            try:
+                self._take_outputs(message)
+            except Exception as error:  # a bug: whose outputs these are, ends, and nobody else
+                self._give_up(message, error)
         elif isinstance(message, Refusal):
             self._fail(message.request_id, message.failure.error())
         else:
@@ -211,6 +235,16 @@ class AsyncLLM:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(message)
+
+    def _give_up(self, outputs: list[SequenceOutput], reason: Exception) -> None:
+        logger.error("outputs of the engine could not be taken in; their requests end", exc_info=reason)
+        error = InternalError("outputs of the engine could not be taken in",
+                              because=f"{type(reason).__name__}: {reason}", try_="reporting it with the log")
+        request_ids = dict.fromkeys(output.request_id for output in outputs)
+        for request_id in request_ids:
+            self._fail(request_id, error)
+        with contextlib.suppress(BackendError):  # a dead engine has nothing to abort
+            self._supervisor.client.abort([(request_id, None) for request_id in request_ids])
 
     def _take_outputs(self, outputs: list[SequenceOutput]) -> None:
         assert self._outputs is not None
@@ -223,7 +257,8 @@ class AsyncLLM:
         for request_id, error in processed.failed:
             self._fail(request_id, error)
         if processed.stopped:
-            self._client.abort(processed.stopped)
+            with contextlib.suppress(BackendError):  # a dead engine has nothing to abort
+                self._supervisor.client.abort(processed.stopped)
 
     def _fail(self, request_id: str, error: QuireError) -> None:
         assert self._outputs is not None

@@ -14,7 +14,8 @@ import pytest
 
 from quire.async_llm import AsyncLLM
 from quire.engine.config import EngineConfig
-from quire.errors import BackendError, ConfigError, ModelError, RequestError
+from quire.engine.supervision import Supervision
+from quire.errors import BackendError, ConfigError, InternalError, ModelError, RequestError
 from quire.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=5)
@@ -27,10 +28,11 @@ Check = Callable[[AsyncLLM], Coroutine[Any, Any, None]]
 def with_engine(byte_model: Path) -> Callable[..., None]:
     """with_engine(check, **options): runs `check(engine)`; start=False leaves the start to it."""
 
-    def run(check: Check, *, start: bool = True, **options: Any) -> None:
+    def run(check: Check, *, start: bool = True, supervision: Supervision | None = None, **options: Any) -> None:
         async def main() -> None:
             engine = AsyncLLM(
-                EngineConfig(**{"model": str(byte_model), "device": "fake", "load_format": "dummy", **options})
+                EngineConfig(**{"model": str(byte_model), "device": "fake", "load_format": "dummy", **options}),
+                supervision=supervision,
             )
             try:
                 if start:
@@ -118,7 +120,7 @@ def test_death_ends_every_stream_and_refuses_more(with_engine: Callable[..., Non
         streams = [asyncio.create_task(text_of(engine, "a", ENDLESS)) for _ in range(3)]
         while (await engine.stats()).num_running < 3:
             await asyncio.sleep(0.01)
-        os.kill(engine._client.pid, signal.SIGKILL)
+        os.kill(engine._supervisor.client.pid, signal.SIGKILL)
         asked = asyncio.create_task(engine.stats())
         for ended in await asyncio.gather(*streams, asked, return_exceptions=True):
             assert isinstance(ended, BackendError)
@@ -126,22 +128,27 @@ def test_death_ends_every_stream_and_refuses_more(with_engine: Callable[..., Non
         for ask in (engine.stats(), text_of(engine, "a")):
             with pytest.raises(BackendError, match="engine process ended"):
                 await ask
-        with pytest.raises(BackendError):
+        with pytest.raises(BackendError, match="nothing restarts it"):
             engine.check_health()
+        assert "nothing restarts it" in str(await engine.wait_ended())
+        assert (engine.num_restarts, engine.last_stats is None) == (0, False)
 
-    with_engine(check, device_options={"latency_ms": 5})
+    with_engine(check, supervision=Supervision(on_death="exit"), device_options={"latency_ms": 5})
 
 
-def test_unreadable_messages_end_the_streams_instead_of_hanging(
+def test_outputs_that_cannot_be_taken_in_end_their_requests_and_no_others(
     with_engine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def check(engine: AsyncLLM) -> None:
         def broken(outputs: Any) -> None:
             raise KeyError("broken")
 
-        monkeypatch.setattr(engine._outputs, "process", broken)
-        with pytest.raises(Exception, match=r"cannot be read any more\n.*KeyError"):
-            await text_of(engine, "a")
+        with monkeypatch.context() as patched:
+            patched.setattr(engine._outputs, "process", broken)
+            with pytest.raises(InternalError, match=r"could not be taken in\n.*KeyError"):
+                await text_of(engine, "a")
+        assert await text_of(engine, "a") == "bcdef"
+        await wait_idle(engine)
 
     with_engine(check)
 

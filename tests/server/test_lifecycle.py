@@ -59,19 +59,29 @@ def last_error(lines: Iterator[str]) -> dict[str, Any]:
     return json.loads(events[-2].removeprefix("data: "))["error"]  # type: ignore[no-any-return]
 
 
-def test_the_engine_process_dies(start: Callable[..., Server]) -> None:
+def test_an_engine_process_that_dies_is_replaced(start: Callable[..., Server], tmp_path: Path) -> None:
     server = start().wait_ready()
-    engine_pid = server.engine_pid()
-    _, lines = open_stream(server)
-    os.kill(engine_pid, signal.SIGKILL)
-    error = last_error(lines)
-    assert (error["code"], "engine process ended" in error["message"]) == (503, True)
-    assert httpx.get(f"{server.url}/health").status_code == 503
-    assert httpx.get(f"{server.url}/metrics").status_code == 503
-    assert server.post("/v1/completions", ENDLESS).status_code == 503
-    assert server.post("/v1/completions", {**ENDLESS, "stream": True}).status_code == 503
-    assert httpx.get(f"{server.url}/ping").status_code == 200  # the server itself lives
+    for number, sent in ((1, signal.SIGKILL), (2, signal.SIGSEGV)):
+        engine_pid = server.engine_pid()
+        _, lines = open_stream(server)
+        os.kill(engine_pid, sent)
+        error = last_error(lines)
+        assert (error["code"], "engine process ended" in error["message"]) == (503, True)
+        refused = server.post("/v1/completions", ENDLESS)
+        assert (refused.status_code, "is restarting" in refused.text) == (503, True)
+        assert httpx.get(f"{server.url}/health").status_code == 503
+        assert httpx.get(f"{server.url}/ping").status_code == 200  # the server itself lives
+        wait_for(lambda: httpx.get(f"{server.url}/health").status_code == 200, 60)
+        assert not is_running(engine_pid)
+        assert server.engine_pid() != engine_pid
+        assert server.post("/v1/completions", {**ENDLESS, "max_tokens": 3}).json()["choices"][0]["text"] == "bcd"
+        (line,) = [line for line in server.log.read_text().splitlines() if f"(process {engine_pid}, " in line]
+        assert f"signal {int(sent)} ({sent.name}" in line
+        assert f"1 requests end with an error; restart {number} of at most 3 in 600 s begins" in line
+        assert len(list((tmp_path / "tmp").glob("quire-*"))) == 1  # the folder of the process of now
     assert server.stop() == 128 + signal.SIGTERM
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert "Traceback" not in server.log.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
@@ -89,19 +99,28 @@ def test_a_signal_ends_both_processes(start: Callable[..., Server], tmp_path: Pa
     assert "Traceback" not in server.log.read_text()
 
 
-def test_the_server_is_killed(start: Callable[..., Server]) -> None:
+def test_the_server_is_killed(start: Callable[..., Server], tmp_path: Path) -> None:
     server = start().wait_ready()
     engine_pid = server.engine_pid()
     open_stream(server)
     server.process.kill()
     server.process.wait()
     wait_for(lambda: not is_running(engine_pid), PROMPT_S)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_the_server_is_killed_while_the_model_loads(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start()
+    engine_pid = server.engine_pid()
+    server.process.kill()
+    server.process.wait()
+    wait_for(lambda: not is_running(engine_pid), PROMPT_S)
+    wait_for(lambda: not list((tmp_path / "tmp").iterdir()), PROMPT_S)
 
 
 def test_a_signal_while_the_model_loads(start: Callable[..., Server]) -> None:
     server = start()
-    children = ["pgrep", "-P", str(server.process.pid)]
-    engine_pid = int(wait_for(lambda: subprocess.run(children, capture_output=True, text=True, check=False).stdout, 60))
+    engine_pid = server.engine_pid()
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(30) == 128 + signal.SIGTERM
     assert not is_running(engine_pid)

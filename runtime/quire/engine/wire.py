@@ -14,16 +14,28 @@ from quire.engine.messages import Failure
 # Kinds of messages; every message is [kind, payload].
 ADD, ABORT, STATS = b"add", b"abort", b"stats"
 READY, FAILED, OUTPUTS, REFUSED, STATS_REPLY = b"ready", b"failed", b"outputs", b"refused", b"stats_reply"
+HEARTBEAT = b"heartbeat"  # EngineStats, unasked; also in steps that bring nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Startup:
-    """What the parent tells the engine process. log_level: the parent's, as `logging` counts."""
+    """What the parent tells the engine process.
+
+    socket_folder: holds both sockets; the engine process removes it when the parent goes without doing so.
+    log_level: the parent's, as `logging` counts.
+    """
 
     config: EngineConfig
-    requests_address: str
-    outputs_address: str
+    socket_folder: str
     log_level: int = logging.WARNING
+
+    @property
+    def requests_address(self) -> str:
+        return f"ipc://{self.socket_folder}/requests"
+
+    @property
+    def outputs_address(self) -> str:
+        return f"ipc://{self.socket_folder}/outputs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

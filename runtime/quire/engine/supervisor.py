@@ -1,0 +1,167 @@
+"""One engine process after another: reads what they say, replaces one that dies, says when one is stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import time
+from collections.abc import Callable
+
+from quire.engine.client import EngineClient, Message
+from quire.engine.config import EngineConfig
+from quire.engine.input_processor import ModelLimits
+from quire.engine.messages import EngineStats
+from quire.engine.supervision import RestartLimit, Supervision
+from quire.errors import BackendError, QuireError
+
+logger = logging.getLogger("quire")
+
+FIRST_DELAY_S = 0.5
+"""Before the second restart in a row; doubled with each that follows. The first comes at once."""
+
+
+class EngineSupervisor:
+    """Keeps an engine process running, within the limits of a `Supervision`.
+
+    The first process starts with the object. `wait_ready` and then `run` follow, on one asyncio loop.
+
+    Args:
+        on_message: takes what the engine says; must not raise.
+        on_loss: is told once of each process that is lost, with the error for those who wait for it; returns how many
+            requests those were.
+
+    Attributes:
+        client: the process of now. num_restarts: processes that were started in place of one that ended.
+    """
+
+    def __init__(self, config: EngineConfig, supervision: Supervision, *, on_message: Callable[[Message], None],
+                 on_loss: Callable[[QuireError], int]) -> None:
+        self._config, self._supervision = config, supervision
+        self._on_message, self._on_loss = on_message, on_loss
+        self._limit = RestartLimit(supervision)
+        self.client = EngineClient(config, health_timeout_s=supervision.health_timeout_s)
+        self.num_restarts = 0
+        self._down: QuireError | None = None
+        self._is_closing = False
+        self._ended = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._last_stats: EngineStats | None = None
+
+    @property
+    def last_stats(self) -> EngineStats | None:
+        """The newest statistics that a process sent, at most a second old while one lives."""
+        return self.client.last_stats or self._last_stats
+
+    async def wait_ready(self) -> ModelLimits:
+        """Waits for the first process. One that dies while it loads is not replaced: it never worked."""
+        return await self.client.wait_ready()
+
+    def run(self) -> None:
+        """Begins to read messages and to watch."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._supervise())
+
+    def check(self) -> None:
+        """Raises BackendError while there is no engine process, or one that is stuck."""
+        self.check_up()
+        stuck_s = self.client.liveness.stuck_s() if self._task is not None else 0.0
+        if stuck_s:
+            raise BackendError("the engine does not answer", because=f"it was silent for {stuck_s:.0f} s",
+                               try_="waiting, in case it goes on; else starting the server again")
+
+    def check_up(self) -> None:
+        """Raises BackendError while there is no engine process to talk to; a stuck one counts as one."""
+        if self._down is not None:
+            raise copy.copy(self._down)  # a traceback of its own
+
+    async def wait_ended(self) -> QuireError:
+        """Waits until no process is left and none will be started; returns why."""
+        await self._ended.wait()
+        assert self._down is not None
+        return self._down
+
+    def refuse(self, error: QuireError) -> None:
+        """From now on `check` raises `error`, and a process that ends is not replaced; for shutting down."""
+        self._is_closing = True
+        self._down = self._down or error
+
+    def close(self) -> None:
+        """Ends the process; safe to call twice, and at any moment."""
+        self._is_closing = True
+        if self._task is not None and not self._task.get_loop().is_closed():
+            self._task.cancel()
+        self.client.close()
+
+    async def _supervise(self) -> None:
+        loss = await self._read()
+        while not self._is_closing and await self._replace(loss):
+            loss = await self._read()
+
+    async def _read(self) -> QuireError:
+        """Takes messages of the process in until it is lost; returns why."""
+        watching = asyncio.create_task(self._watch_silence(self.client))
+        try:
+            while True:
+                self._on_message(await self.client.receive())
+        except QuireError as error:
+            return error
+        finally:
+            watching.cancel()
+
+    async def _replace(self, loss: QuireError) -> bool:
+        """Whether another process runs in place of the one that was lost."""
+        delay_s = 0.0
+        while True:
+            pid = self.client.pid
+            self._last_stats = self.last_stats
+            self.client.kill()  # it may live, and say what nobody can read
+            self.client.close()
+            number = self._limit.take()
+            if number == 0:
+                self._give_up(pid, loss)
+                return False
+            self._down = BackendError("the engine is restarting", because=f"{loss.what}: {loss.because}",
+                                      try_="the request again in a moment")
+            num_lost = self._on_loss(loss)
+            logger.error("%s (process %d, %s); %d requests end with an error; restart %d of at most %d in %g s begins",
+                         loss.what, pid, loss.because, num_lost, number, self._supervision.max_restarts,
+                         self._supervision.window_s)
+            await asyncio.sleep(delay_s)
+            delay_s = max(FIRST_DELAY_S, 2 * delay_s)
+            start_s = time.monotonic()
+            try:
+                self.client = EngineClient(self._config, health_timeout_s=self._supervision.health_timeout_s)
+                self.num_restarts += 1
+                await self.client.wait_ready()
+            except QuireError as error:
+                loss = error
+                continue
+            if not self._is_closing:
+                self._down = None
+            logger.warning("the engine runs again as process %d, after %.1f s", self.client.pid,
+                           time.monotonic() - start_s)
+            return True
+
+    def _give_up(self, pid: int, loss: QuireError) -> None:
+        why = "nothing restarts it" if self._supervision.on_death == "exit" else \
+            f"it was restarted {self._supervision.max_restarts} times in {self._supervision.window_s:g} s"
+        self._down = BackendError(loss.what, because=f"{loss.because}; {why}", try_=loss.try_)
+        num_lost = self._on_loss(self._down)
+        logger.error("%s (process %d, %s); %d requests end with an error; %s, so it is gone for good",
+                     loss.what, pid, loss.because, num_lost, why)
+        self._ended.set()
+
+    async def _watch_silence(self, client: EngineClient) -> None:
+        """Says once when the process gets stuck, and once when it goes on."""
+        is_stuck = False
+        while True:
+            await asyncio.sleep(client.liveness.interval_s)
+            client.liveness.look()
+            stuck_s = client.liveness.stuck_s()
+            if stuck_s and not is_stuck:
+                logger.error("the engine (process %d) does not answer: it was silent for %.0f s; running requests wait,"
+                             " new ones are refused", client.pid, stuck_s)
+            elif is_stuck and not stuck_s:
+                logger.warning("the engine (process %d) answers again", client.pid)
+            is_stuck = bool(stuck_s)
