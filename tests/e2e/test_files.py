@@ -72,18 +72,16 @@ def test_nobody_waits_for_a_pipe_or_leaves_the_folder(file: str, kind: str, copi
     ("[]", "config.json does not hold a JSON object"),
     ("\0", "config.json is not JSON"),
     ('{"architectures": ["FooForCausalLM"]}', "'FooForCausalLM'"),
+    ('{"architectures": ["LlamaForCausalLM"], "num_attention_heads": 0}', "num_attention_heads=0"),
 ])
 def test_a_wrong_config_is_said_before_the_tokenizer_is_looked_at(
     content: str | None, said: str, copied: Callable[[str], Path]
 ) -> None:
     folder = copied("plain")
     (folder / "tokenizer.json").write_text("{")
-    (folder / "generation_config.json").write_text("{")
     (folder / "config.json").unlink()
     if content is not None:
         (folder / "config.json").write_text(content)
-    if content != "{":  # the sampling defaults are read first, and lie beside
-        (folder / "generation_config.json").unlink()
     assert said in str(refusal(folder))
 
     async def start() -> None:

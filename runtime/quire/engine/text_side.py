@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quire.engine.config import EngineConfig
+from quire.errors import ModelError
 from quire.files import reading
 
 if TYPE_CHECKING:
@@ -17,11 +18,21 @@ def load_text_side(config: EngineConfig) -> tuple[Tokenizer | None, dict[str, An
 
     Raises: ModelError when the model cannot be found, its architecture is not supported, or its files are damaged.
     """
-    from quire.models import check_architecture
+    from quire.models import build_model, check_architecture
     from quire.weights.hub import resolve_model
 
     path = resolve_model(config.model, revision=config.revision)
     check_architecture(path)  # before the tokenizer: a folder that is no model often has none
+    try:
+        return _read_text_side(config, path)
+    except ModelError:
+        build_model(path)  # whatever else is wrong with the config is said first
+        raise
+
+
+def _read_text_side(config: EngineConfig, path: Path) -> tuple[Tokenizer | None, dict[str, Any]]:
+    from quire.weights.hub import resolve_model
+
     with reading(path):
         defaults = _defaults_of(path)
     if config.skip_tokenizer_init:
