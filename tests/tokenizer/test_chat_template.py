@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import datetime
 from pathlib import Path
@@ -258,3 +259,16 @@ def test_a_template_of_megabytes_is_refused_wherever_it_stands(tmp_path: Path) -
     (tmp_path / "chat_template.jinja").write_text(long)
     with pytest.raises(ModelError, match=r"chat_template\.jinja has 700000 bytes"):
         ChatTemplate.from_folder(tmp_path, {}, {})
+
+
+@pytest.mark.parametrize("source", [
+    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "{% if 1 %}" * 300 + "x" + "{% endif %}" * 300,
+    "{% for a in [1] %}" * 60 + "x" + "{% endfor %}" * 60,
+    "{{ 1 | nofilter }}", "{% for %}", "{{", "{% macro %}",
+    "{{ " + "[" * 300 + "]" * 300 + " }}", "{{ " + "-" * 5000 + "1 }}",
+])
+def test_templates_that_no_compiler_takes_are_the_requests_error_or_run(source: str) -> None:
+    template = ChatTemplate.from_texts({"default": source}, {})
+    with contextlib.suppress(RequestError):
+        assert isinstance(template.render([{"role": "user", "content": "x"}]), str)

@@ -73,10 +73,11 @@ class CompiledTemplate:
         try:
             tree = env.parse(source)
             self._template = env.from_string(source)
-        except jinja2.TemplateSyntaxError as error:
+        except Exception as error:  # nested too deep, Jinja's and Python's own compilers fail in ways of their own
             raise RequestError(
                 "the chat template is not valid Jinja",
-                because=f"line {error.lineno}: {error.message}",
+                because=f"line {error.lineno}: {error.message}" if isinstance(error, jinja2.TemplateSyntaxError) else
+                f"{type(error).__name__}: {error}",
                 try_="--chat-template FILE with a corrected one",
                 param="messages",
             ) from error
