@@ -51,6 +51,9 @@ def test_snapshots_of_the_hub_link_to_their_blobs_and_nowhere_else(tmp_path: Pat
     (snapshot / "config.json").symlink_to("../../blobs/123")
     (blobs / "123").write_text("{}")
     assert file_of(snapshot, "config.json").read_text() == "{}"
+    (snapshot / "Q8_0").mkdir()
+    (snapshot / "Q8_0" / "model-00002-of-00002.gguf").symlink_to("../../../blobs/123")
+    assert file_of(snapshot / "Q8_0", "model-00002-of-00002.gguf").read_text() == "{}"
     (snapshot / "stolen.json").symlink_to("../../../models--org--other/blobs/123")
     with pytest.raises(ModelError, match="leads out"):
         file_of(snapshot, "stolen.json")

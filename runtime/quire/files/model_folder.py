@@ -36,8 +36,8 @@ def optional_file_of(folder: Path, name: str) -> Path | None:
 
 
 def _roots(folder: Path) -> tuple[Path, ...]:
-    """Where files of a folder may lie; its path has no links."""
-    snapshots, repository = folder.parent, folder.parent.parent
-    if snapshots.name == "snapshots" and repository.name.startswith("models--"):
-        return (folder, repository / "blobs")
+    """Where files of a folder may lie; its path has no links. It may be a folder inside a snapshot."""
+    for above in folder.parents:
+        if above.name == "snapshots" and above.parent.name.startswith("models--"):
+            return (folder, above.parent / "blobs")
     return (folder,)
