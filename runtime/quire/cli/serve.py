@@ -6,6 +6,7 @@ import argparse
 import os
 
 from quire.cli.engine_args import add_engine_arguments, config_from_args
+from quire.engine.supervision import Supervision
 from quire.server.api_keys import VARIABLE, api_keys
 from quire.server.config import ServerConfig
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `quire serve`."""
     add_engine_arguments(parser, model_positional=True, log_level="info")
     _add_server_arguments(parser.add_argument_group("server"))
+    _add_supervision(parser.add_argument_group("engine process"))
     _add_limits(parser.add_argument_group("limits of clients"))
 
 
@@ -35,6 +37,15 @@ def _add_server_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--api-key-file", metavar="FILE", help="API keys, one a line; # begins a comment")
     group.add_argument("--prefix-cache-scope", choices=("global", "key", "request"),
                        help="whose requests find each other's prefixes; default: key with several keys, else global")
+
+
+def _add_supervision(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--on-engine-death", choices=("restart", "exit"), default=Supervision().on_death,
+                       help="what the server does when its engine process ends")
+    group.add_argument("--max-engine-restarts", type=int, default=Supervision().max_restarts, metavar="N",
+                       help="restarts within ten minutes; the server ends after more")
+    group.add_argument("--health-timeout", type=float, default=Supervision().health_timeout_s, metavar="SECONDS",
+                       help="an engine that is silent for so long is not healthy")
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
@@ -59,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         api_keys=api_keys(args.api_key, args.api_key_file, os.environ),
         prefix_cache_scope=args.prefix_cache_scope,
         log_level=args.log_level,
+        supervision=Supervision(on_death=args.on_engine_death, max_restarts=args.max_engine_restarts,
+                                health_timeout_s=args.health_timeout),
         max_body_bytes=args.max_body_bytes,
         max_connections=args.max_connections,
         max_requests=args.max_requests,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from quire import __version__
 from quire.async_llm import AsyncLLM
+from quire.errors import BackendError
 from quire.server import chat_completions, completions
 from quire.server.authentication import ApiKeyMiddleware
 from quire.server.body_limits import BodyLimits
@@ -16,6 +20,9 @@ from quire.server.errors import install_handlers
 from quire.server.generation import Serving, serving_of
 from quire.server.metrics import ServerMetrics
 from quire.server.overload import RequestLimit
+
+STATS_TIMEOUT_S = 0.25
+"""How long /metrics waits for the engine's figures of now before it gives those of before."""
 
 
 def build_app(engine: AsyncLLM, config: ServerConfig) -> FastAPI:
@@ -39,7 +46,7 @@ def build_app(engine: AsyncLLM, config: ServerConfig) -> FastAPI:
 def _add_service_routes(app: FastAPI) -> None:
     @app.get("/health")
     async def health(request: Request) -> Response:
-        """200 while the engine process lives."""
+        """200 while the engine lives and works; 503 while it is dead, starting again, or stuck."""
         serving_of(request).engine.check_health()
         return Response(status_code=200)
 
@@ -53,9 +60,14 @@ def _add_service_routes(app: FastAPI) -> None:
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
-        """Prometheus text format."""
-        return PlainTextResponse(request.app.state.metrics.render(await serving_of(request).engine.stats()),
-                                 media_type="text/plain; version=0.0.4")
+        """Prometheus text format, with the engine's last known figures while it does not answer."""
+        engine = serving_of(request).engine
+        is_up, stats = _is_healthy(engine), engine.last_stats
+        if is_up:
+            with contextlib.suppress(BackendError, TimeoutError):  # then those of before
+                stats = await asyncio.wait_for(engine.stats(), STATS_TIMEOUT_S)
+        text = request.app.state.metrics.render(stats, is_up=is_up, num_restarts=engine.num_restarts)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, object]:
@@ -66,6 +78,14 @@ def _add_service_routes(app: FastAPI) -> None:
     async def model(request: Request, name: str) -> dict[str, object]:
         serving = serving_of(request)
         return _model_card(serving, serving.check_model(name))
+
+
+def _is_healthy(engine: AsyncLLM) -> bool:
+    try:
+        engine.check_health()
+    except BackendError:
+        return False
+    return True
 
 
 def _model_card(serving: Serving, name: str) -> dict[str, object]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from quire.engine.supervision import Supervision
 from quire.errors import ConfigError
 
 PrefixCacheScope = Literal["global", "key", "request"]
@@ -24,6 +25,7 @@ class ServerConfig:
         keep_alive_timeout_s: how long a connection without a request stays open.
         write_timeout_s: how long a client may leave what is sent to it unread.
         max_connections: open at once; more are answered 503, or closed when they are many more.
+        supervision: what becomes of an engine process that ends or is stuck.
         max_requests: of clients, running and waiting together; more are answered 503.
     """
 
@@ -40,6 +42,7 @@ class ServerConfig:
     write_timeout_s: float = 60.0
     max_connections: int = 1024
     max_requests: int = 1024
+    supervision: Supervision = field(default_factory=Supervision)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:

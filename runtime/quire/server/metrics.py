@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -40,11 +40,33 @@ class ServerMetrics:
         self.num_answers: Counter[int] = Counter()
         """HTTP status -> answers with it; 0 = a client that left before."""
 
-    def render(self, stats: EngineStats) -> str:
-        """The text of /metrics."""
+    def render(self, stats: EngineStats | None, *, is_up: bool, num_restarts: int) -> str:
+        """The text of /metrics; without statistics, only what the server knows by itself."""
         registry = CollectorRegistry()
-        registry.register(_Snapshot(stats, self._model_name))
+        registry.register(_ServerFacts(self.num_answers, self._model_name, is_up=is_up, num_restarts=num_restarts))
+        if stats is not None:
+            registry.register(_Snapshot(stats, self._model_name))
         return generate_latest(registry).decode()
+
+
+class _ServerFacts(Collector):
+    def __init__(self, num_answers: Mapping[int, int], model_name: str, *, is_up: bool, num_restarts: int) -> None:
+        self._num_answers, self._model_name, self._is_up, self._num_restarts = (
+            num_answers, model_name, is_up, num_restarts)  # fmt: skip
+
+    def collect(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily("quire_engine_up", "1 while the engine is healthy, else 0", labels=["model_name"])
+        up.add_metric([self._model_name], float(self._is_up))
+        yield up
+        restarts = CounterMetricFamily("quire_engine_restarts", "engine processes that took the place of another",
+                                       labels=["model_name"])
+        restarts.add_metric([self._model_name], self._num_restarts)
+        yield restarts
+        answers = CounterMetricFamily("quire_http_responses", "answered requests; status 0 = the client left before",
+                                      labels=["model_name", "status"])
+        for status, count in sorted(self._num_answers.items()):
+            answers.add_metric([self._model_name, str(status)], count)
+        yield answers
 
 
 class _Snapshot(Collector):

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
+from typing import TYPE_CHECKING
 
 from quire.async_llm import AsyncLLM
 from quire.engine.config import EngineConfig
 from quire.errors import BackendError, ConfigError
 from quire.server.config import ServerConfig
 
+if TYPE_CHECKING:
+    import uvicorn
+
+logger = logging.getLogger("quire")
+
+ENGINE_ENDED = 1
+"""Exit code when the engine is gone for good."""
+
 
 def run_server(config: EngineConfig, server_config: ServerConfig) -> int:
-    """Serves until SIGINT or SIGTERM; returns 128 + the signal's number, as a shell counts.
+    """Serves until SIGINT or SIGTERM; returns 128 + the signal's number, as a shell counts; 1 when the engine is gone.
 
     On a signal running requests end with an error at once, then the engine process ends. Port 0 = any free one.
     Raises: ConfigError when the address cannot be used, any QuireError that loading the model raises.
@@ -28,7 +38,7 @@ async def _serve(config: EngineConfig, server_config: ServerConfig, listener: so
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, int(number))
     received = asyncio.create_task(signals.get())
-    engine = AsyncLLM(config)
+    engine = AsyncLLM(config, supervision=server_config.supervision)
     try:
         starting = asyncio.create_task(engine.start())
         from quire.server.http_server import http_server  # imported while the engine process loads the model
@@ -40,23 +50,32 @@ async def _serve(config: EngineConfig, server_config: ServerConfig, listener: so
         starting.result()
         server = http_server(engine, server_config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await asyncio.wait({serving, received}, return_when=asyncio.FIRST_COMPLETED)
-        if not received.done():
-            serving.result()
-            raise BackendError(
-                "the HTTP server ended by itself", because="its own messages say", try_="starting it again"
+        ended = asyncio.create_task(engine.wait_ended())
+        await asyncio.wait({serving, received, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if received.done():
+            engine.end_all(
+                BackendError("the server is shutting down", because="it was told to", try_="the request again, later")
             )
-        engine.end_all(
-            BackendError("the server is shutting down", because="it was told to", try_="the request again, later")
-        )
-        server.should_exit = True
-        impatient = asyncio.create_task(signals.get())  # a second signal waits for nobody
-        await asyncio.wait({serving, impatient}, return_when=asyncio.FIRST_COMPLETED)
-        server.force_exit = True
-        await serving
-        return 128 + received.result()
+            await _stop(server, serving, signals)
+            return 128 + received.result()
+        if ended.done():
+            logger.error("the server ends, since its engine has: %s", " ".join(str(ended.result()).split()))
+            received.cancel()  # the next signal is for _stop
+            await _stop(server, serving, signals)
+            return ENGINE_ENDED
+        serving.result()
+        raise BackendError("the HTTP server ended by itself", because="its own messages say", try_="starting it again")
     finally:
         engine.close()
+
+
+async def _stop(server: uvicorn.Server, serving: asyncio.Task[None], signals: asyncio.Queue[int]) -> None:
+    """Lets clients read the end of their answers; a signal meanwhile waits for nobody."""
+    server.should_exit = True
+    impatient = asyncio.create_task(signals.get())
+    await asyncio.wait({serving, impatient}, return_when=asyncio.FIRST_COMPLETED)
+    server.force_exit = True
+    await serving
 
 
 def _listener(host: str, port: int) -> socket.socket:
