@@ -192,12 +192,12 @@ def test_a_failing_device_ends_some_and_harms_no_other(
     ops=operations,
     failures=st.dictionaries(st.integers(0, 20), st.sampled_from(["submit", "result"]), max_size=4),
     broken_token=st.integers(0, 49),
-    interrupted=st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["schedule", "offer_to_cache", "finish"])),
-                         max_size=2),
+    interrupted=st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["schedule", "offer_to_cache", "finish"]),
+                                   st.sampled_from([KeyboardInterrupt, ValueError])), max_size=3),
 )
 def test_failures_broken_rows_aborts_and_interruptions_together(
     drive: Callable[..., Any], engine: Any, ops: list[Any], failures: dict[int, Any], broken_token: int,
-    interrupted: list[tuple[int, str]],
+    interrupted: list[tuple[int, str, type[BaseException]]],
 ) -> None:
     """Whoever ends well has the tokens of one who ran alone; whoever does not has the first of them, and an error."""
     driver = _make(drive, engine)
@@ -208,7 +208,7 @@ def test_failures_broken_rows_aborts_and_interruptions_together(
     def steps(count: int) -> None:
         for _ in range(count):
             if interrupted and driver.executor.num_submitted >= interrupted[0][0]:
-                _interrupt_next_step(driver, interrupted.pop(0)[1])
+                _interrupt_next_step(driver, *interrupted.pop(0)[1:])
             driver.step()
 
     for op in ops:
@@ -233,12 +233,12 @@ def test_failures_broken_rows_aborts_and_interruptions_together(
                 assert broken_token not in [request["prompt"][-1], *tokens[:-1]]
 
 
-def _interrupt_next_step(driver: Any, place: str) -> None:
-    """A step that is left by KeyboardInterrupt, if it comes to that place."""
+def _interrupt_next_step(driver: Any, place: str, error: type[BaseException]) -> None:
+    """A step in which `error` is raised, if it comes to that place."""
     scheduler = driver.core.scheduler
 
     def interrupt(*arguments: Any) -> Any:
-        raise KeyboardInterrupt
+        raise error
 
     setattr(scheduler, place, interrupt)
     try:

@@ -104,7 +104,8 @@ class EngineCore:
         self._num_requests = 0
         self._num_failed_alone = 0
         self._is_inside = False  # a call began and did not end
-        self._lost: list[SequenceOutput] = []  # ends that the next step tells of
+        self._news: list[SequenceOutput] = []  # what the next step to end tells
+        self._max_num_seqs = max_num_seqs
 
     # ---- requests -------------------------------------------------------------------------------------
 
@@ -119,7 +120,7 @@ class EngineCore:
         self._is_inside = False
 
     def _add_request(self, message: EngineRequest) -> None:
-        if message.request_id in self._requests or any(end.request_id == message.request_id for end in self._lost):
+        if message.request_id in self._requests or any(end.request_id == message.request_id for end in self._news):
             raise RequestError(f"request_id={message.request_id!r} is taken", because="that request is not finished",
                                try_="another id", param="request_id")  # fmt: skip
         request = make_request(message, self._num_requests, self._limits)
@@ -147,30 +148,55 @@ class EngineCore:
             self._finish_all(ended)
         except Exception as error:  # a bug: nobody knows what of the books is still right
             logger.exception("request %s could not be ended; all requests end", request_id)
-            self._lost += self.reset(_internal_error(error))
-        told = [end for end in self._lost if end.request_id == request_id]
-        self._lost = [end for end in self._lost if end.request_id != request_id]
+            self._news += self.reset(_internal_error(error))
+        told = [news for news in self._news if news.request_id == request_id and news.finish_reason is not None]
+        self._news = [news for news in self._news if news.request_id != request_id]
         self._is_inside = False
         return [*told, *(_final_output(seq, "abort") for seq in ended if not told)]
 
     def has_unfinished(self) -> bool:
         """Whether `step` has anything left to do."""
-        return self._is_inside or self.scheduler.has_unfinished or bool(self._unread or self._lost)
+        return self._is_inside or self.scheduler.has_unfinished or bool(self._unread or self._news)
 
     # ---- steps ----------------------------------------------------------------------------------------
 
     def step(self) -> list[SequenceOutput]:
         """One iteration; what it brought to each sequence. [] when nothing is to be done or nothing came yet."""
         self._enter()
-        outputs: list[SequenceOutput] = []
         try:
-            outputs = self._step_overlapped() if self.async_depth > 1 else self._step_plain()
+            if self.async_depth > 1:
+                self._step_overlapped()
+            else:
+                self._step_plain()
         except Exception as error:  # a bug: nobody knows what of the books is still right
-            logger.exception("a step could not be accounted for; all requests end")
-            self._lost += self.reset(_internal_error(error))
-        lost, self._lost = self._lost, []
+            logger.exception("a step could not be accounted for; its requests are run again, one at a time")
+            self._start_over(_internal_error(error))
+        news, self._news = self._news, []
         self._is_inside = False
-        return [*outputs, *lost]
+        return news
+
+    def _start_over(self, error: QuireError) -> None:
+        """Empty books for the same requests: each sequence goes on from the tokens that it is known to have.
+
+        Who was next to run is suspect, as after a step that failed. One that ran alone ends with the error.
+        """
+        self._counters.failed_steps += 1
+        self._drain()
+        given_up = self.scheduler
+        suspects = given_up.suspects or [*given_up.running, *given_up.waiting[: self._max_num_seqs]]
+        for seq in self._with_unforked(given_up.suspects[:1]):
+            if seq.status is not Status.FINISHED:
+                self._news.append(_final_output(seq, "error", error))
+                seq.status = Status.FINISHED
+        self.scheduler, self._builder = self._empty_state()
+        for request in list(self._requests.values()):
+            if request.is_finished:
+                self._forget(request)
+            else:
+                request.restart()
+                self.scheduler.requeue(request)
+        self.scheduler.suspects = [seq for seq in suspects
+                                   if seq.status is Status.WAITING and seq.request.request_id in self._requests]
 
     def reset(self, error: QuireError) -> list[SequenceOutput]:
         """Ends every request with `error` and begins with empty books and an empty prefix cache."""
@@ -187,33 +213,34 @@ class EngineCore:
         """Begins a call; when the one before was interrupted, ends what it left half done."""
         interrupted, self._is_inside = self._is_inside, True
         if interrupted:
-            self._lost += self.reset(BackendError("the engine was interrupted in the middle of a step",
+            self._news += self.reset(BackendError("the engine was interrupted in the middle of a step",
                                                   because="an exception from outside ended it",
                                                   try_="the request again"))
 
-    def _step_plain(self) -> list[SequenceOutput]:
+    def _step_plain(self) -> None:
         plan = self.scheduler.schedule()
         if plan.sequences:
             self._submit(plan)
-            return self._read_all()
-        self._require_progress()
-        return []
+            self._read_all()
+        else:
+            self._require_progress()
 
-    def _step_overlapped(self) -> list[SequenceOutput]:
-        outputs: list[SequenceOutput] = []
+    def _step_overlapped(self) -> None:
         if self._unread and (self.scheduler.suspects or
                              any(seq.request.needs_host_tokens for seq in self._unread[0].plan.sampled)):
-            outputs = self._read_all()
+            self._read_all()
         if self.scheduler.suspects:
-            return outputs + self._step_plain()
+            self._step_plain()
+            return
         plan = self.scheduler.schedule()
         if not plan.sequences:
             if not self._unread:
                 self._require_progress()
-            return outputs + self._read_all()
-        if self._submit(plan):
-            return outputs + (self._read_oldest() if len(self._unread) > 1 else [])
-        return outputs + self._read_all()  # nothing may refer to a step that the executor has not seen
+            self._read_all()
+        elif not self._submit(plan):
+            self._read_all()  # nothing may refer to a step that the executor has not seen
+        elif len(self._unread) > 1:
+            self._read_oldest()
 
     def _submit(self, plan: StepPlan) -> bool:
         """Whether the executor took the step; `_unread` holds it in any case."""
@@ -226,26 +253,25 @@ class EngineCore:
             return False
         return True
 
-    def _read_all(self) -> list[SequenceOutput]:
-        outputs: list[SequenceOutput] = []
+    def _read_all(self) -> None:
         while self._unread:
-            outputs += self._read_oldest()
-        return outputs
+            self._read_oldest()
 
-    def _read_oldest(self) -> list[SequenceOutput]:
+    def _read_oldest(self) -> None:
         """Waits for the oldest unread step and accounts for it."""
         step = self._unread[0]
         try:
             result = _checked(_result_of(step), step)
         except Exception as error:  # of whatever kind: a plugin may raise anything
-            return self._fail(_backend_error(error))
+            self._fail(_backend_error(error))
+            return
         del self._unread[0]
         self.scheduler.offer_to_cache(step.plan)
         if step.plan.sampled:
             self._num_failed_alone = 0
         if step.prompt_rows is not None and result.prompt_logprobs is not None:
             self._collect_prompt_logprobs(step.prompt_rows, result.prompt_logprobs)
-        return self._accept(step.plan, result)
+        self._accept(step.plan, result)
 
     def _drain(self) -> list[Sequence]:
         """Waits for all unread steps without a look at what they bring; returns who was in them."""
@@ -260,30 +286,24 @@ class EngineCore:
             del self._unread[0]
         return list(sequences.values())
 
-    def _accept(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
+    def _accept(self, plan: StepPlan, result: StepResult) -> None:
         """Gives each sequence its token and ends those that are done; tokens of ended sequences are dropped."""
-        outputs: list[SequenceOutput] = []
-        num_tokens = 0
         for row, (seq, token_id) in enumerate(zip(plan.sampled, result.tokens[:, 0].tolist(), strict=True)):
             if seq.status is Status.FINISHED:
                 continue
             self.scheduler.acquit(seq)
             broken = self._broken_row(seq, token_id)
             if broken is not None:
-                outputs.append(_final_output(seq, "error", broken))
                 if token_id != NO_TOKEN:
                     self.scheduler.withdraw(seq)
-                self._finish(seq)
+                self._end([seq], broken)
                 continue
             try:
-                outputs.append(self._accept_token(seq, token_id, result, row))
-                num_tokens += 1
+                self._news.append(self._accept_token(seq, token_id, result, row))
+                self._counters.generated_tokens += 1
             except Exception as error:  # a bug, or a result without what was asked for: this request's, nobody else's
                 logger.exception("request %s: its token could not be taken; it ends", seq.request.request_id)
-                outputs.append(_final_output(seq, "error", _internal_error(error)))
-                self._finish(seq)
-        self._counters.generated_tokens += num_tokens
-        return outputs
+                self._end([seq], _internal_error(error))
 
     def _broken_row(self, seq: Sequence, token_id: int) -> QuireError | None:
         """Why a row has no token for its sequence."""
@@ -314,7 +334,7 @@ class EngineCore:
             self._finish(seq)
         return output
 
-    def _fail(self, error: BackendError) -> list[SequenceOutput]:
+    def _fail(self, error: BackendError) -> None:
         """The oldest unread step failed; those behind it are given up. Who ran is run again one by one, or ends.
 
         A request that was alone in its step is the reason. When several in a row fail alone, the device is.
@@ -327,19 +347,31 @@ class EngineCore:
             self._num_failed_alone = 0
             self.scheduler.send_back(involved)
             self.scheduler.suspects += [seq for seq in failed if seq not in self.scheduler.suspects]
-            return []
+            return
         self._num_failed_alone += 1
         ended = failed
         if self._num_failed_alone >= MOST_FAILED_ALONE and self.scheduler.suspects:
             logger.error("%d sequences in a row failed alone; the device is given up for the others of their step",
                          self._num_failed_alone)
             ended = list(self.scheduler.suspects)
-        ended = [*ended, *(other for seq in ended for other in seq.request.unforked if other not in ended)]
+        ended = self._with_unforked(ended)
         for request_id in dict.fromkeys(seq.request.request_id for seq in ended):
             logger.error("request %s: its step failed and it ends: %s", request_id, error, exc_info=error.__cause__)
-        self._finish_all(ended)
+        self._end(ended, error)
         self.scheduler.send_back(seq for seq in involved if seq.status is not Status.FINISHED)
-        return [_final_output(seq, "error", error) for seq in ended]
+
+    def _with_unforked(self, sequences: list[Sequence]) -> list[Sequence]:
+        """And those whose prompt they were to compute."""
+        return [*sequences, *(other for seq in sequences for other in seq.request.unforked if other not in sequences)]
+
+    def _end(self, sequences: list[Sequence], error: QuireError) -> None:
+        """Ends sequences with an error, and tells of it."""
+        self._news += [_final_output(seq, "error", error) for seq in sequences]
+        try:
+            self._finish_all(sequences)
+        finally:
+            for seq in sequences:  # whatever the books say: of one whose end was told, nothing more may come
+                seq.status = Status.FINISHED
 
     def _finish_all(self, sequences: list[Sequence]) -> None:
         for seq in reversed(sequences):  # unforked ones first, so that none of them starts over
@@ -347,11 +379,13 @@ class EngineCore:
 
     def _finish(self, seq: Sequence) -> None:
         self.scheduler.finish(seq)
-        request_id = seq.request.request_id
         if seq.request.is_finished:
-            del self._requests[request_id]
-            self._prompt_logprobs.pop(request_id, None)
-            self._counters.requests_finished += 1
+            self._forget(seq.request)
+
+    def _forget(self, request: Request) -> None:
+        del self._requests[request.request_id]
+        self._prompt_logprobs.pop(request.request_id, None)
+        self._counters.requests_finished += 1
 
     def _require_progress(self) -> None:
         if self.scheduler.has_unfinished:

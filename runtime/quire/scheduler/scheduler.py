@@ -61,6 +61,12 @@ class Scheduler:
             if seq.status is Status.WAITING:
                 self.waiting.put(seq)
 
+    def requeue(self, request: Request) -> None:
+        """Queues an unfinished request of a scheduler that was given up, after `Request.restart`."""
+        for seq in request.sequences:
+            if seq.status is Status.WAITING:
+                self.waiting.put(seq)
+
     def _check_fits(self, request: Request) -> None:
         if len(request.sequences) > self._limits.max_num_seqs:
             raise RequestError(f"n={len(request.sequences)} sequences in one request",

@@ -64,6 +64,15 @@ class Request:
     def is_finished(self) -> bool:
         return all(seq.status is Status.FINISHED for seq in self.sequences)
 
+    def restart(self) -> None:
+        """Every unfinished sequence waits, as new but for the tokens that it has; without any they share a prompt."""
+        unfinished = [seq for seq in self.sequences if seq.status is not Status.FINISHED]
+        self.unforked = [] if any(seq.output_token_ids for seq in unfinished) else unfinished[1:]
+        for seq in unfinished:
+            seq.restart()
+        for seq in self.unforked:
+            seq.status = Status.UNFORKED
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -99,9 +108,16 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = self.request.num_prompt_tokens
-        self.num_tokens = self.num_prompt_tokens + len(self.output_token_ids)
         self.max_num_tokens = self.num_prompt_tokens + self.request.max_output_tokens
+        self.restart()
+
+    def restart(self) -> None:
+        """Waits, without blocks and with nothing in flight, for its known tokens to be computed."""
+        self.status = Status.WAITING
+        self.num_tokens = self.num_prompt_tokens + len(self.output_token_ids)
+        self.num_computed_tokens = self.num_inflight_tokens = 0
         self.last_token_id = int(self.output_token_ids[-1] if self.output_token_ids else self.request.prompt[-1])
+        self.prev_row, self.blocks, self.block_hashes = -1, None, []
 
     def tokens_between(self, start: int, stop: int) -> I32:
         """int32 [stop - start] known tokens of prompt and output."""
