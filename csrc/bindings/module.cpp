@@ -108,9 +108,19 @@ void bind_plan(nb::module_& m) {
       .def("add_rotary", [](Plan& self, nb::ndarray<const float, nb::ndim<2>, nb::c_contig> cos,
                             nb::ndarray<const float, nb::ndim<2>, nb::c_contig> sin) {
              if (cos.shape(0) != sin.shape(0) || cos.shape(1) != sin.shape(1)) throw std::invalid_argument("cos and sin differ in shape");
-             return self.weights().add_rotary(static_cast<int64_t>(cos.shape(0)), 2 * static_cast<int64_t>(cos.shape(1)),
-                                              cos.data(), sin.data());
-           })
+             const auto rows = static_cast<int64_t>(cos.shape(0));
+             const int64_t table = self.weights().add_rotary(self.limits().max_len, 2 * static_cast<int64_t>(cos.shape(1)));
+             self.weights().extend_rotary(table, rows, cos.data(), sin.data());
+             return table;
+           }, "cos"_a, "sin"_a, "A table of max_len rows, of which the first are given.")
+      .def("extend_rotary", [](Plan& self, int64_t table, nb::ndarray<const float, nb::ndim<2>, nb::c_contig> cos,
+                               nb::ndarray<const float, nb::ndim<2>, nb::c_contig> sin) {
+             const RotaryTable& known = self.weights().rotary(table);
+             for (const auto& rows : {cos, sin})
+               if (rows.shape(0) != cos.shape(0) || 2 * static_cast<int64_t>(rows.shape(1)) != known.dims)
+                 throw std::invalid_argument("rows do not fit the rotary table");
+             self.weights().extend_rotary(table, static_cast<int64_t>(cos.shape(0)), cos.data(), sin.data());
+           }, "table"_a, "cos"_a, "sin"_a, "The next rows of a table, before a step needs them.")
       .def("add_group", [](Plan& self, int64_t pool, int64_t layers, int64_t kv_heads, int64_t head_dim, int64_t v_head_dim) {
              return self.kv().add_group(pool, layers, kv_heads, head_dim, v_head_dim);
            })

@@ -38,6 +38,7 @@ class Plan {
   const KvStore& kv() const { return kv_; }
   ThreadPool& pool() { return pool_; }
   const KernelTable& kernels() const { return kernels_; }
+  const PlanLimits& limits() const { return options_.limits; }
 
   void add_op(Fields fields, bool head);
   // Rows [L, vocab] that the head leaves behind. Without it a step with logits_indices is refused.

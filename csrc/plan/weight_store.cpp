@@ -85,17 +85,25 @@ int64_t WeightStore::add_table(DType dtype, int64_t num_rows, int64_t dim) {
   return static_cast<int64_t>(tables_.size()) - 1;
 }
 
-int64_t WeightStore::add_rotary(int64_t max_len, int64_t dims, const float* cos, const float* sin) {
+int64_t WeightStore::add_rotary(int64_t max_len, int64_t dims) {
   const int64_t bytes = max_len * (dims / 2) * 4;
   RotaryTable table;
   table.max_len = max_len;
   table.dims = dims;
   table.cos = Buffer(bytes);
   table.sin = Buffer(bytes);
-  std::memcpy(table.cos.data(), cos, static_cast<size_t>(bytes));
-  std::memcpy(table.sin.data(), sin, static_cast<size_t>(bytes));
   rotaries_.push_back(std::move(table));
   return static_cast<int64_t>(rotaries_.size()) - 1;
+}
+
+void WeightStore::extend_rotary(int64_t index, int64_t num_rows, const float* cos, const float* sin) {
+  RotaryTable& table = rotaries_.at(static_cast<size_t>(index));
+  if (num_rows < 0 || num_rows > table.max_len - table.num_rows)
+    throw std::invalid_argument("a rotary table of " + std::to_string(table.max_len) + " rows was given more");
+  const int64_t half = table.dims / 2, begin = table.num_rows * half;
+  std::memcpy(table.cos.as<float>() + begin, cos, static_cast<size_t>(num_rows * half * 4));
+  std::memcpy(table.sin.as<float>() + begin, sin, static_cast<size_t>(num_rows * half * 4));
+  table.num_rows += num_rows;
 }
 
 void WeightStore::pack_linear(int64_t index, const std::vector<RowSegment>& segments, const QuantSource* quant,
@@ -190,7 +198,7 @@ int64_t WeightStore::weight_bytes() const {
 
 int64_t WeightStore::constant_bytes() const {
   int64_t bytes = 0;
-  for (const RotaryTable& table : rotaries_) bytes += table.cos.bytes() + table.sin.bytes();
+  for (const RotaryTable& table : rotaries_) bytes += table.num_rows * table.dims * 4;
   return bytes;
 }
 

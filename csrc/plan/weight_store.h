@@ -26,7 +26,8 @@ struct EmbeddingTable {
 
 struct RotaryTable {
   int64_t max_len = 0;
-  int64_t dims = 0;  // rotated elements of a head; the tables hold dims / 2 columns
+  int64_t num_rows = 0;  // filled so far; the pages of the others take no memory
+  int64_t dims = 0;      // rotated elements of a head; the tables hold dims / 2 columns
   Buffer cos;
   Buffer sin;
 };
@@ -41,7 +42,9 @@ class WeightStore {
   int64_t add_linear(WeightFormat format, int64_t n, int64_t k, int64_t group_size = 0, bool has_zeros = false);
   int64_t add_vector(int64_t size);
   int64_t add_table(DType dtype, int64_t num_rows, int64_t dim);
-  int64_t add_rotary(int64_t max_len, int64_t dims, const float* cos, const float* sin);
+  int64_t add_rotary(int64_t max_len, int64_t dims);
+  // The next rows of a table; steps that are running need not end. Throws std::invalid_argument beyond max_len.
+  void extend_rotary(int64_t index, int64_t num_rows, const float* cos, const float* sin);
 
   // Rows of a checkpoint, in order, into the packed layout; integers come with their scales.
   void pack_linear(int64_t index, const std::vector<RowSegment>& segments, const QuantSource* quant, ThreadPool& pool);
@@ -63,7 +66,7 @@ class WeightStore {
   const RotaryTable& rotary(int64_t index) const { return rotaries_.at(static_cast<size_t>(index)); }
 
   int64_t weight_bytes() const;    // matrices, vectors and tables, allocated or not
-  int64_t constant_bytes() const;  // rotary tables
+  int64_t constant_bytes() const;  // rotary tables, as far as they are filled
 
  private:
   std::vector<WeightPiece> pieces() const;  // data is nullptr where nothing is loaded yet

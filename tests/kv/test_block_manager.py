@@ -270,3 +270,20 @@ def test_the_audit_can_fail(damage: str) -> None:
 
 def test_tables_start_empty() -> None:
     assert (make().groups["full"].tables == np.int32(-1)).all()
+
+
+def test_tables_grow_with_the_longest_sequence() -> None:
+    """A million positions are room for 250,000 blocks a row, of which nothing is held before it is used."""
+    group = KVGroupSpec("full", 1, (), 0, "p")
+    manager = BlockManager({"full": group}, KVPlan(num_blocks={"p": 1000}), block_size=4, max_model_len=1_000_000,
+                           max_num_seqs=64, max_num_batched_tokens=64, enable_prefix_caching=True)
+    short, long = manager.open(), manager.open()
+    assert manager.allocate(short, 0, 10)
+    assert manager.groups["full"].tables.nbytes < 100_000
+    assert manager.allocate(long, 0, 3_900)
+    assert table(manager, long) == list(range(3, 978))
+    assert table(manager, short) == [0, 1, 2]
+    audit(manager, [short, long])
+    fork = manager.fork(long)
+    assert table(manager, fork) == table(manager, long)
+    assert manager.groups["full"].tables.shape[1] < 2000

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,7 +77,31 @@ def test_against_a_model_of_counts_and_keys(ops: list[tuple[str, int]]) -> None:
         elif op == "k" and counts[number] and number not in keys.values() and b"key" not in keys:
             pool.register(number, b"key")
             keys[b"key"] = number
-        assert pool.ref_counts == list(counts.values())
+        assert [pool.ref_count(block) for block in counts] == list(counts.values())
+        assert pool.used_blocks() == {block: count for block, count in counts.items() if count}
         assert sorted(pool.free_blocks()) == [block for block, count in counts.items() if count == 0]
         assert pool.num_free == len(pool.free_blocks())
         assert pool.find(b"key") == keys.get(b"key")
+
+
+def test_a_large_pool_costs_what_is_used_of_it() -> None:
+    tracemalloc.start()
+    try:
+        pool = BlockPool(2_000_000_000)
+        assert [pool.allocate() for _ in range(3)] == [0, 1, 2]
+        assert pool.num_free == 1_999_999_997
+        assert tracemalloc.get_traced_memory()[1] < 10_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_new_blocks_are_handed_out_between_those_without_and_those_with_a_key() -> None:
+    pool = BlockPool(5)
+    first, second, third = (pool.allocate() for _ in range(3))
+    pool.register(first, b"kept")
+    for block_id in (first, second, third):
+        pool.release(block_id)
+    expected = [third, second, 3, 4, first]
+    assert pool.free_blocks() == expected
+    assert [pool.allocate() for _ in range(5)] == expected
+    assert pool.find(b"kept") is None

@@ -16,7 +16,24 @@ GROUP = KVGroupSpec("full", 0, (CacheArray("k", shape_of("kv_heads", 4)), CacheA
 
 
 def _cache(library: ReferenceLibrary, dtype: str = "bfloat16") -> dict[str, np.ndarray]:
-    return library.create_cache(GROUP, {"kv_heads": 3}, 5, 4, dtype)
+    """All five blocks of a cache, as if they were in use."""
+    cache = library.create_cache(GROUP, {"kv_heads": 3}, 5, 4, dtype)
+    library.read_blocks(cache, np.array([4], np.int32))
+    return cache
+
+
+def test_a_cache_holds_what_is_used_of_it() -> None:
+    library = ReferenceLibrary()
+    cache = library.create_cache(GROUP, {"kv_heads": 3}, 10**9, 4, "float32")
+    assert sum(array.nbytes for array in cache.values()) == 0
+    library.copy_blocks(cache, np.array([[2, 7]], np.int32))
+    assert {array.shape[0] for array in cache.values()} == {8}
+    cache["k"][7] = 5
+    library.read_blocks(cache, np.array([8], np.int32))
+    assert (cache["k"][7] == 5).all()
+    assert np.isnan(cache["k"][8:]).all()
+    with pytest.raises(IndexError):
+        library.read_blocks(library.create_cache(GROUP, {"kv_heads": 3}, 2, 4, "float32"), np.array([2], np.int32))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

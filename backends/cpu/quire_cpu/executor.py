@@ -115,6 +115,7 @@ class CpuExecutor:
             copies = batch.copies.get(name)
             groups.append((_i32(batch.groups[name].block_tables), None if copies is None else _i32(copies)))
         wants_logits = split.needs_head and flat.has_logits
+        flat.cover_positions(int((batch.seq_lens if batch.positions is None else batch.positions + 1).max()))
         try:
             number = queue.submit(
                 _i32(batch.token_ids), _i32(batch.query_start_loc), _i32(batch.num_computed), _i32(batch.prev_row),

@@ -16,7 +16,7 @@ from quire.errors import BackendError
 from quire.graph.ir import CacheRef, Graph, Node, Part, Value
 from quire.graph.memory import GraphPlan, Place, plan_arena
 from quire.graph.ops import OPS
-from quire.graph.rope import RopeSpec, rope_table
+from quire.graph.rope import RopeSpec, rope_rows, rope_table
 from quire.graph.shapes import concrete
 from quire_cpu import _native
 from quire_cpu.fused_linears import added_operand, gates_its_halves
@@ -60,6 +60,7 @@ class FlatPlan:
         self.group_index = self._add_groups()
         self.weights = PlanWeights(plan, self.native)
         self._rope_tables: dict[RopeSpec, int] = {}
+        self._rope_rows = rope_rows(1, plan.max_model_len)
         self._constants: dict[bytes, int] = {}
         self.has_logits = LOGITS in plan.model.heads
         self._add_parts()
@@ -153,8 +154,17 @@ class FlatPlan:
 
     def _rope_table(self, spec: RopeSpec) -> int:
         if spec not in self._rope_tables:
-            self._rope_tables[spec] = self.native.add_rotary(*rope_table(spec, self._plan.max_model_len))
+            self._rope_tables[spec] = self.native.add_rotary(*rope_table(spec, self._rope_rows))
         return self._rope_tables[spec]
+
+    def cover_positions(self, num_positions: int) -> None:
+        """Rows of the rotary tables for all positions below `num_positions`; steps that run do not notice."""
+        if num_positions <= self._rope_rows:
+            return
+        num_rows = rope_rows(num_positions, self._plan.max_model_len)
+        for spec, table in self._rope_tables.items():
+            self.native.extend_rotary(table, *rope_table(spec, num_rows - self._rope_rows, self._rope_rows))
+        self._rope_rows = num_rows
 
     def _constant(self, vector: np.ndarray | None) -> int | None:
         if vector is None:

@@ -12,7 +12,7 @@ from quire.device.contract import CacheHandle, ExecutorPlan, Kernel, StepContext
 from quire.graph.alibi import slopes_of_rank
 from quire.graph.bound_attrs import bound_attrs
 from quire.graph.ir import Graph, Node
-from quire.graph.rope import RopeSpec, rope_table
+from quire.graph.rope import RopeSpec, rope_rows, rope_table
 from quire_torch import elementwise, experts, linear, norms
 from quire_torch.attention import cache_write
 from quire_torch.rotary import rotary
@@ -121,9 +121,12 @@ class Lowering:
     def _rope_rows(self, context: StepContext, positions: torch.Tensor, table: RopeSpec,
                    max_len: int) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin at the tokens' positions, float32 [T, 1, r/2], shared by the layers of a step."""
-        key = table, max_len
+        num_rows = rope_rows(_most_positions(context), max_len)
+        key = table, num_rows
         if key not in self._tables:
-            cos, sin = rope_table(table, max_len)
+            for known in [known for known in self._tables if known[0] == table and known[1] < num_rows]:
+                del self._tables[known]
+            cos, sin = rope_table(table, num_rows)
             self._tables[key] = self._put(cos), self._put(sin)
 
         def make() -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,6 +136,12 @@ class Lowering:
         if positions is not context.device["positions"]:
             return make()
         return self._memo.get(context, ("rope", *key), make)
+
+
+def _most_positions(context: StepContext) -> int:
+    """One more than the highest position of the step."""
+    batch = context.batch
+    return int((batch.seq_lens if batch.positions is None else batch.positions + 1).max())
 
 
 def _bound_attrs(node: Node, plan: ExecutorPlan) -> dict[str, Any]:

@@ -66,7 +66,8 @@ void add_attention(Builder& b, Plan& plan, const Operand& x, const Operand& resi
     cos[i] = std::cos(static_cast<float>(i));
     sin[i] = std::sin(static_cast<float>(i));
   }
-  const int64_t table = plan.weights().add_rotary(kMaxLen, kHeadDim, cos.data(), sin.data());
+  const int64_t table = plan.weights().add_rotary(kMaxLen, kHeadDim);
+  plan.weights().extend_rotary(table, kMaxLen, cos.data(), sin.data());
   const Operand positions{Space::positions, 0, 1, RowSymbol::T, 1, 1};
   b.op("rms_norm", {{"x", x}, {"y", normed}, {"weight", b.vector(kHidden)}, {"weight_offset", 0.0}, {"eps", 1e-6}, {"groups", int64_t{1}}});
   b.op("linear", {{"x", normed}, {"y", qkv}, {"weight", b.linear(q + 2 * kv, kHidden)}, {"bias", b.vector(q + 2 * kv)}});

@@ -1,7 +1,8 @@
 """Rotary position tables: one definition of every scaling rule, shared by all devices.
 
-A device never computes sin and cos itself; it asks for `rope_table(spec, max_len)` once per distinct
-spec and looks rows up by position, so that all devices rotate by the same float32 numbers.
+A device never computes sin and cos itself; it asks for `rope_table(spec, num_rows)` and looks rows up by position, so
+that all devices rotate by the same float32 numbers. A row does not depend on how many there are: a device holds as
+many as the positions it has met need (`rope_rows`), not one for each that a model could have.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+
+FIRST_ROPE_ROWS = 8192
+"""Fewer rows are not held: 4 MiB for heads of 128."""
 
 RopeScaling = Literal["default", "linear", "llama3", "yarn", "factors"]
 
@@ -61,10 +65,15 @@ class RopeSpec:
         return _yarn(self, base)
 
 
+def rope_rows(num_positions: int, max_len: int) -> int:
+    """Rows to hold for positions below `num_positions`: few sizes, so that a table seldom grows; at most `max_len`."""
+    return min(max_len, max(FIRST_ROPE_ROWS, 1 << (num_positions - 1).bit_length()))
+
+
 @lru_cache(maxsize=64)
-def rope_table(spec: RopeSpec, max_len: int) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin, each float32 [max_len, dims/2], read-only, computed once per (spec, max_len)."""
-    angle = np.arange(max_len, dtype=np.float32)[:, None] * spec.inv_freq()[None, :]
+def rope_table(spec: RopeSpec, num_rows: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin of positions `first` on, each float32 [num_rows, dims/2], read-only, computed once."""
+    angle = np.arange(first, first + num_rows, dtype=np.float32)[:, None] * spec.inv_freq()[None, :]
     factor = np.float32(spec.attention_factor)
     cos, sin = (np.cos(angle) * factor).astype(np.float32), (np.sin(angle) * factor).astype(np.float32)
     cos.setflags(write=False)

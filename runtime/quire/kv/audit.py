@@ -32,7 +32,8 @@ def audit(manager: BlockManager, live: Collection[SequenceBlocks]) -> None:
         _require(bool((group.tables[sorted(idle)] == -1).all()), "a row that nobody has is not empty")
     for name, pool in manager.pools.items():
         counts = [expected[name][block_id] for block_id in range(pool.num_blocks)]
-        _require(counts == pool.ref_counts, f"pool {name} counts references {pool.ref_counts}, should be {counts}")
+        used = pool.used_blocks()
+        _require(used == +expected[name], f"pool {name} counts references {used}, should be {dict(+expected[name])}")
         free = pool.free_blocks()
         _require(len(free) == pool.num_free, f"pool {name}: num_free={pool.num_free}, {len(free)} in the list")
         _require(sorted(free) == [b for b in range(pool.num_blocks) if counts[b] == 0], f"free list of pool {name}")

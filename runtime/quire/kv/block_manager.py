@@ -80,7 +80,7 @@ class BlockManager:
             for group in groups:
                 first = group.first_needed_block(hit.num_tokens, self.block_size)
                 found = [self._find(group, key) for key in hashes[first : hit.num_blocks]]
-                num_in_use = sum(block_id is not None and pool.ref_counts[block_id] > 0 for block_id in found)
+                num_in_use = sum(block_id is not None and pool.ref_count(block_id) > 0 for block_id in found)
                 most = group.most_blocks(num_tokens, self._max_new_tokens, self.block_size)
                 num_needed += max(0, min(num_total - first, most) - num_in_use)
             if num_needed > pool.num_free:
@@ -144,6 +144,7 @@ class BlockManager:
             raise InternalError("no row is left in the block tables", because="more sequences run than max_num_seqs")
         blocks = SequenceBlocks(self._free_rows.pop(), hit.num_blocks, hit.num_tokens, num_offered=hit.num_blocks)
         for group in self._groups:
+            group.widen(hit.num_blocks)
             first = group.first_needed_block(hit.num_tokens, self.block_size)
             blocks.first_resident[group.name] = min(first, hit.num_blocks)
             for index in range(first, hit.num_blocks):
@@ -172,6 +173,8 @@ class BlockManager:
         for group in shared:
             self._copy_on_write(group, blocks, num_computed // self.block_size)
         blocks.may_share_tail = False
+        for group in self._groups:
+            group.widen(blocks.num_blocks + num_fresh)
         for index in range(blocks.num_blocks, blocks.num_blocks + num_fresh):
             for group in self._groups:
                 group.tables[blocks.row, index] = group.pool.allocate()
@@ -220,7 +223,7 @@ class BlockManager:
         if not blocks.may_share_tail or num_computed % self.block_size == 0:
             return False
         block_id = int(group.tables[blocks.row, num_computed // self.block_size])
-        return group.pool.ref_counts[block_id] - self._pinned.get((group.name, block_id), 0) > 1
+        return group.pool.ref_count(block_id) - self._pinned.get((group.name, block_id), 0) > 1
 
     def _copy_on_write(self, group: KVGroup, blocks: SequenceBlocks, index: int) -> None:
         """The source keeps a reference until the step is built, so no block is source and destination in one step."""

@@ -11,16 +11,16 @@ class BlockPool:
     A block is free when nobody references it. A free block that was registered under a key keeps its content
     and can be found again until it is handed out for something else. Blocks without a key are handed out
     first, then the registered ones, least recently used first. Every operation is O(1): the free list is doubly
-    linked through two lists of ids, with a sentinel at index `num_blocks`.
+    linked through two lists, with a sentinel at index 0 and block b at index b + 1. Blocks that were never handed out
+    are in no list: a large pool costs what is used of it.
     """
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self.num_free = num_blocks
-        self.ref_counts = [0] * num_blocks
-        self._next = [*range(1, num_blocks + 1), 0]
-        self._previous = [num_blocks, *range(num_blocks)]
-        self._key_of: list[bytes | None] = [None] * num_blocks
+        self._ref_counts: list[int] = []
+        self._next, self._previous = [0], [0]
+        self._key_of: list[bytes | None] = []
         self._block_of: dict[bytes, int] = {}
 
     @property
@@ -32,28 +32,38 @@ class BlockPool:
         """Blocks that `find` can find."""
         return len(self._block_of)
 
+    def ref_count(self, block_id: int) -> int:
+        """References to the block."""
+        return self._ref_counts[block_id] if block_id < len(self._ref_counts) else 0
+
+    def used_blocks(self) -> dict[int, int]:
+        """Block id -> references, of every block that has some."""
+        return {block_id: count for block_id, count in enumerate(self._ref_counts) if count}
+
     def allocate(self) -> int:
         """A free block with one reference; what it held is forgotten. The caller has looked at `num_free`."""
-        block_id = self._next[self.num_blocks]
-        if block_id == self.num_blocks:
+        block_id = self._next[0] - 1
+        if block_id < 0 or self._key_of[block_id] is not None:
+            block_id = self._add_fresh() if len(self._ref_counts) < self.num_blocks else block_id
+        if block_id < 0:
             raise InternalError("a block was taken from an empty pool", because="the caller did not count first")
         self._unlink(block_id)
-        self.ref_counts[block_id] = 1
+        self._ref_counts[block_id] = 1
         self.forget(block_id)
         return block_id
 
     def acquire(self, block_id: int) -> None:
         """One more reference, to a used block or to a free one found by its key."""
-        if self.ref_counts[block_id] == 0:
+        if self._ref_counts[block_id] == 0:
             self._unlink(block_id)
-        self.ref_counts[block_id] += 1
+        self._ref_counts[block_id] += 1
 
     def release(self, block_id: int) -> None:
         """One reference less; the last one frees the block and keeps its key."""
-        count = self.ref_counts[block_id] - 1
+        count = self._ref_counts[block_id] - 1
         if count < 0:
             raise InternalError(f"block {block_id} was released more often than acquired")
-        self.ref_counts[block_id] = count
+        self._ref_counts[block_id] = count
         if count == 0:
             self._link(block_id, first=self._key_of[block_id] is None)
 
@@ -76,25 +86,36 @@ class BlockPool:
 
     def key_of(self, block_id: int) -> bytes | None:
         """The key the block is registered under."""
-        return self._key_of[block_id]
+        return self._key_of[block_id] if block_id < len(self._key_of) else None
 
     def free_blocks(self) -> list[int]:
         """Free block ids in the order in which they would be handed out."""
-        blocks, block_id = [], self._next[self.num_blocks]
-        while block_id != self.num_blocks:
-            blocks.append(block_id)
-            block_id = self._next[block_id]
-        return blocks
+        listed, index = [], self._next[0]
+        while index:
+            listed.append(index - 1)
+            index = self._next[index]
+        kept = sum(self._key_of[block_id] is None for block_id in listed)
+        return [*listed[:kept], *range(len(self._ref_counts), self.num_blocks), *listed[kept:]]
+
+    def _add_fresh(self) -> int:
+        """The next block that was never handed out, in front of the free list, where it was counted already."""
+        block_id = len(self._ref_counts)
+        self._ref_counts.append(0)
+        self._key_of.append(None)
+        self._next.append(0)
+        self._previous.append(0)
+        self.num_free -= 1
+        self._link(block_id, first=True)
+        return block_id
 
     def _unlink(self, block_id: int) -> None:
-        before, after = self._previous[block_id], self._next[block_id]
+        before, after = self._previous[block_id + 1], self._next[block_id + 1]
         self._next[before], self._previous[after] = after, before
         self.num_free -= 1
 
     def _link(self, block_id: int, *, first: bool) -> None:
-        sentinel = self.num_blocks
-        before = sentinel if first else self._previous[sentinel]
+        before = 0 if first else self._previous[0]
         after = self._next[before]
-        self._next[before] = self._previous[after] = block_id
-        self._previous[block_id], self._next[block_id] = before, after
+        self._next[before] = self._previous[after] = block_id + 1
+        self._previous[block_id + 1], self._next[block_id + 1] = before, after
         self.num_free += 1

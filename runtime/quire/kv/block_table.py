@@ -10,20 +10,34 @@ from quire.device.batch import I32
 from quire.graph.ir import KVGroupSpec
 from quire.kv.block_pool import BlockPool
 
+FIRST_TABLE_BLOCKS = 256
+"""Columns of a new block table."""
+
 
 class KVGroup:
     """One KV group at run time: its rule, its pool and its block tables.
 
     Attributes:
         window: tokens that a query sees, itself included; 0 = all.
-        tables: int32 [max_num_seqs, max_blocks], -1 = not resident. Rows change in place as blocks come and go.
+        tables: int32 [max_num_seqs, N], -1 = not resident. Rows change in place as blocks come and go; N grows up to
+            max_blocks with the longest sequence so far, by a new array.
         tag: prefix of this group's keys, so that groups of one pool do not find each other's blocks.
     """
 
     def __init__(self, name: str, spec: KVGroupSpec, pool: BlockPool, tag: bytes, shape: tuple[int, int]) -> None:
         self.name, self.pool, self.tag = name, pool, tag
         self.window = spec.window if spec.kind == "sliding" else 0
-        self.tables: I32 = np.full(shape, -1, np.int32)
+        self._max_blocks = shape[1]
+        self.tables: I32 = np.full((shape[0], min(shape[1], FIRST_TABLE_BLOCKS)), -1, np.int32)
+
+    def widen(self, num_blocks: int) -> None:
+        """Room in every row for `num_blocks` blocks."""
+        width = self.tables.shape[1]
+        if num_blocks <= width:
+            return
+        wider = np.full((len(self.tables), min(self._max_blocks, max(2 * width, num_blocks))), -1, np.int32)
+        wider[:, :width] = self.tables
+        self.tables = wider
 
     def first_needed_block(self, num_computed: int, block_size: int) -> int:
         """Index of the first block that a query at `num_computed` or later can see."""

@@ -6,19 +6,21 @@ fills fresh caches with NaN, so that reading what was never written cannot pass 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
-from quire.device.contract import Executor, ExecutorPlan, Kernel
+from quire.device.contract import CacheHandle, Executor, ExecutorPlan, Kernel, StepContext
 from quire.device.dtypes import numpy_dtype
 from quire.device.graph_executor import GraphExecutor
 from quire.device.hookspecs import hookimpl
 from quire.device.host_memory import host_memory
 from quire.errors import ConfigError
 from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
-from quire.graph.kv_arrays import QUANTIZED_KV_DTYPES, held_arrays
+from quire.graph.kv_arrays import held_arrays
 from quire.graph.ops import OP_FEATURES, PLAIN_OPS
 from quire.graph.shapes import concrete
 from quire.reference.lowering import lower_reference
@@ -83,36 +85,78 @@ class ReferenceLibrary:
 
     def create_cache(self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int,
                      dtype: str) -> dict[str, np.ndarray]:
-        """[num_blocks, block_size, *shape_per_token] each, filled with NaN; int8 with -128, and its scales with NaN."""
-        cache = {
-            array.name: np.full((num_blocks, block_size, *concrete(array.shape, axis_sizes)),
-                                -128 if array.dtype in QUANTIZED_KV_DTYPES else np.nan, numpy_dtype(array.dtype))
-            for array in held_arrays(group, dtype)
-        }
-        self._held_bytes += sum(array.nbytes for array in cache.values())
-        return cache
+        """[blocks, block_size, *shape_per_token] each, filled with NaN; int8 with -128, and its scales with NaN.
+
+        It begins without blocks and grows up to `num_blocks`, as they are used.
+        """
+        empty = {array.name: np.full((0, block_size, *concrete(array.shape, axis_sizes)), 0, numpy_dtype(array.dtype))
+                 for array in held_arrays(group, dtype)}
+        self._held_bytes += num_blocks * block_size * sum(
+            array.itemsize * math.prod(array.shape[2:]) for array in empty.values())
+        return GrowingCache(empty, num_blocks)
 
     def copy_blocks(self, cache: Mapping[str, np.ndarray], copies: I32) -> None:
         """Every destination gets what its source held before the call."""
+        _cover(cache, copies)
         for array in cache.values():
             array[copies[:, 1]] = array[copies[:, 0]]
 
     def read_blocks(self, cache: Mapping[str, np.ndarray], block_ids: I32) -> dict[str, np.ndarray]:
         """[n, block_size, *shape_per_token] each; copies."""
+        _cover(cache, block_ids)
         return {name: array[block_ids] for name, array in cache.items()}
 
     def write_blocks(self, cache: Mapping[str, np.ndarray], block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
         """The inverse of `read_blocks`."""
+        _cover(cache, block_ids)
         for name, array in cache.items():
             array[block_ids] = pages[name]
 
     def lower(self, node: Node, graph: Graph, plan: ExecutorPlan) -> Kernel:
         """The numpy function of the node's op."""
-        return lower_reference(node, graph, plan)
+        kernel = lower_reference(node, graph, plan)
+        cache_input = next((i for i, v in enumerate(node.inputs) if v >= 0 and graph.values[v].dtype == "cache"), None)
+        if cache_input is None:
+            return kernel
+
+        def covered(context: StepContext, inputs: tuple[Any, ...], weights: tuple[Any, ...]) -> tuple[Any, ...]:
+            handle: CacheHandle = inputs[cache_input]
+            _cover(handle.arrays, context.device[f"{handle.group}.block_tables"])
+            return kernel(context, inputs, weights)
+
+        return covered
 
     def memory(self) -> tuple[int, int]:
         """(bytes of weights and caches handed out, bytes free on the host)."""
         return self._held_bytes, host_memory()[1]
+
+
+class GrowingCache(dict[str, np.ndarray]):
+    """Arrays of one layer slot, by name, as far as blocks are used.
+
+    Attributes:
+        num_blocks: as many as there may be.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], num_blocks: int) -> None:
+        super().__init__(arrays)
+        self.num_blocks = num_blocks
+
+    def cover(self, num_blocks: int) -> None:
+        """Room for blocks below `num_blocks`; what is new is filled with what must not be read."""
+        for name, array in self.items():
+            if num_blocks > len(array):
+                fresh = -128 if array.dtype == np.int8 else np.nan
+                grown = np.full((min(self.num_blocks, max(2 * len(array), num_blocks)), *array.shape[1:]), fresh,
+                                array.dtype)
+                grown[: len(array)] = array
+                self[name] = grown
+
+
+def _cover(cache: Mapping[str, np.ndarray], block_ids: np.ndarray) -> None:
+    assert isinstance(cache, GrowingCache)
+    if block_ids.size:
+        cache.cover(int(block_ids.max()) + 1)
 
 
 @hookimpl

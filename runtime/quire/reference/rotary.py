@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from quire.errors import InternalError
-from quire.graph.rope import RopeSpec, rope_table
+from quire.graph.rope import RopeSpec, rope_rows, rope_table
 from quire.reference.rounding import as_f32, round_to
 
 
@@ -16,12 +16,13 @@ def rotary(x: np.ndarray, positions: np.ndarray, *, table: RopeSpec, style: str 
     Args:
         x: [T, H, d]. positions: int32 [T], each in [0, max_len).
         style: "neox" pairs element i with i + r/2; "gptj" pairs 2i with 2i + 1.
-        max_len: rows of the shared table; None = as many as the positions need.
+        max_len: no position reaches it; None = nobody says.
     Source: arXiv:2104.09864. Tables: `quire.graph.rope.rope_table`.
     """
     if positions.size == 0:
         return x.copy()
-    cos, sin = rope_table(table, int(positions.max()) + 1 if max_len is None else max_len)
+    needed = int(positions.max()) + 1
+    cos, sin = rope_table(table, rope_rows(needed, needed if max_len is None else max_len))
     cos, sin = cos[positions][:, None, :], sin[positions][:, None, :]  # [T, 1, r/2]
     rotated = as_f32(x).copy()
     first, second = _pairs(table.dims, style)
