@@ -45,6 +45,19 @@ def test_two_tokens_of_one_text_are_two_entries() -> None:
     assert lists["top_logprobs"] == [{"a": 0.0, "token_id:0": -1.0, "b": -2.0}]
 
 
+def test_a_space_that_was_put_before_the_text_is_not_in_the_name(shapes: LogprobShapes) -> None:
+    class Words:
+        token_bytes = (b" a", b"a", b" b")
+
+    words = LogprobShapes(Words())  # type: ignore[arg-type]
+    for text, names in (("a b", ["a", " b"]), (" a b", [" a", " b"])):
+        lists = words.completion([0, 2], [entry(0, 1), entry(2, 0)], [0, 1], 2, text)
+        assert lists is not None
+        assert lists["tokens"] == names
+        assert [next(iter(top)) for top in lists["top_logprobs"]] == names
+        assert [len(top) for top in lists["top_logprobs"]] == [2, 2]
+
+
 def test_a_drawn_token_that_ties_with_the_last_does_not_make_one_more(shapes: LogprobShapes) -> None:
     equal = {9: Logprob(-1.0, 1), 1: Logprob(-1.0, 1), 2: Logprob(-1.0, 2)}  # drawn: 9; asked for: 2
     chat = shapes.chat([9], [equal], 2)
@@ -56,9 +69,10 @@ def test_a_drawn_token_that_ties_with_the_last_does_not_make_one_more(shapes: Lo
 
 
 def test_more_logprobs_than_asked_for_are_cut(shapes: LogprobShapes) -> None:
-    lists = shapes.completion([97], [entry(98, 97, 99, 100) | {97: Logprob(-1.0, 2)}], [0], 1)
+    drawn_second = {97: Logprob(-1.0, 2)} | {token: Logprob(-value, 1) for token, value in ((98, 0.5), (99, 2), (100, 3))}
+    lists = shapes.completion([97], [drawn_second], [0], 1)
     assert lists is not None
-    assert list(lists["top_logprobs"][0]) == ["b"]
+    assert list(lists["top_logprobs"][0]) == ["a", "b"]
 
 
 def test_minus_infinity_has_a_number(shapes: LogprobShapes) -> None:

@@ -77,18 +77,19 @@ def _chunk(serving: Serving, body: CompletionRequest, output: RequestOutput, ite
     """A choice with what is new; the first one begins with the prompt where `echo` asks for it."""
     text, token_ids = delta.text, delta.token_ids
     logprobs: Sequence[TokenLogprobs | None] | None = delta.logprobs
-    offsets = delta.text_offsets
+    offsets, begin = delta.text_offsets, " "
     shapes = serving.logprobs.naming_ids(body.return_tokens_as_token_ids)
     if body.echo:
         prompt_text = serving.prompt_text(output)
         offsets = [len(prompt_text) + offset for offset in offsets]
         if delta.is_first:
             text, token_ids = prompt_text + text, [*output.prompt_token_ids, *token_ids]
+            begin = prompt_text
             if logprobs is not None and output.prompt_logprobs is not None:
                 logprobs = [*output.prompt_logprobs, *logprobs]
                 offsets = [*shapes.prompt_offsets(output, prompt_text), *offsets]
     choice = {"index": index, "text": text,
-              "logprobs": shapes.completion(token_ids, logprobs, offsets, body.logprobs or 0),
+              "logprobs": shapes.completion(token_ids, logprobs, offsets, body.logprobs or 0, begin),
               "finish_reason": item.finish_reason, "stop_reason": item.stop_reason}
     if body.return_token_ids:
         choice["token_ids"] = delta.token_ids

@@ -33,17 +33,28 @@ class LogprobShapes:
         return LogprobShapes(self._tokenizer, as_ids=True) if as_ids else self
 
     def completion(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None] | None,
-                   offsets: Sequence[int], num_top: int) -> dict[str, Any] | None:
-        """Parallel lists over tokens, each with its `num_top` most likely tokens and itself. None stays None."""
+                   offsets: Sequence[int], num_top: int, text: str = " ") -> dict[str, Any] | None:
+        """Parallel lists over tokens, each with its `num_top` most likely tokens and itself. None stays None.
+
+        Args:
+            text: what the tokens begin; a token there has no space in its name that the text does not begin with.
+        """
         if logprobs is None:
             return None
+        names = [self._shown(token_id) for token_id in token_ids]
+        if not text.startswith(" "):
+            names = [name.removeprefix(" ") or name if offset == 0 else name
+                     for name, offset in zip(names, offsets, strict=True)]
         return {
-            "tokens": [self._shown(token_id) for token_id in token_ids],
+            "tokens": names,
             "token_logprobs": [
                 None if entry is None else _value(entry[token_id])
                 for token_id, entry in zip(token_ids, logprobs, strict=True)
             ],
-            "top_logprobs": [None if entry is None else self._by_name(entry, num_top) for entry in logprobs],
+            "top_logprobs": [
+                None if entry is None else self._by_name(entry, num_top, name)
+                for name, entry in zip(names, logprobs, strict=True)
+            ],
             "text_offset": list(offsets),
         }
 
@@ -76,11 +87,11 @@ class LogprobShapes:
             return decoded_offsets(self._tokenizer, output.prompt_token_ids)
         return offsets_in_text(self._tokenizer, output.prompt_token_ids, text)
 
-    def _by_name(self, entry: TokenLogprobs, num_top: int) -> dict[str, float]:
-        """The token of the place, then the most likely ones; no name stands for two tokens."""
+    def _by_name(self, entry: TokenLogprobs, num_top: int, first_name: str) -> dict[str, float]:
+        """The token of the place, called `first_name`, then the most likely ones; no name stands for two tokens."""
         first = next(iter(entry))
         others = [(token, item) for token, item in most_likely(entry, num_top) if token != first]
-        named = {self._shown(first): _value(entry[first])}
+        named = {first_name: _value(entry[first])}
         for token, item in others:
             name = self._name(token)
             named[_id_name(token) if name in named else name] = _value(item)
