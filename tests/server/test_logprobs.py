@@ -69,7 +69,7 @@ def test_a_drawn_token_that_ties_with_the_last_does_not_make_one_more(shapes: Lo
 
 
 def test_more_logprobs_than_asked_for_are_cut(shapes: LogprobShapes) -> None:
-    drawn_second = {97: Logprob(-1.0, 2)} | {token: Logprob(-value, 1) for token, value in ((98, 0.5), (99, 2), (100, 3))}
+    drawn_second = {97: Logprob(-1.0, 2), 98: Logprob(-0.5, 1), 99: Logprob(-2.0, 3)}
     lists = shapes.completion([97], [drawn_second], [0], 1)
     assert lists is not None
     assert list(lists["top_logprobs"][0]) == ["a", "b"]
