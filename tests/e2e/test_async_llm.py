@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from quire.engine.config import EngineConfig
 from quire.engine.supervision import Supervision
 from quire.errors import BackendError, ConfigError, InternalError, ModelError, RequestError
 from quire.sampling_params import SamplingParams
+from tests.serving import is_running
 
 GREEDY = SamplingParams(temperature=0, max_tokens=5)
 ENDLESS = SamplingParams(temperature=0, max_tokens=1000, ignore_eos=True)
@@ -182,3 +185,169 @@ def test_token_ids_only(with_engine: Callable[..., None]) -> None:
             engine.render_chat([{"role": "user", "content": "x"}])
 
     with_engine(check, skip_tokenizer_init=True)
+
+
+async def wait_healthy(engine: AsyncLLM) -> None:
+    while True:
+        try:
+            return engine.check_health()
+        except BackendError:
+            await asyncio.sleep(0.02)
+
+
+async def wait_unhealthy(engine: AsyncLLM, timeout_s: float = 10.0) -> str:
+    """What is said then."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            try:
+                engine.check_health()
+            except BackendError as error:
+                return str(error)
+            await asyncio.sleep(0.05)
+
+
+def num_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_restarts_leave_nothing_behind_and_have_a_limit(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        assert await text_of(engine, "a") == "bcdef"
+        descriptors, threads, tasks = num_descriptors(), threading.active_count(), len(asyncio.all_tasks())
+        for number in (1, 2):
+            stream = asyncio.create_task(text_of(engine, "a", ENDLESS))
+            while (await engine.stats()).num_running < 1:
+                await asyncio.sleep(0.01)
+            client = engine._supervisor.client
+            os.kill(client.pid, signal.SIGKILL)
+            with pytest.raises(BackendError, match=r"engine process ended\n.*SIGKILL"):
+                await stream
+            with pytest.raises(BackendError, match="is restarting"):
+                await text_of(engine, "a")
+            with pytest.raises(BackendError, match="is restarting"):
+                await engine.stats()
+            assert engine.last_stats is not None
+            await wait_healthy(engine)
+            assert engine.num_restarts == number
+            assert await text_of(engine, "a") == "bcdef"
+            assert not client._folder.path.exists()
+        await wait_idle(engine)
+        assert (num_descriptors(), threading.active_count(), len(asyncio.all_tasks())) == (descriptors, threads, tasks)
+        os.kill(engine._supervisor.client.pid, signal.SIGABRT)
+        assert "restarted 2 times in 600 s" in str(await engine.wait_ended())
+        with pytest.raises(BackendError, match=r"SIGABRT\); it was restarted 2 times"):
+            engine.check_health()
+
+    with_engine(check, supervision=Supervision(max_restarts=2), device_options={"latency_ms": 2})
+
+
+def test_a_death_while_the_next_process_loads_counts(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        killed: set[int] = set()
+        ended = asyncio.create_task(engine.wait_ended())
+        while not ended.done():
+            if (pid := engine._supervisor.client.pid) not in killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.01)
+        assert (len(killed), engine.num_restarts) == (3, 2)
+
+    with_engine(check, supervision=Supervision(max_restarts=2))
+
+
+def test_closed_while_the_next_process_loads(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        first = engine._supervisor.client.pid
+        os.kill(first, signal.SIGKILL)
+        while (pid := engine._supervisor.client.pid) == first:
+            await asyncio.sleep(0.01)
+        engine.close()
+        assert not is_running(pid)
+
+    with_engine(check)
+
+
+def test_a_stopped_engine_is_not_healthy_and_goes_on_untouched(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        stream = asyncio.create_task(text_of(engine, "a", ENDLESS))
+        while (await engine.stats()).num_running < 1:
+            await asyncio.sleep(0.01)
+        engine.check_health()
+        pid = engine._supervisor.client.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert "does not answer" in await wait_unhealthy(engine)
+            with pytest.raises(BackendError, match="does not answer"):
+                await text_of(engine, "a")
+            assert (await engine.stats()).num_running == 1  # the last that is known
+            assert not stream.done()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await wait_healthy(engine)
+        assert len(await stream) >= 900
+        assert engine.num_restarts == 0
+
+    with_engine(check, supervision=Supervision(health_timeout_s=1), device_options={"latency_ms": 4})
+
+
+def test_a_step_that_never_ends_is_a_stuck_engine(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        stream = asyncio.create_task(text_of(engine, "a"))
+        assert "does not answer" in await wait_unhealthy(engine)
+        engine.close()
+        stream.cancel()
+
+    with_engine(check, supervision=Supervision(health_timeout_s=1), device_options={"latency_ms": 600_000})
+
+
+def test_an_idle_engine_is_healthy(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        for _ in range(16):
+            engine.check_health()
+            await asyncio.sleep(0.1)
+
+    with_engine(check, supervision=Supervision(health_timeout_s=1))
+
+
+def test_an_engine_that_speaks_nonsense_is_replaced(
+    with_engine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        client = engine._supervisor.client
+
+        async def nonsense() -> tuple[bytes, bytes]:
+            return b"outputs", b"\xc1"
+
+        monkeypatch.setattr(client, "_receive", nonsense)
+        while engine.num_restarts == 0:
+            await asyncio.sleep(0.05)
+        await wait_healthy(engine)
+        assert not is_running(client.pid)
+        assert await text_of(engine, "a") == "bcdef"
+
+    with_engine(check)
+
+
+def test_cancelled_while_it_starts(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        for wait_s in (0.0, 0.2):
+            starting = asyncio.create_task(engine.start())
+            await asyncio.sleep(wait_s)
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            assert starting.cancelled()
+
+    with_engine(check, start=False)
+
+
+def test_numbers_that_no_message_holds_are_the_requests_fault(with_engine: Callable[..., None]) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        prepared = engine.prepare("a", GREEDY)
+        for change in ({"priority": 2**70}, {"cache_salt": "\ud800"}):
+            wrong = replace(prepared, message=replace(prepared.message, **change))
+            with pytest.raises(RequestError, match="cannot be sent"):
+                async for _ in engine.stream(wrong):
+                    pass
+        assert await text_of(engine, "a") == "bcdef"
+
+    with_engine(check)
