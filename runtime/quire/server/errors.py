@@ -50,7 +50,7 @@ def error_response(status: int, message: str, *, kind: str | None = None,
 
 def kind_of(status: int) -> str:
     """The `type` of an error without a name of its own, such as "NotFoundError" for 404."""
-    return HTTPStatus(status).phrase.replace(" ", "").replace("-", "") + "Error"
+    return HTTPStatus(status).phrase.replace(" ", "").replace("-", "").removesuffix("Error") + "Error"
 
 
 def shortened(text: str, max_chars: int) -> str:
