@@ -288,22 +288,27 @@ class EngineCore:
 
     def _accept(self, plan: StepPlan, result: StepResult) -> None:
         """Gives each sequence its token and ends those that are done; tokens of ended sequences are dropped."""
+        vocab_size, accept, tell = self._limits.vocab_size, self._accept_token, self._news.append
+        num_tokens = 0
         for row, (seq, token_id) in enumerate(zip(plan.sampled, result.tokens[:, 0].tolist(), strict=True)):
             if seq.status is Status.FINISHED:
                 continue
-            self.scheduler.acquit(seq)
-            broken = self._broken_row(seq, token_id)
-            if broken is not None:
-                if token_id != NO_TOKEN:
-                    self.scheduler.withdraw(seq)
-                self._end([seq], broken)
-                continue
+            if self.scheduler.suspects:
+                self.scheduler.acquit(seq)
+            if self._prompt_logprobs or not 0 <= token_id < vocab_size:
+                broken = self._broken_row(seq, token_id)
+                if broken is not None:
+                    if token_id != NO_TOKEN:
+                        self.scheduler.withdraw(seq)
+                    self._end([seq], broken)
+                    continue
             try:
-                self._news.append(self._accept_token(seq, token_id, result, row))
-                self._counters.generated_tokens += 1
+                tell(accept(seq, token_id, result, row))
+                num_tokens += 1
             except Exception as error:  # a bug, or a result without what was asked for: this request's, nobody else's
                 logger.exception("request %s: its token could not be taken; it ends", seq.request.request_id)
                 self._end([seq], _internal_error(error))
+        self._counters.generated_tokens += num_tokens
 
     def _broken_row(self, seq: Sequence, token_id: int) -> QuireError | None:
         """Why a row has no token for its sequence."""
