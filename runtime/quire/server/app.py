@@ -13,6 +13,7 @@ from quire.async_llm import AsyncLLM
 from quire.errors import BackendError
 from quire.server import chat_completions, completions
 from quire.server.authentication import ApiKeyMiddleware
+from quire.server.body_budget import BodyBudget
 from quire.server.body_limits import BodyLimits
 from quire.server.cache_scope import CacheScope
 from quire.server.config import ServerConfig
@@ -31,6 +32,7 @@ def build_app(engine: AsyncLLM, config: ServerConfig) -> FastAPI:
     app.state.serving = Serving(engine, config.model_names)
     app.state.body_limits = BodyLimits.for_model(engine.max_model_len, max_bytes=config.max_body_bytes,
                                                  timeout_s=config.body_timeout_s)
+    app.state.body_budget = BodyBudget(app.state.body_limits.max_bytes)
     app.state.cache_scope = CacheScope(config.prefix_cache_scope, len(config.api_keys))
     app.state.metrics = ServerMetrics(config.model_names[0])
     install_handlers(app)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from quire.errors import RequestError
+from quire.server.body_budget import BodyShare
 from quire.server.body_limits import BodyLimits, BodyScanner
 from quire.server.errors import ClientDisconnected, HttpError, validation_message
 from quire.server.sampling_fields import SamplingFields
@@ -31,7 +32,8 @@ async def read_body(request: Request, schema: type[Schema]) -> Schema:
     """The request's JSON body as `schema`, whatever its content type says.
 
     Raises: RequestError for what is not JSON or not the schema; HttpError 413 for a body above the limits of size,
-    as soon as that is known, 408 for one that takes too long, 415 for a compressed one; ClientDisconnected.
+    as soon as that is known, 503 when others fill the memory for bodies, 408 for one that takes too long, 415 for a
+    compressed one; ClientDisconnected.
     """
     limits: BodyLimits = request.app.state.body_limits
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -40,7 +42,8 @@ async def read_body(request: Request, schema: type[Schema]) -> Schema:
                         try_="the request without Content-Encoding")
     try:
         async with asyncio.timeout(limits.timeout_s):
-            content = await _read(request, limits)
+            with request.app.state.body_budget.share() as share:
+                content = await _read(request, limits, share)
     except TimeoutError as error:
         raise HttpError(408, "the body did not arrive in time", because=f"it may take {limits.timeout_s:g} s",
                         try_="the request again") from error
@@ -49,7 +52,7 @@ async def read_body(request: Request, schema: type[Schema]) -> Schema:
     return _checked(_decoded(content), schema)
 
 
-async def _read(request: Request, limits: BodyLimits) -> bytes:
+async def _read(request: Request, limits: BodyLimits, share: BodyShare) -> bytes:
     """The bytes, counted as they come."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > limits.max_bytes:
@@ -59,6 +62,7 @@ async def _read(request: Request, limits: BodyLimits) -> bytes:
     async for piece in _pieces(request):
         if len(content) + len(piece) > limits.max_bytes:
             raise _too_large(limits)
+        share.take(len(piece))
         content += piece
         scanner.feed(piece)
     return bytes(content.removeprefix(UTF8_BOM))
