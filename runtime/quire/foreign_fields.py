@@ -65,17 +65,20 @@ def first_refused(table: Mapping[str, ForeignField], values: Mapping[str, Any], 
             continue
         if spec.kind == "refused":
             return name
-        say_once(f"{where}: {name} is taken and has no effect here: {spec.reason}")
+        say_once(f"{name} of {where} is taken and has no effect: {spec.reason}")
     return None
 
 
 def say_once(text: str) -> None:
-    """Logs a line the first time it is said in this process."""
+    """Logs a line the first time it is said in this process.
+
+    The line is the record's format, so that a limit on records of one kind takes each for a kind of its own.
+    """
     with _lock:
         is_new = text not in _said
         _said.add(text)
     if is_new:
-        logger.warning("%s", text)
+        logger.warning(text)
 
 
 def refusal_text(name: str, value: object, spec: ForeignField) -> tuple[str, str, str]:

@@ -26,7 +26,7 @@ def test_an_option_is_taken_or_refused_as_its_row_says(name: str, caplog: pytest
         assert caught.value.because
         assert caught.value.try_
         return
-    foreign_fields._said -= {text for text in foreign_fields._said if f": {name} is" in text}
+    foreign_fields._said -= {text for text in foreign_fields._said if text.startswith(f"{name} of ")}
     with caplog.at_level(logging.INFO, logger="quire"):
         for _ in range(2):
             assert EngineConfig.from_options(model="m", **{name: spec.example}) == EngineConfig(model="m")

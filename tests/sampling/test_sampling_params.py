@@ -148,7 +148,7 @@ def test_vllms_other_fields_do_what_their_table_says(name: str, caplog: pytest.L
 
 def forget(name: str) -> None:
     """Forgets that a field was said, by whichever test ran before."""
-    foreign_fields._said -= {text for text in foreign_fields._said if f": {name} is" in text}
+    foreign_fields._said -= {text for text in foreign_fields._said if text.startswith(f"{name} of ")}
 
 
 def test_best_of_that_equals_n_is_no_wish() -> None:

@@ -48,7 +48,7 @@ def test_a_field_is_taken_or_refused_as_its_row_says(
     if spec.kind == "ignored":
         for _ in range(2):
             assert text_of(http, path, **{name: spec.example}) == plain
-        assert server.log.read_text().count(f"a request: {name} is taken and has no effect") == 1
+        assert server.log.read_text().count(f"{name} of a request is taken and has no effect") == 1
         return
     response = http.post(path, json={**BODIES[path], name: spec.example})
     assert response.status_code == 400
@@ -62,7 +62,7 @@ def test_stream_options_have_a_field_without_effect(server: Server) -> None:
     for name, spec in STREAM_OPTIONS_FOREIGN.items():
         body = {**BODIES["/v1/completions"], "stream": True, "stream_options": {name: spec.example}}
         assert server.post("/v1/completions", body).status_code == 200
-        assert server.log.read_text().count(f"a request: {name} is taken and has no effect") == 1
+        assert server.log.read_text().count(f"{name} of a request is taken and has no effect") == 1
 
 
 @pytest.mark.parametrize("model", [CompletionRequest, ChatCompletionRequest])
