@@ -121,7 +121,7 @@ def test_published_names_and_shapes_load(case: str, write: Writer) -> None:
     assert not any(array.flags.writeable for array in arrays.values())
 
 
-def test_a_plain_weight_is_the_mapped_file_itself(write: Writer) -> None:
+def test_parts_of_one_tensor_are_views_of_it(write: Writer) -> None:
     tensors = tensors_of("phi3")
     model, weights = opened(write("phi3", tensors))
     projections = model.layers[1].graph.weights

@@ -65,9 +65,6 @@ class Files:
     def quantized(self, name: str) -> QuantizedMatrix:
         return self.matrices[name]
 
-    def release(self) -> None:
-        """Memory is all there is."""
-
 
 def random_matrix(rows: int, inputs: int, scheme: str, seed: int = 0) -> QuantizedMatrix:
     weights = np.random.default_rng([seed, rows, inputs]).standard_normal((rows, inputs)).astype(np.float32)

@@ -24,8 +24,6 @@ from quire.weights.viewed_tensors import ViewedTensors
 
 _MOST_NAMES_SHOWN = 40
 
-RELEASE_EVERY_BYTES = 2**26
-"""Read so much, and the pages of what was read before are given back: a device has its own copy by then."""
 
 
 class CheckpointWeights:
@@ -53,7 +51,6 @@ class CheckpointWeights:
         with reading(self._where):
             _check(self._where, dict.fromkeys(weights), self._tensors, ignorable_tensors)
             self.total_bytes = sum(map(self._num_bytes, weights.values()))
-        self._unreleased_bytes = 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -67,7 +64,6 @@ class CheckpointWeights:
         """
         with reading(lambda: f"{self._where}: weight {weight.name}"):
             self._require(weight)
-            self._release_what_was_read(weight)
             array = resolve(weight.source, self._tensors, self._cut)
             array.setflags(write=False)
             return array
@@ -87,18 +83,11 @@ class CheckpointWeights:
                 held = stored if stored != PLAIN else "integers that do not join"
                 raise ModelError(f"weight {weight.name} cannot be read as {weight.scheme}",
                                  because=f"{names}: stored as {held}")
-            self._release_what_was_read(weight)
             return resolve_quantized(weight.source, self._tensors, self._cut)
 
     def stored_scheme(self, weight: Weight) -> str:
         """The scheme in which `read_quantized` can give the weight, or "plain"."""
         return stored_scheme(weight.source, self._tensors)
-
-    def _release_what_was_read(self, next_weight: Weight) -> None:
-        if self._unreleased_bytes >= RELEASE_EVERY_BYTES:
-            self._tensors.files.release()
-            self._unreleased_bytes = 0
-        self._unreleased_bytes += self._num_bytes(next_weight)
 
     def _require(self, weight: Weight) -> None:
         if not is_complete(weight.source, self._tensors):

@@ -39,13 +39,10 @@ class CheckpointFiles(Protocol):
         """A tensor's stored dtype; float32 for a quantized matrix."""
 
     def tensor(self, name: str) -> np.ndarray:
-        """The array, often a read-only view of a mapped file; a quantized matrix is dequantized to float32."""
+        """The array, read-only; a quantized matrix is dequantized to float32."""
 
     def scheme(self, name: str) -> str:
         """"plain", or the name of the `WeightScheme` that `quantized` gives."""
 
     def quantized(self, name: str) -> QuantizedMatrix:
         """A matrix whose `scheme` is not plain, in integers."""
-
-    def release(self) -> None:
-        """Gives back the memory that reading took so far. Arrays stay valid: touched again, they are read again."""

@@ -105,10 +105,6 @@ class QuantizedSafetensors:
             raise InternalError(f"{name} is plain and was asked for in integers")
         return matrix.read().matrix(matrix.scheme)
 
-    def release(self) -> None:
-        """Gives back the memory that reading took; see `CheckpointFiles`."""
-        self._files.release()
-
     def _matrix(self, name: str) -> StoredMatrix | None:
         if name not in self._names:
             raise ModelError(f"{self._files.folder} has no tensor {name}")

@@ -7,8 +7,6 @@ Source: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import math
-import mmap
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from quire.errors import InternalError, ModelError
-from quire.files import file_of, open_regular, parse_object, read_json_object, reading
+from quire.files import FileRegions, file_of, parse_object, read_json_object, reading
 from quire.weights.schemes import PLAIN, QuantizedMatrix
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -58,36 +56,29 @@ class TensorEntry:
 
 
 class SafetensorsFile:
-    """One mapped file. Its arrays keep the mapping alive; there is nothing to close.
+    """One file; tensors are read when they are asked for. There is nothing to close.
 
     Raises ModelError when the header is not what the format allows, or points outside the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with reading(path), open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-            self.entries: Mapping[str, TensorEntry] = self._read_header(size)
+        with reading(path):
+            self._regions = FileRegions(path)
+            self.entries: Mapping[str, TensorEntry] = self._read_header(self._regions.num_bytes)
 
     def tensor(self, name: str) -> np.ndarray:
-        """A read-only view of the file."""
+        """A read-only array in memory of its own. Raises ModelError when the file has been cut short."""
         entry = self.entries[name]
-        count = math.prod(entry.shape)
-        return np.frombuffer(self._map, entry.dtype, count, entry.start).reshape(entry.shape)
-
-    def release(self) -> None:
-        """Drops the file's pages from this process; the system still caches the file."""
-        if isinstance(self._map, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        return self._regions.read(entry.start, entry.stop - entry.start).view(entry.dtype).reshape(entry.shape)
 
     def _read_header(self, size: int) -> dict[str, TensorEntry]:
         if size < 8:
             raise self._corrupt(f"it has {size} bytes")
-        length = int.from_bytes(self._map[:8], "little")
+        length = int.from_bytes(self._regions.read(0, 8).tobytes(), "little")
         if length > min(_MAX_HEADER_BYTES, size - 8):
             raise self._corrupt(f"its header would be {length} bytes long, the file has {size}")
-        header = parse_object(self._map[8 : 8 + length], f"the header of {self.path}", unique_names=True)
+        header = parse_object(self._regions.read(8, length).tobytes(), f"the header of {self.path}", unique_names=True)
         header.pop("__metadata__", None)
         entries = {name: self._entry(name, value, 8 + length) for name, value in header.items()}
         self._check_coverage(entries, 8 + length, size)
@@ -183,13 +174,8 @@ class SafetensorsCheckpoint:
         raise InternalError(f"{name} is asked for in integers", because="plain safetensors files hold no schemes")
 
     def tensor(self, name: str) -> np.ndarray:
-        """A read-only view of a mapped file; KeyError when there is none of that name."""
+        """A read-only array; KeyError when there is none of that name."""
         return self._file_of[name].tensor(name)
-
-    def release(self) -> None:
-        """Gives back the memory that reading took; see `CheckpointFiles`."""
-        for file in self._files:
-            file.release()
 
     def _open_shards(self, index: Path) -> tuple[SafetensorsFile, ...]:
         weight_map = read_json_object(index).get("weight_map")

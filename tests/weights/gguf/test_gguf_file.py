@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from quire.errors import ModelError
+from quire.weights.gguf import gguf_file
 from quire.weights.gguf.gguf_file import GgufFile, GgufFiles, open_gguf, part_paths
 from tests.gguf_export import write
 
@@ -61,11 +63,25 @@ def test_everything_that_was_written_is_read(tmp_path: Path, options: dict[str, 
     assert not file.blocks("a.q8").flags.writeable
 
 
-def test_what_was_given_back_is_read_again(tmp_path: Path) -> None:
-    files = GgufFiles(simple_file(tmp_path / "x.gguf"))
-    array = files.blocks("a.matrix").view(np.float32)
-    files.release()
-    np.testing.assert_array_equal(array, ARRAYS["a.matrix"].reshape(-1))
+def test_a_file_cut_short_after_it_was_opened(tmp_path: Path) -> None:
+    path = simple_file(tmp_path / "x.gguf")
+    files = GgufFiles(path)
+    held = files.blocks("a.q8").copy()
+    last = max(files.tensors, key=lambda name: files.tensors[name].start)
+    os.truncate(path, files.tensors[last].start + 1)
+    with pytest.raises(ModelError, match=r"x\.gguf was cut short while it was read"):
+        files.blocks(last)
+    os.truncate(path, 0)
+    assert list(files.metadata) == list(GgufFiles(simple_file(tmp_path / "y.gguf")).metadata)
+    assert held.size
+
+
+def test_a_head_longer_than_the_first_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = GgufFiles(simple_file(tmp_path / "x.gguf"))
+    monkeypatch.setattr(gguf_file, "_FIRST_BYTES", 8)
+    again = GgufFiles(tmp_path / "x.gguf")
+    assert list(again.tensors) == list(whole.tensors)
+    np.testing.assert_array_equal(again.blocks("a.matrix"), whole.blocks("a.matrix"))
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:

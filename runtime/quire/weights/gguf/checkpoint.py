@@ -123,10 +123,6 @@ class GgufCheckpoint:
         order = self._row_order(entry, matrix.shape[0])
         return matrix if order is None else matrix.rows(order)
 
-    def release(self) -> None:
-        """Gives back the memory that reading took so far. Arrays stay valid: touched again, they are read again."""
-        self._files.release()
-
     def _add(self, stored: str, name: TensorName) -> None:
         if not name.is_experts:
             names = {name.name: _Entry(stored, name.block_name)}

@@ -8,8 +8,6 @@ Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/doc
 from __future__ import annotations
 
 import math
-import mmap
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +18,15 @@ from typing import Any
 import numpy as np
 
 from quire.errors import ModelError
-from quire.files import file_of, open_regular, reading
+from quire.files import FileRegions, file_of, reading
 from quire.weights.gguf.block_types import BLOCK_TYPES, BlockType
-from quire.weights.gguf.metadata import LONGEST_NAME, Cursor, Malformed
+from quire.weights.gguf.metadata import LONGEST_NAME, Cursor, CutShort, Malformed
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 
 _VERSIONS = (2, 3)
+_FIRST_BYTES, _MOST_HEAD_BYTES = 2**24, 2**30
 _MOST_DIMENSIONS, _LONGEST_DIMENSION = 4, 2**40
 _MOST_TENSORS, _MOST_KEYS = 2**17, 2**16  # a file may be sparse: its size says little about how much is in it
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -48,7 +47,7 @@ class StoredTensor:
 
 
 class GgufFile:
-    """One mapped file. Arrays made of it keep the mapping alive; there is nothing to close.
+    """One file; tensors are read when they are asked for. There is nothing to close.
 
     Attributes:
         metadata: key -> value; numbers of arrays as numpy arrays, strings of arrays as a `StringArray`.
@@ -58,29 +57,35 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with reading(path), open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            self._map: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        with reading(path):
+            self._regions = FileRegions(path)
             try:
-                self.metadata, self.tensors = self._read()
+                self.metadata, self.tensors = self._read_head()
             except Malformed as error:
                 raise ModelError(f"{path} is not a valid GGUF file", because=str(error),
                                  try_="download the file again; an interrupted download is the usual cause") from error
 
     def blocks(self, name: str) -> np.ndarray:
-        """A tensor's data as a read-only view, uint8 [its bytes]."""
+        """A tensor's data, uint8 [its bytes], read-only. Raises ModelError when the file has been cut short."""
         tensor = self.tensors[name]
-        return np.frombuffer(self._map, np.uint8, tensor.nbytes, tensor.start)
+        return self._regions.read(tensor.start, tensor.nbytes)
 
-    def release(self) -> None:
-        """Gives the mapped pages back to the system; what is touched again is read again."""
-        if hasattr(mmap, "MADV_DONTNEED") and isinstance(self._map, mmap.mmap):
-            self._map.madvise(mmap.MADV_DONTNEED)
+    def _read_head(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+        """What stands before the data. Its size is not known, so that more of the file is read until it is there."""
+        size = self._regions.num_bytes
+        wanted = _FIRST_BYTES
+        while True:
+            try:
+                return self._read(self._regions.read(0, min(wanted, size)).tobytes())
+            except CutShort:
+                if wanted >= min(size, _MOST_HEAD_BYTES):
+                    raise
+            wanted *= 4
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-        cursor = Cursor(self._map)
-        if self._map[:4] != MAGIC:
-            raise Malformed(f"it begins with {bytes(self._map[:4])!r}, not with b'GGUF'")
+    def _read(self, head: bytes) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+        cursor = Cursor(head)
+        if head[:4] != MAGIC:
+            raise Malformed(f"it begins with {head[:4]!r}, not with b'GGUF'")
         cursor.position = 4
         version = cursor.scalar(4)
         if version not in _VERSIONS:
@@ -112,8 +117,9 @@ class GgufFile:
                 raise Malformed(f"the tensor {name} is there twice")
             if offset % alignment:
                 raise Malformed(f"{name} begins at {offset}, which is no multiple of the alignment {alignment}")
-            if tensor.start + tensor.nbytes > len(self._map):
-                raise Malformed(f"{name} ends at byte {tensor.start + tensor.nbytes}, the file has {len(self._map)}; "
+            size = self._regions.num_bytes
+            if tensor.start + tensor.nbytes > size:
+                raise Malformed(f"{name} ends at byte {tensor.start + tensor.nbytes}, the file has {size}; "
                                 "it is truncated")
             tensors[name] = tensor
         return tensors
@@ -151,13 +157,8 @@ class GgufFiles:
         }
 
     def blocks(self, name: str) -> np.ndarray:
-        """A tensor's data as a read-only view, uint8 [its bytes]."""
+        """A tensor's data, uint8 [its bytes], read-only."""
         return self._file_of[name].blocks(name)
-
-    def release(self) -> None:
-        """Gives the mapped pages of all parts back to the system; what is touched again is read again."""
-        for file in set(self._file_of.values()):
-            file.release()
 
 
 def open_gguf(path: Path) -> GgufFiles:

@@ -29,6 +29,10 @@ class Malformed(Exception):
     """What is wrong with the bytes; the file that knows its name turns it into a ModelError."""
 
 
+class CutShort(Malformed):
+    """The bytes end too early; with more of the file they may not."""
+
+
 class Bytes(Protocol):
     """A mapped file."""
 
@@ -129,7 +133,7 @@ class Cursor:
                 offsets.append(position)
                 position += 8 + unpack(mapped, position)[0]  # type: ignore[arg-type]
         except (struct.error, OverflowError):  # the second for positions that no file has
-            raise Malformed(f"it ends at byte {size}, inside an array of {count} strings") from None
+            raise CutShort(f"it ends at byte {size}, inside an array of {count} strings") from None
         if position - self.position > _LONGEST_STRING:
             raise Malformed(f"the {count} texts at byte {self.position} would have {position - self.position} bytes")
         self.position = position
@@ -138,5 +142,5 @@ class Cursor:
 
     def _require(self, num_bytes: int) -> None:
         if self.position + num_bytes > len(self.mapped):
-            raise Malformed(f"it ends at byte {len(self.mapped)}, inside something that needs byte "
+            raise CutShort(f"it ends at byte {len(self.mapped)}, inside something that needs byte "
                             f"{self.position + num_bytes}")
