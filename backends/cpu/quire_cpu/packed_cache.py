@@ -1,21 +1,26 @@
-"""Packed weights kept on disk (`--device-option packed_weights=FOLDER`): a second start maps them and packs nothing.
+"""Packed weights kept on disk (`--device-option packed_weights=FOLDER`): a second start packs nothing.
 
-One file per model, precision and kernel set, named by a digest of everything that decides its contents. A file is
-written under a name of its own and then renamed, so that concurrent starts never see half of one; the native side
-checks its checksums before it is used.
+One file per model, precision and kernel set, named by a digest of everything that decides its contents, and beside it
+a signature under a key that only this user has. Both are written under names of their own and then renamed, so that
+concurrent starts never see half of one. A file is used when it is this user's alone and the signature is right; what
+is used is a copy in memory, so that nothing that happens to the file afterwards matters.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
 import os
-import threading
-from contextlib import suppress
+import shutil
+import tempfile
 from pathlib import Path
 
 from quire.errors import ConfigError
 from quire_cpu import _native
+from quire_cpu.packed_key import packed_key
+from quire_cpu.private_files import check_private_folder, open_private
+from quire_cpu.sealed_copy import sealed_copy, signature
 
 logger = logging.getLogger("quire")
 
@@ -24,7 +29,7 @@ class PackedCache:
     """The file of one plan's weights.
 
     Args:
-        folder: made when it does not exist.
+        folder: made when it does not exist, for this user alone.
         identity: what the weights are and how they are held.
         fingerprint: `WeightSource.fingerprint`, not empty.
     Raises: ConfigError when the folder cannot be made.
@@ -32,35 +37,63 @@ class PackedCache:
 
     def __init__(self, folder: Path, identity: str, fingerprint: str) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"device option packed_weights={folder}", because=str(error),
                               try_="a folder that can be written to") from error
         build = Path(_native.__file__).stat()  # another build may lay panels out differently
         key = f"{identity}\n{fingerprint}\n{build.st_size} {build.st_mtime_ns}"
         self.path = folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.quire-packed"
+        self._signature = self.path.with_suffix(".signature")
 
     def map(self, native: _native.Plan) -> bool:
-        """Gives the plan its weights from the file; False when there is none. A damaged one is removed."""
-        if not self.path.exists():
+        """Gives the plan its weights from the file; False when there is none that can be trusted, which is said."""
+        if not self.path.is_symlink() and not self.path.exists():
             return False
         try:
-            native.map_packed(str(self.path))
-        except RuntimeError as error:
-            logger.warning("packed weights are packed anew: %s", error)
-            with suppress(OSError):
-                self.path.unlink()
+            check_private_folder(self.path.parent)
+            descriptor = open_private(self.path)
+            try:
+                with sealed_copy(descriptor, self.path.parent) as copy:
+                    self._check(copy)
+                    native.map_packed(f"/dev/fd/{copy}")
+            finally:
+                os.close(descriptor)
+        except (RuntimeError, OSError) as error:
+            logger.warning("packed weights %s are not used, but packed anew: %s", self.path, error)
             return False
-        logger.info("weights are mapped from %s", self.path)
+        logger.info("weights are those packed in %s", self.path)
         return True
 
     def store(self, native: _native.Plan) -> None:
         """Writes the file; a disk that cannot take it costs the next start, not this one."""
-        own = self.path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         try:
-            native.write_packed(str(own))
-            own.replace(self.path)
+            check_private_folder(self.path.parent)
+            key = packed_key()
+            own = Path(tempfile.mkdtemp(prefix="packing-", dir=self.path.parent))  # of mode 0700
+        except OSError as error:
+            logger.warning("packed weights were not kept: %s", error)
+            return
+        try:
+            native.write_packed(str(own / "packed"))
+            (own / "packed").chmod(0o600)
+            with (own / "packed").open("rb") as file:
+                os.fsync(file.fileno())
+                signed = signature(file.fileno(), key, self.path.name)
+            with os.fdopen(os.open(own / "signature", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(signed)
+                file.flush()
+                os.fsync(file.fileno())
+            (own / "packed").replace(self.path)
+            (own / "signature").replace(self._signature)
         except (RuntimeError, OSError) as error:
             logger.warning("packed weights were not kept: %s", error)
-            with suppress(OSError):
-                own.unlink()
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+
+    def _check(self, copy: int) -> None:
+        """Raises PermissionError for content that was not signed by this user under this name."""
+        with os.fdopen(open_private(self._signature), "rb") as file:
+            signed = file.read(64)
+        if not hmac.compare_digest(signed, signature(copy, packed_key(), self.path.name)):
+            raise PermissionError("the signature beside it is not of this content and user")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
+import stat
 import threading
 from pathlib import Path
 from typing import Any
@@ -59,8 +63,23 @@ def start(folder: Path, fingerprint: str = "one", **changes: Any) -> tuple[np.nd
     return driver.logits_of(line), len(weights.reads)
 
 
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where the key is."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "quire"
+
+
 def packed_files(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir())
+    """Without their signatures; there is nothing else."""
+    found = sorted(folder.iterdir())
+    assert {path.suffix for path in found} <= {".quire-packed", ".signature"}
+    return [path for path in found if path.suffix == ".quire-packed"]
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_second_start_reads_nothing_and_computes_the_same(tmp_path: Path) -> None:
@@ -98,6 +117,100 @@ def test_damaged_files_are_announced_and_packed_anew(
     assert str(path) in caplog.text
     np.testing.assert_array_equal(first, second)
     assert start(tmp_path)[1] == 0
+
+
+def test_files_are_their_owners_alone(tmp_path: Path, user_cache: Path) -> None:
+    folder = tmp_path / "packed"
+    before = os.umask(0)
+    try:
+        start(folder)
+    finally:
+        os.umask(before)
+    assert (mode_of(folder), mode_of(user_cache)) == (0o700, 0o700)
+    assert {mode_of(path) for path in [*folder.iterdir(), *user_cache.iterdir()]} == {0o600}
+
+
+def replaced_by_a_link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def forged(path: Path) -> None:
+    """Right in itself: written by Quire under another key."""
+    key = Path(os.environ["XDG_CACHE_HOME"]) / "quire" / "packed.key"
+    key.write_bytes(b"x" * 32)
+
+
+def swapped(path: Path) -> None:
+    """A signed file under the name of another one."""
+    start(path.parent, fingerprint="two")
+    other, = (found for found in packed_files(path.parent) if found != path)
+    for suffix in (".quire-packed", ".signature"):
+        shutil.copy(other.with_suffix(suffix), path.with_suffix(suffix))
+
+
+@pytest.mark.parametrize(("harm", "reason"), [
+    (lambda path: path.chmod(0o644), "has mode 0644: others may open it"),
+    (lambda path: path.chmod(0o620), "has mode 0620"),
+    (lambda path: path.parent.chmod(0o777), "has mode 0777: others may write it"),
+    (replaced_by_a_link, "cannot be opened"),
+    (forged, "not of this content and user"),
+    (swapped, "not of this content and user"),
+    (lambda path: path.with_suffix(".signature").unlink(), "No such file"),
+    (lambda path: path.with_suffix(".signature").write_bytes(b""), "not of this content and user"),
+])
+def test_what_cannot_be_trusted_is_not_used_and_said_once(
+    tmp_path: Path, harm: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "packed"
+    first, _ = start(folder)
+    (path,) = packed_files(folder)
+    harm(path)
+    with caplog.at_level(logging.WARNING, "quire"):
+        second, reads = start(folder)
+    assert reads > 0
+    assert reason in caplog.text
+    assert caplog.text.count("packed anew") == 1
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_file_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start(tmp_path / "packed")
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with caplog.at_level(logging.WARNING, "quire"):
+        _, reads = start(tmp_path / "packed")
+    assert reads > 0
+    assert f"belongs to user {os.getuid()}" in caplog.text
+
+
+def test_a_file_cut_short_while_it_is_used_changes_nothing(tmp_path: Path) -> None:
+    start(tmp_path / "packed")
+    (path,) = packed_files(tmp_path / "packed")
+    plan = cpu_plan(options={**OPTIONS, "packed_weights": str(tmp_path / "packed")})
+    weights = FileWeights(plan.model)
+    driver = Driver(executor_of("cpu", plan, weights))
+    assert not weights.reads
+    os.truncate(path, 0)
+    line = Line([5, 6, 7], {"full": [0], "sliding": [1]})
+    driver.step([(line, 3)])
+    assert np.isfinite(driver.logits_of(line)).all()
+
+
+def test_a_full_disk_costs_the_file_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with caplog.at_level(logging.WARNING, "quire"):
+        logits, reads = start(tmp_path)
+    assert reads > 0
+    assert np.isfinite(logits).all()
+    assert "packed weights were not kept: [Errno 28] No space left on device" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_concurrent_starts_leave_one_good_file(tmp_path: Path) -> None:
