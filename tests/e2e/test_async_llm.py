@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Coroutine
@@ -351,3 +353,39 @@ def test_numbers_that_no_message_holds_are_the_requests_fault(with_engine: Calla
         assert await text_of(engine, "a") == "bcdef"
 
     with_engine(check)
+
+
+def test_another_model_in_the_same_place_is_not_served(with_engine: Callable[..., None], byte_model: Path,
+                                                       tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(byte_model, folder)
+
+    async def check(engine: AsyncLLM) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 4}))
+        pid = engine._supervisor.client.pid
+        os.kill(pid, signal.SIGKILL)
+        assert "another model than before" in str(await engine.wait_ended())
+        assert not is_running(engine._supervisor.client.pid)
+
+    with_engine(check, model=str(folder))
+
+
+def test_a_supervisor_that_fails_leaves_nobody_waiting(
+    with_engine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(engine: AsyncLLM) -> None:
+        def broken(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        stream = asyncio.create_task(text_of(engine, "a", ENDLESS))
+        while (await engine.stats()).num_running < 1:
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(engine._supervisor, "_on_message", broken)
+        with pytest.raises(BackendError, match=r"supervisor failed\n.*ZeroDivisionError"):
+            await stream
+        with pytest.raises(BackendError, match="supervisor failed"):
+            engine.check_health()
+        assert not is_running(engine._supervisor.client.pid)
+
+    with_engine(check, device_options={"latency_ms": 2})

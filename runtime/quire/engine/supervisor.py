@@ -13,7 +13,7 @@ from quire.engine.config import EngineConfig
 from quire.engine.input_processor import ModelLimits
 from quire.engine.messages import EngineStats
 from quire.engine.supervision import RestartLimit, Supervision
-from quire.errors import BackendError, QuireError
+from quire.errors import BackendError, InternalError, QuireError
 
 logger = logging.getLogger("quire")
 
@@ -45,6 +45,7 @@ class EngineSupervisor:
         self._down: QuireError | None = None
         self._is_closing = False
         self._ended = asyncio.Event()
+        self._limits: ModelLimits | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_stats: EngineStats | None = None
 
@@ -55,7 +56,8 @@ class EngineSupervisor:
 
     async def wait_ready(self) -> ModelLimits:
         """Waits for the first process. One that dies while it loads is not replaced: it never worked."""
-        return await self.client.wait_ready()
+        self._limits = await self.client.wait_ready()
+        return self._limits
 
     def run(self) -> None:
         """Begins to read messages and to watch."""
@@ -94,9 +96,14 @@ class EngineSupervisor:
         self.client.close()
 
     async def _supervise(self) -> None:
-        loss = await self._read()
-        while not self._is_closing and await self._replace(loss):
+        try:
             loss = await self._read()
+            while not self._is_closing and await self._replace(loss):
+                loss = await self._read()
+        except Exception as error:  # a bug: nobody may wait for a supervisor that has ended
+            logger.exception("the engine's supervisor failed")
+            self._give_up(InternalError("the engine's supervisor failed", because=f"{type(error).__name__}: {error}",
+                                        try_="reporting it with the log"), "nothing watches it any more")
 
     async def _read(self) -> QuireError:
         """Takes messages of the process in until it is lost; returns why."""
@@ -119,7 +126,7 @@ class EngineSupervisor:
             self.client.close()
             number = self._limit.take()
             if number == 0:
-                self._give_up(pid, loss)
+                self._give_up(loss, self._why_no_restart())
                 return False
             self._down = BackendError("the engine is restarting", because=f"{loss.what}: {loss.because}",
                                       try_="the request again in a moment")
@@ -133,24 +140,40 @@ class EngineSupervisor:
             try:
                 self.client = EngineClient(self._config, health_timeout_s=self._supervision.health_timeout_s)
                 self.num_restarts += 1
-                await self.client.wait_ready()
+                limits = await self.client.wait_ready()
             except QuireError as error:
                 loss = error
                 continue
+            if self._is_another_model(limits):
+                self._give_up(BackendError("the engine loaded another model than before",
+                                           because="the model's files have changed since the server was started",
+                                           try_="starting the server again"), "its tokens would mean something else")
+                return False
             if not self._is_closing:
                 self._down = None
             logger.warning("the engine runs again as process %d, after %.1f s", self.client.pid,
                            time.monotonic() - start_s)
             return True
 
-    def _give_up(self, pid: int, loss: QuireError) -> None:
-        why = "nothing restarts it" if self._supervision.on_death == "exit" else \
-            f"it was restarted {self._supervision.max_restarts} times in {self._supervision.window_s:g} s"
+    def _why_no_restart(self) -> str:
+        if self._supervision.on_death == "exit":
+            return "nothing restarts it"
+        return f"it was restarted {self._supervision.max_restarts} times in {self._supervision.window_s:g} s"
+
+    def _is_another_model(self, limits: ModelLimits) -> bool:
+        """Whether the tokens of the front end would mean something else; lengths may differ, the engine checks them."""
+        before = self._limits or limits
+        return (limits.vocab_size, limits.eos_token_ids) != (before.vocab_size, before.eos_token_ids)
+
+    def _give_up(self, loss: QuireError, why: str) -> None:
+        pid = self.client.pid
+        self.client.kill()
+        self.client.close()
         self._down = BackendError(loss.what, because=f"{loss.because}; {why}", try_=loss.try_)
+        self._ended.set()
         num_lost = self._on_loss(self._down)
         logger.error("%s (process %d, %s); %d requests end with an error; %s, so it is gone for good",
                      loss.what, pid, loss.because, num_lost, why)
-        self._ended.set()
 
     async def _watch_silence(self, client: EngineClient) -> None:
         """Says once when the process gets stuck, and once when it goes on."""
