@@ -41,6 +41,17 @@ def prepare(inputs: InputProcessor, prompt: Any = "a", **fields: Any) -> Any:
     return inputs.prepare(prompt, SamplingParams(**fields), request_id="r", **extra)
 
 
+def test_a_text_that_cannot_fit_is_not_tokenized(inputs: InputProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = inputs._tokenizer.longest_token_chars  # type: ignore[union-attr]
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_, **__: [97])
+    most = LIMITS.max_model_len * max(longest, 16)
+    assert prepare(inputs, "a" * most).message.prompt_token_ids == (97,)
+    monkeypatch.setattr(Tokenizer, "encode", None)
+    with pytest.raises(RequestError, match=f"{most + 1} characters") as refused:
+        prepare(inputs, "a" * (most + 1))
+    assert refused.value.param == "prompt"
+
+
 @pytest.mark.parametrize(("prompt", "text", "salt"), [
     ("ab", "ab", None), ([97, 98], None, None), (np.array([97, 98]), None, None), ({"prompt": "ab"}, "ab", None),
     ({"prompt_token_ids": (97, 98), "cache_salt": "s"}, None, "s"),

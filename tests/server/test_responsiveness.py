@@ -18,6 +18,7 @@ MEDIAN_S, MOST_S = 0.05, 0.3
 
 BODIES = {
     "10 MB prompt": b'{"prompt": "' + b"a" * 10_000_000 + b'"}',
+    "4 MB prompt": b'{"prompt": "' + b"a " * 2_000_000 + b'"}',
     "deep": b'{"prompt": ' + b"[" * 4_000_000,
     "a million ints": b'{"prompt": [' + b"12," * 1_000_000 + b"1]}",
     "as many ints as are parsed": b'{"prompt": [' + b"12," * 130_000 + b"1]}",

@@ -55,6 +55,10 @@ class PreparedRequest:
     detokenize: bool
 
 
+FEWEST_CHARS_A_TOKEN = 16
+"""A prompt of so many characters for each token that fits is always tokenized, whatever the vocabulary."""
+
+
 class InputProcessor:
     """Tokenizes and validates. Holds no state between requests."""
 
@@ -119,12 +123,24 @@ class InputProcessor:
             if self._tokenizer is None:
                 raise RequestError("a text prompt without a tokenizer", because="skip_tokenizer_init is set",
                                    try_='{"prompt_token_ids": [...]}', param="prompt")
+            self._check_num_chars(prompt, self._tokenizer)
             return prompt, self._tokenizer.encode(prompt, add_special_tokens=add_special_tokens), None
         try:
             return None, [operator.index(token) for token in prompt], None
         except TypeError:
             raise RequestError("the prompt is neither a text nor token ids", because=f"it is {shown(prompt)}",
                                try_='a text, or {"prompt_token_ids": [1, 2, 3]}', param="prompt") from None
+
+    def _check_num_chars(self, text: str, tokenizer: Tokenizer) -> None:
+        """Refuses what cannot fit before it is tokenized, which takes seconds for a few megabytes."""
+        max_model_len = self._limits.max_model_len
+        if len(text) <= max_model_len * FEWEST_CHARS_A_TOKEN:
+            return
+        max_chars = max_model_len * max(tokenizer.longest_token_chars, FEWEST_CHARS_A_TOKEN)
+        if len(text) > max_chars:
+            raise RequestError(f"the prompt has {len(text)} characters", param="prompt",
+                               because=f"{max_model_len} tokens (max_model_len) stand for {max_chars} at most",
+                               try_="a shorter prompt, or a larger --max-model-len")
 
     def _check_prompt(self, token_ids: Sequence[int]) -> None:
         limits = self._limits

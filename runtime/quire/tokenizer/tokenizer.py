@@ -79,6 +79,11 @@ class Tokenizer:
         """Largest token id + 1; a model's logits may be wider."""
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
+    @cached_property
+    def longest_token_chars(self) -> int:
+        """Characters of the longest token."""
+        return max(map(len, self.backend.get_vocab(with_added_tokens=True)), default=1)
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. `add_special_tokens` adds what tokenizer.json's post-processor says, such as bos.
 
