@@ -125,6 +125,14 @@ def test_a_sparse_gguf_file_takes_neither_memory_nor_time(head: bytes, tmp_path:
     assert "x.gguf" in str(refusal(tmp_path / "x.gguf"))
 
 
+def test_sizes_that_the_files_do_not_have_are_said_to_be_that_and_not_to_be_too_large(
+    copied: Callable[[str], Path]
+) -> None:
+    folder = copied("plain")
+    change(folder / "config.json", vocab_size=2**31 - 1, intermediate_size=2**31 - 1)
+    assert "does not hold the model that its config.json describes" in str(refusal(folder))
+
+
 def test_shards_of_an_index_lie_in_the_folder(copied: Callable[[str], Path], seeds: dict[str, Path]) -> None:
     folder = copied("sharded")
     index = folder / "model.safetensors.index.json"

@@ -79,8 +79,9 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
         spec = _with_stored_head(spec, files, folder)
         schemes = choose_schemes(spec, files, config.quantization, backend.capabilities, strict=config.strict_device)
         model = _lowered(config, backend, schemes)
+    source = _open_weights(config, resolved, spec, files, folder, model)  # do config and files fit each other?
+    with reading(folder):
         _check_memory(config, resolved, backend, spec, files, model)
-    source = _open_weights(config, resolved, spec, files, folder, model)  # before a device makes room for them
     executor = backend.create_executor(_executor_plan(config, resolved, model))
     try:
         with _progress_bar(source.total_bytes) as progress, _on_device(backend.name, "loading the weights"):
