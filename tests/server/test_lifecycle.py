@@ -78,7 +78,7 @@ def test_an_engine_process_that_dies_is_replaced(start: Callable[..., Server], t
         (line,) = [line for line in server.log.read_text().splitlines() if f"(process {engine_pid}, " in line]
         assert f"signal {int(sent)} ({sent.name}" in line
         assert f"1 requests end with an error; restart {number} of at most 3 in 600 s begins" in line
-        assert len(list((tmp_path / "tmp").glob("quire-*"))) == 1  # the folder of the process of now
+        assert len(list((tmp_path / "tmp").glob("quire-*"))) <= 1  # of the process of now; elsewhere for a long path
     assert server.stop() == 128 + signal.SIGTERM
     assert list((tmp_path / "tmp").iterdir()) == []
     assert "Traceback" not in server.log.read_text()
@@ -142,3 +142,32 @@ def test_a_port_in_use_is_an_error_message(fake_flags: tuple[str, ...]) -> None:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert f"error: cannot listen on 127.0.0.1:{address[1]}\n  because: Address already in use\n  try: " in ended.stderr
+
+
+def test_no_descriptors_are_an_error_message(fake_flags: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "quire.cli.main", "serve", *fake_flags, "--port", "0"]
+    ended = subprocess.run(["sh", "-c", 'ulimit -n 24; exec "$@"', "sh", *command], capture_output=True, text=True,
+                           timeout=60, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert "error: the engine process cannot be started\n  because: Too many open files" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_engine_that_dies_too_often_ends_the_server(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start("--max-engine-restarts", "0").wait_ready()
+    _, lines = open_stream(server)
+    os.kill(server.engine_pid(), signal.SIGSEGV)
+    assert "engine process ended" in last_error(lines)["message"]
+    assert server.process.wait(30) == 1
+    assert "so it is gone for good" in server.log.read_text()
+    assert "Traceback" not in server.log.read_text()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_stopped_engine_ends_with_its_server(start: Callable[..., Server]) -> None:
+    server = start().wait_ready()
+    engine_pid = server.engine_pid()
+    os.kill(engine_pid, signal.SIGSTOP)
+    server.process.kill()
+    server.process.wait()
+    wait_for(lambda: not is_running(engine_pid), PROMPT_S)
