@@ -103,8 +103,7 @@ def test_an_exception_of_the_core_ends_the_requests_and_not_the_loop(
 ) -> None:
     with monkeypatch.context() as patched:
         broken: Callable[..., Any] = lambda: 1 / 0  # noqa: E731
-        patched.setattr(ends.core.scheduler, "schedule", broken)
-        patched.setattr(ends.core, "stats", broken)
+        patched.setattr(ends.core, "step", broken)
         ends.add("one")
         failed = ends.last_output("one")
         assert failed.error is not None

@@ -57,7 +57,7 @@ class EngineLoop:
                 if num_failures >= MOST_FAILURES:
                     raise
                 logger.exception("a turn of the engine's loop failed; all requests end")
-                self._core.reset(_bug(error))  # its next step tells of the ends
+                self._send_outputs(self._core.reset(_bug(error)))
 
     def _turn(self) -> None:
         self._receive(block=not self._core.has_unfinished())
