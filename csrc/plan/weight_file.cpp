@@ -1,7 +1,6 @@
 #include "weight_file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -68,11 +67,25 @@ uint64_t piece_checksum(const std::byte* data, int64_t bytes, ThreadPool& pool) 
 
 class File {
  public:
-  File(const std::string& path, int flags) : path_(path), descriptor_(open(path.c_str(), flags | O_CLOEXEC, 0644)) {
+  File(const std::string& path, int flags) : path_(path), descriptor_(open(path.c_str(), flags | O_CLOEXEC, 0600)) {
     if (descriptor_ < 0) fail(path_, std::strerror(errno));
   }
   ~File() { close(descriptor_); }
   int descriptor() const { return descriptor_; }
+
+  // False when the file ends before, or cannot be read.
+  bool read_at(int64_t offset, void* data, int64_t bytes) const {
+    char* to = static_cast<char*>(data);
+    while (bytes > 0) {
+      const ssize_t count = pread(descriptor_, to, static_cast<size_t>(bytes), offset);
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) return false;
+      to += count;
+      offset += count;
+      bytes -= count;
+    }
+    return true;
+  }
 
   void write_at(int64_t offset, const void* data, int64_t bytes) const {
     const char* from = static_cast<const char*>(data);
@@ -111,25 +124,23 @@ void write_weight_file(const std::string& path, const std::vector<WeightPiece>& 
   if (fsync(file.descriptor()) != 0) fail(path, std::strerror(errno));
 }
 
-MappedWeights::MappedWeights(const std::string& path, const std::vector<int64_t>& bytes, ThreadPool& pool) {
+WeightCopy::WeightCopy(const std::string& path, const std::vector<int64_t>& bytes, ThreadPool& pool) {
   const File file(path, O_RDONLY);
   struct stat status {};
   if (fstat(file.descriptor(), &status) != 0) fail(path, std::strerror(errno));
   if (status.st_size < static_cast<off_t>(sizeof(Header))) fail(path, "too short to be packed weights");
   bytes_ = status.st_size;
-  void* mapped = mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ, MAP_SHARED, file.descriptor(), 0);
-  if (mapped == MAP_FAILED) fail(path, std::strerror(errno));
-  data_ = static_cast<std::byte*>(mapped);
-  madvise(mapped, static_cast<size_t>(bytes_), MADV_WILLNEED);  // a wish: read ahead
-  try {
-    check(path, bytes, pool);
-  } catch (...) {
-    munmap(data_, static_cast<size_t>(bytes_));
-    throw;
-  }
+  copy_ = Buffer(bytes_);
+  data_ = copy_.data();
+  std::atomic<bool> whole{true};
+  pool.parallel_for((bytes_ + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end, int) {
+    if (!file.read_at(begin * kBlock, data_ + begin * kBlock, std::min(end * kBlock, bytes_) - begin * kBlock)) whole = false;
+  });
+  if (!whole) fail(path, "it could not be read to its end");
+  check(path, bytes, pool);
 }
 
-void MappedWeights::check(const std::string& path, const std::vector<int64_t>& bytes, ThreadPool& pool) {
+void WeightCopy::check(const std::string& path, const std::vector<int64_t>& bytes, ThreadPool& pool) {
   Header header;
   std::memcpy(&header, data_, sizeof header);
   const auto table_bytes = static_cast<int64_t>(bytes.size() * sizeof(Entry));
@@ -148,7 +159,5 @@ void MappedWeights::check(const std::string& path, const std::vector<int64_t>& b
     pieces_.push_back(data_ + entry.offset);
   }
 }
-
-MappedWeights::~MappedWeights() { munmap(data_, static_cast<size_t>(bytes_)); }
 
 }  // namespace quire

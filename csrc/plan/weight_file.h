@@ -1,4 +1,4 @@
-// Packed weights on disk: pieces of memory in order, each with a checksum; mapped, they are ready without a copy.
+// Packed weights on disk: pieces of memory in order, each with a checksum.
 //
 // Layout: a header; a table of offsets, sizes and checksums; the pieces, each at a multiple of 4096 bytes.
 // It is a cache of one machine: byte order and alignment are this machine's.
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../threads/thread_pool.h"
+#include "buffer.h"
 
 namespace quire {
 
@@ -22,20 +23,19 @@ struct WeightPiece {
 // to remove.
 void write_weight_file(const std::string& path, const std::vector<WeightPiece>& pieces, ThreadPool& pool);
 
-// A mapped file; its pages are read only and shared with every process that maps it.
-class MappedWeights {
+// A file in memory of its own: what happens to the file afterwards does not matter. A mapped file that is cut short ends
+// the process.
+class WeightCopy {
  public:
-  // Throws std::runtime_error when the file cannot be mapped, holds other sizes than `bytes`, or its checksums differ.
-  MappedWeights(const std::string& path, const std::vector<int64_t>& bytes, ThreadPool& pool);
-  ~MappedWeights();
-  MappedWeights(const MappedWeights&) = delete;
-  MappedWeights& operator=(const MappedWeights&) = delete;
+  // Throws std::runtime_error when the file cannot be read, holds other sizes than `bytes`, or its checksums differ.
+  WeightCopy(const std::string& path, const std::vector<int64_t>& bytes, ThreadPool& pool);
 
   std::byte* piece(size_t index) const { return pieces_.at(index); }
 
  private:
   void check(const std::string& path, const std::vector<int64_t>& bytes, ThreadPool& pool);
 
+  Buffer copy_;
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
   std::vector<std::byte*> pieces_;

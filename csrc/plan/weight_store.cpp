@@ -181,11 +181,11 @@ void WeightStore::write_packed(const std::string& path, ThreadPool& pool) const 
 void WeightStore::map_packed(const std::string& path, ThreadPool& pool) {
   std::vector<int64_t> bytes;
   for (const WeightPiece& piece : pieces()) bytes.push_back(piece.bytes);
-  mapped_ = std::make_unique<MappedWeights>(path, bytes, pool);
+  packed_ = std::make_unique<WeightCopy>(path, bytes, pool);
   size_t piece = 0;
-  for (PackedLinear& linear : linears_) linear.data = mapped_->piece(piece++);
-  for (const float*& vector : vectors_) vector = reinterpret_cast<const float*>(mapped_->piece(piece++));
-  for (EmbeddingTable& table : tables_) table.rows = mapped_->piece(piece++);
+  for (PackedLinear& linear : linears_) linear.data = packed_->piece(piece++);
+  for (const float*& vector : vectors_) vector = reinterpret_cast<const float*>(packed_->piece(piece++));
+  for (EmbeddingTable& table : tables_) table.rows = packed_->piece(piece++);
 }
 
 int64_t WeightStore::weight_bytes() const {

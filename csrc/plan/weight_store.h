@@ -19,7 +19,7 @@ struct EmbeddingTable {
   int64_t num_rows = 0;
   int64_t dim = 0;
   const std::byte* rows = nullptr;
-  Buffer data;  // unless the rows are mapped
+  Buffer data;  // unless the rows are of a file
 
   int64_t bytes() const { return num_rows * dim * dtype_bytes(dtype); }
 };
@@ -75,11 +75,11 @@ class WeightStore {
   std::deque<PackedLinear> linears_;
   std::deque<Buffer> linear_data_;
   std::deque<Buffer> vector_data_;
-  std::vector<const float*> vectors_;  // into vector_data_ or mapped_
+  std::vector<const float*> vectors_;  // into vector_data_ or packed_
   std::vector<int64_t> vector_sizes_;
   std::deque<EmbeddingTable> tables_;
   std::deque<RotaryTable> rotaries_;
-  std::unique_ptr<MappedWeights> mapped_;
+  std::unique_ptr<WeightCopy> packed_;
 };
 
 float to_float(const void* source, DType dtype, int64_t index);

@@ -1,9 +1,9 @@
 """Packed weights kept on disk (`--device-option packed_weights=FOLDER`): a second start packs nothing.
 
 One file per model, precision and kernel set, named by a digest of everything that decides its contents, and beside it
-a signature under a key that only this user has. Both are written under names of their own and then renamed, so that
-concurrent starts never see half of one. A file is used when it is this user's alone and the signature is right; what
-is used is a copy in memory, so that nothing that happens to the file afterwards matters.
+a signature under a key that only this user has, of the file's name and head: sizes and the checksums of all pieces,
+which the native side verifies over the copy that it makes. Both files are written under names of their own and then
+renamed, so that concurrent starts never see half of one. Why so: docs/decisions/024-packed-weights.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hmac
 import logging
 import os
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from quire.errors import ConfigError
 from quire_cpu import _native
 from quire_cpu.packed_key import packed_key
 from quire_cpu.private_files import check_private_folder, open_private
-from quire_cpu.sealed_copy import sealed_copy, signature
 
 logger = logging.getLogger("quire")
+
+_HEADER = struct.Struct("=QqqQ")
+_ENTRY_BYTES = 24
+"""Magic, number of pieces, bytes of the file, checksum of the table; then a table entry for each piece."""
 
 
 class PackedCache:
@@ -54,9 +58,8 @@ class PackedCache:
             check_private_folder(self.path.parent)
             descriptor = open_private(self.path)
             try:
-                with sealed_copy(descriptor, self.path.parent) as copy:
-                    self._check(copy)
-                    native.map_packed(f"/dev/fd/{copy}")
+                self._check(descriptor)
+                native.map_packed(f"/dev/fd/{descriptor}")
             finally:
                 os.close(descriptor)
         except (RuntimeError, OSError) as error:
@@ -79,7 +82,7 @@ class PackedCache:
             (own / "packed").chmod(0o600)
             with (own / "packed").open("rb") as file:
                 os.fsync(file.fileno())
-                signed = signature(file.fileno(), key, self.path.name)
+                signed = _signature(file.fileno(), key, self.path.name)
             with os.fdopen(os.open(own / "signature", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(signed)
                 file.flush()
@@ -91,9 +94,18 @@ class PackedCache:
         finally:
             shutil.rmtree(own, ignore_errors=True)
 
-    def _check(self, copy: int) -> None:
+    def _check(self, descriptor: int) -> None:
         """Raises PermissionError for content that was not signed by this user under this name."""
         with os.fdopen(open_private(self._signature), "rb") as file:
             signed = file.read(64)
-        if not hmac.compare_digest(signed, signature(copy, packed_key(), self.path.name)):
+        if not hmac.compare_digest(signed, _signature(descriptor, packed_key(), self.path.name)):
             raise PermissionError("the signature beside it is not of this content and user")
+
+
+def _signature(descriptor: int, key: bytes, name: str) -> bytes:
+    """Of a file's name, size and head (`csrc/plan/weight_file.cpp`) under the key."""
+    size = os.fstat(descriptor).st_size
+    start = os.pread(descriptor, _HEADER.size, 0)
+    num_pieces = _HEADER.unpack(start)[1] if len(start) == _HEADER.size else 0
+    head = os.pread(descriptor, min(_HEADER.size + max(num_pieces, 0) * _ENTRY_BYTES, size), 0)
+    return hashlib.blake2b(f"{name}\n{size}\n".encode() + head, key=key, digest_size=32).digest()
