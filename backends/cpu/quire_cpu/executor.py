@@ -19,6 +19,7 @@ from quire.device.host_memory import host_memory
 from quire.device.plan_check import check_plan
 from quire.errors import BackendError, InternalError, QuireError
 from quire.graph.kv_arrays import held_arrays
+from quire.graph.kv_budget import pools_bytes
 from quire.graph.shapes import concrete
 from quire.sampling.batch import I32
 from quire_cpu import _native
@@ -96,7 +97,8 @@ class CpuExecutor:
             ahead_bytes = min(KV_AHEAD_BYTES, host_memory()[0] // 16)
             flat.native.allocate_kv([plan.num_blocks[pool] for pool in flat.pools], ahead_bytes)
         except MemoryError as error:
-            raise BackendError("the KV cache does not fit into memory",
+            num_bytes = pools_bytes(self._plan.model, plan.num_blocks, self._plan.block_size, self._plan.kv_dtype)
+            raise BackendError(f"the KV cache of {num_bytes / 2**30:.1f} GiB does not fit into memory",
                                because=f"blocks asked for: {dict(plan.num_blocks)}",
                                try_="a smaller --max-model-len or --memory-utilization") from error
         self._queue = _native.StepQueue(flat.native)

@@ -28,6 +28,7 @@ from quire.device.step_logits import StepLogits
 from quire.device.weight_loader import WeightLoader
 from quire.errors import BackendError, InternalError, QuireError
 from quire.graph.interpret import PartRunner
+from quire.graph.kv_budget import pools_bytes
 from quire.sampling.batch import I32
 
 
@@ -76,7 +77,9 @@ class GraphExecutor:
         except QuireError:
             raise
         except Exception as error:
-            raise BackendError(f"device {self._library.name} cannot allocate {dict(plan.num_blocks)} KV blocks",
+            num_bytes = pools_bytes(self._plan.model, plan.num_blocks, self._plan.block_size, self._plan.kv_dtype)
+            raise BackendError(f"device {self._library.name} cannot allocate {dict(plan.num_blocks)} KV blocks,"
+                               f" {num_bytes / 2**30:.1f} GiB",
                                because=f"{type(error).__name__}: {error}",
                                try_="fewer blocks: a smaller --max-model-len or --memory-utilization") from error
 

@@ -56,6 +56,11 @@ def pool_block_bytes(model: ModelGraph, pool: str, block_size: int, kv_dtype: st
     return sum(storages.values())
 
 
+def pools_bytes(model: ModelGraph, num_blocks: Mapping[str, int], block_size: int, kv_dtype: str) -> int:
+    """Bytes of so many blocks of each pool."""
+    return sum(count * pool_block_bytes(model, pool, block_size, kv_dtype) for pool, count in num_blocks.items())
+
+
 def blocks_needed(
     group: KVGroupSpec, num_seqs: int, num_tokens: int, block_size: int, max_num_batched_tokens: int
 ) -> int:
