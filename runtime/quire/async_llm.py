@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from quire.engine.client import Message
 from quire.engine.config import EngineConfig
-from quire.engine.input_processor import InputProcessor, ModelLimits, PreparedRequest, Prompt
+from quire.engine.input_processor import InputProcessor, ModelLimits, PreparedRequest, Prompt, split_prompt
 from quire.engine.messages import EngineStats, SequenceOutput
 from quire.engine.output_processor import OutputProcessor
 from quire.engine.supervision import Supervision
 from quire.engine.supervisor import EngineSupervisor
 from quire.engine.text_side import load_text_side
+from quire.engine.text_workers import TextWorkers
 from quire.engine.wire import Refusal
 from quire.errors import BackendError, InternalError, QuireError, RequestError
 from quire.outputs import RequestOutput
@@ -59,8 +60,12 @@ class AsyncLLM:
     it ends later, running requests end with a BackendError, and `supervision` says what comes then.
     """
 
-    def __init__(self, config: EngineConfig, *, supervision: Supervision | None = None) -> None:
+    def __init__(self, config: EngineConfig, *, supervision: Supervision | None = None, num_text_workers: int = 2,
+                 text_timeout_s: float = 30.0) -> None:
         self._config = config
+        self._text_workers: TextWorkers | None = None
+        if not config.skip_tokenizer_init:
+            self._text_workers = TextWorkers(config, num_workers=num_text_workers, timeout_s=text_timeout_s)
         self._supervisor = EngineSupervisor(config, supervision or Supervision(), on_message=self._take,
                                             on_loss=self._fail_all)
         self._streams: dict[str, _Stream] = {}
@@ -77,15 +82,28 @@ class AsyncLLM:
         if self._outputs is not None:
             return
         limits = asyncio.create_task(self._supervisor.wait_ready())
-        text_side = _in_thread(lambda: load_text_side(self._config))
+        text_side = _in_thread(self._load_text_side)
+        workers = asyncio.create_task(self._start_text_workers())
         try:
             self._limits, (self._tokenizer, self.sampling_defaults) = await asyncio.gather(limits, text_side)
+            await workers
         except BaseException:
             limits.cancel()
+            workers.cancel()
             raise
         self._inputs = InputProcessor(self._limits, self._tokenizer)
         self._outputs = OutputProcessor(self._tokenizer)
         self._supervisor.run()
+
+    def _load_text_side(self) -> tuple[Tokenizer | None, dict[str, Any]]:
+        tokenizer, defaults = load_text_side(self._config)
+        if tokenizer is not None:
+            _ = tokenizer.longest_token_chars  # found here, and not in the event loop
+        return tokenizer, defaults
+
+    async def _start_text_workers(self) -> None:
+        if self._text_workers is not None:
+            await self._text_workers.start()
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -93,12 +111,18 @@ class AsyncLLM:
         self._started()
         return self._tokenizer
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        """The prompt of a conversation; options as `ChatTemplate.render`. RequestError without a template."""
-        if self.tokenizer is None:
+    async def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The prompt of a conversation; options as `ChatTemplate.render`, in JSON's types.
+
+        Raises: RequestError without a template, or when it refuses the conversation or takes too long or too much;
+            BackendError when no text worker is free for long.
+        """
+        self._started()
+        assert self._inputs is not None
+        if self._text_workers is None:
             raise RequestError("chat without a tokenizer", because="skip_tokenizer_init is set",
                                try_="completions with token ids", param="messages")
-        return self.tokenizer.apply_chat_template(messages, **options)
+        return await self._text_workers.render(messages, options, max_chars=self._inputs.max_prompt_chars)
 
     @property
     def model_path(self) -> str:
@@ -126,13 +150,23 @@ class AsyncLLM:
         """How often another engine process took the place of one that had ended."""
         return self._supervisor.num_restarts
 
-    def prepare(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, priority: int = 0,
-                cache_salt: str | None = None, add_special_tokens: bool = True) -> PreparedRequest:
-        """Tokenizes and validates; raises RequestError."""
-        self._started()
+    async def prepare(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, priority: int = 0,
+                      cache_salt: str | None = None, add_special_tokens: bool = True) -> PreparedRequest:
+        """Tokenizes, in a text worker, and validates. Raises RequestError; BackendError when no worker is free."""
+        limits = self._started()
         assert self._inputs is not None
-        prepared = self._inputs.prepare(prompt, params, request_id=request_id or uuid.uuid4().hex, priority=priority,
-                                        cache_salt=cache_salt, add_special_tokens=add_special_tokens)
+        request_id = request_id or uuid.uuid4().hex
+        content, salt = split_prompt(prompt)
+        cache_salt = salt if cache_salt is None else cache_salt
+        if isinstance(content, str):
+            self._inputs.check_length(content)
+        if self._text_workers is not None and (isinstance(content, str) or params.bad_words):
+            prepared = await self._text_workers.prepare(
+                limits, content, params, request_id=request_id, priority=priority, cache_salt=cache_salt,
+                add_special_tokens=add_special_tokens)
+        else:
+            prepared = self._inputs.prepare(content, params, request_id=request_id, priority=priority,
+                                            cache_salt=cache_salt, add_special_tokens=add_special_tokens)
         # An id may come again while the engine's last words on the one before are on their way.
         message = replace(prepared.message, request_id=f"{prepared.request_id}.{next(self._numbers)}")
         return replace(prepared, message=message)
@@ -151,7 +185,7 @@ class AsyncLLM:
         Each is the same object, cumulative and up to date; tokens that came while the reader was busy come together.
         Raises: RequestError before the first output, BackendError when the device or the engine process fails.
         """
-        prepared = self.prepare(prompt, params, request_id=request_id, priority=priority, cache_salt=cache_salt)
+        prepared = await self.prepare(prompt, params, request_id=request_id, priority=priority, cache_salt=cache_salt)
         async with contextlib.aclosing(self.stream(prepared)) as outputs:
             async for output in outputs:
                 yield output
@@ -208,7 +242,9 @@ class AsyncLLM:
         self._fail_all(error)
 
     def close(self) -> None:
-        """Ends the engine process; safe to call twice, and at any moment."""
+        """Ends the engine process and the text workers; safe to call twice, and at any moment."""
+        if self._text_workers is not None:
+            self._text_workers.close()
         self._supervisor.close()
 
     def _fail_all(self, error: QuireError) -> int:

@@ -73,10 +73,10 @@ def test_requests_together_and_one_after_another(with_engine: Callable[..., None
             "".join(chr(98 + i + j) for j in range(5)) for i in range(10)]  # fmt: skip
         assert await asyncio.gather(engine.stats(), engine.stats())
         assert (engine.max_model_len, engine.sampling_defaults) == (1024, {})
-        assert engine.render_chat([{"role": "user", "content": "x"}]) == "[user]x>"
+        assert await engine.render_chat([{"role": "user", "content": "x"}]) == "[user]x>"
         await wait_idle(engine)
         with pytest.raises(RequestError, match="prompt is empty"):
-            engine.prepare("", GREEDY)
+            await engine.prepare("", GREEDY)
 
     with_engine(check)
 
@@ -161,7 +161,7 @@ def test_outputs_that_cannot_be_taken_in_end_their_requests_and_no_others(
 def test_before_the_start(with_engine: Callable[..., None]) -> None:
     async def check(engine: AsyncLLM) -> None:
         with pytest.raises(BackendError, match="not started"):
-            engine.prepare("a", GREEDY)
+            await engine.prepare("a", GREEDY)
 
     with_engine(check, start=False)
 
@@ -184,7 +184,7 @@ def test_token_ids_only(with_engine: Callable[..., None]) -> None:
             last = output
         assert last.outputs[0].token_ids == [98, 99, 100, 101, 102]
         with pytest.raises(RequestError, match="chat without a tokenizer"):
-            engine.render_chat([{"role": "user", "content": "x"}])
+            await engine.render_chat([{"role": "user", "content": "x"}])
 
     with_engine(check, skip_tokenizer_init=True)
 
@@ -234,7 +234,8 @@ def test_restarts_leave_nothing_behind_and_have_a_limit(with_engine: Callable[..
             assert await text_of(engine, "a") == "bcdef"
             assert not client._folder.path.exists()
         await wait_idle(engine)
-        assert (num_descriptors(), threading.active_count(), len(asyncio.all_tasks())) == (descriptors, threads, tasks)
+        assert (num_descriptors(), threading.active_count()) == (descriptors, threads)
+        assert len(asyncio.all_tasks()) <= tasks  # one of them may have been the start of a text worker
         os.kill(engine._supervisor.client.pid, signal.SIGABRT)
         assert "restarted 2 times in 600 s" in str(await engine.wait_ended())
         with pytest.raises(BackendError, match=r"SIGABRT\); it was restarted 2 times"):
@@ -344,7 +345,7 @@ def test_cancelled_while_it_starts(with_engine: Callable[..., None]) -> None:
 
 def test_numbers_that_no_message_holds_are_the_requests_fault(with_engine: Callable[..., None]) -> None:
     async def check(engine: AsyncLLM) -> None:
-        prepared = engine.prepare("a", GREEDY)
+        prepared = await engine.prepare("a", GREEDY)
         for change in ({"priority": 2**70}, {"cache_salt": "\ud800"}):
             wrong = replace(prepared, message=replace(prepared.message, **change))
             with pytest.raises(RequestError, match="cannot be sent"):

@@ -68,13 +68,29 @@ class InputProcessor:
         eos = set(limits.eos_token_ids) | set(tokenizer.eos_token_ids if tokenizer is not None else ())
         self._eos_token_ids = tuple(sorted(token for token in eos if 0 <= token < limits.vocab_size))
 
+    @property
+    def max_prompt_chars(self) -> int:
+        """Characters of the longest text that can fit: max_model_len of the longest tokens."""
+        longest = 0 if self._tokenizer is None else self._tokenizer.longest_token_chars
+        return self._limits.max_model_len * max(longest, FEWEST_CHARS_A_TOKEN)
+
+    def check_length(self, text: str) -> None:
+        """Refuses what cannot fit before it is tokenized, which takes seconds for a few megabytes."""
+        max_model_len = self._limits.max_model_len
+        if len(text) > max_model_len * FEWEST_CHARS_A_TOKEN and len(text) > self.max_prompt_chars:
+            raise RequestError(
+                f"the prompt has {len(text)} characters", param="prompt",
+                because=f"{max_model_len} tokens (max_model_len) stand for {self.max_prompt_chars} at most",
+                try_="a shorter prompt, or a larger --max-model-len")
+
     def prepare(self, prompt: Prompt, params: SamplingParams, *, request_id: str, priority: int = 0,
                 cache_salt: str | None = None, add_special_tokens: bool = True) -> PreparedRequest:
         """The request as the core takes it.
 
         Raises: RequestError naming the field, when the prompt or a parameter does not fit the model.
         """
-        text, token_ids, salt = self._prompt_tokens(prompt, add_special_tokens)
+        content, salt = split_prompt(prompt)
+        text, token_ids = self._prompt_tokens(content, add_special_tokens)
         self._check_prompt(token_ids)
         self._check_params(params)
         salt = cache_salt if cache_salt is not None else salt
@@ -105,42 +121,15 @@ class InputProcessor:
             cache_salt=salt)
         return PreparedRequest(request_id, message, text, detokenize)
 
-    def _prompt_tokens(self, prompt: Prompt, add_special_tokens: bool) -> tuple[str | None, list[int], str | None]:
-        """(text or None, token ids, cache salt)."""
-        if isinstance(prompt, Mapping):
-            if set(prompt) - {*_PROMPT_KEYS, "cache_salt"} or sum(key in prompt for key in _PROMPT_KEYS) != 1:
-                raise RequestError(f"a prompt with the keys {', '.join(map(str, prompt)) or 'none'}",
-                                   because="it has exactly one of prompt and prompt_token_ids, and perhaps cache_salt",
-                                   try_='{"prompt_token_ids": [1, 2, 3]}', param="prompt")
-            salt = prompt.get("cache_salt")
-            if salt is not None and (not isinstance(salt, str) or not salt):
-                raise RequestError(f"cache_salt={salt!r}", because="it is a text that is not empty", param="cache_salt")
-            text, token_ids, _ = self._prompt_tokens(
-                next(prompt[k] for k in _PROMPT_KEYS if k in prompt), add_special_tokens
-            )
-            return text, token_ids, salt
+    def _prompt_tokens(self, prompt: str | Sequence[int], add_special_tokens: bool) -> tuple[str | None, list[int]]:
+        """(text or None, token ids)."""
         if isinstance(prompt, str):
             if self._tokenizer is None:
                 raise RequestError("a text prompt without a tokenizer", because="skip_tokenizer_init is set",
                                    try_='{"prompt_token_ids": [...]}', param="prompt")
-            self._check_num_chars(prompt, self._tokenizer)
-            return prompt, self._tokenizer.encode(prompt, add_special_tokens=add_special_tokens), None
-        try:
-            return None, [operator.index(token) for token in prompt], None
-        except TypeError:
-            raise RequestError("the prompt is neither a text nor token ids", because=f"it is {shown(prompt)}",
-                               try_='a text, or {"prompt_token_ids": [1, 2, 3]}', param="prompt") from None
-
-    def _check_num_chars(self, text: str, tokenizer: Tokenizer) -> None:
-        """Refuses what cannot fit before it is tokenized, which takes seconds for a few megabytes."""
-        max_model_len = self._limits.max_model_len
-        if len(text) <= max_model_len * FEWEST_CHARS_A_TOKEN:
-            return
-        max_chars = max_model_len * max(tokenizer.longest_token_chars, FEWEST_CHARS_A_TOKEN)
-        if len(text) > max_chars:
-            raise RequestError(f"the prompt has {len(text)} characters", param="prompt",
-                               because=f"{max_model_len} tokens (max_model_len) stand for {max_chars} at most",
-                               try_="a shorter prompt, or a larger --max-model-len")
+            self.check_length(prompt)
+            return prompt, self._tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        return None, list(prompt)
 
     def _check_prompt(self, token_ids: Sequence[int]) -> None:
         limits = self._limits
@@ -198,6 +187,26 @@ class InputProcessor:
                 if token_ids and token_ids not in sequences:
                     sequences.append(token_ids)
         return tuple(sequences)
+
+
+def split_prompt(prompt: Prompt) -> tuple[str | list[int], str | None]:
+    """(text or token ids, cache salt or None). Raises RequestError for what is neither."""
+    if isinstance(prompt, Mapping):
+        if set(prompt) - {*_PROMPT_KEYS, "cache_salt"} or sum(key in prompt for key in _PROMPT_KEYS) != 1:
+            raise RequestError(f"a prompt with the keys {', '.join(map(str, prompt)) or 'none'}",
+                               because="it has exactly one of prompt and prompt_token_ids, and perhaps cache_salt",
+                               try_='{"prompt_token_ids": [1, 2, 3]}', param="prompt")
+        salt = prompt.get("cache_salt")
+        if salt is not None and (not isinstance(salt, str) or not salt):
+            raise RequestError(f"cache_salt={salt!r}", because="it is a text that is not empty", param="cache_salt")
+        return split_prompt(next(prompt[key] for key in _PROMPT_KEYS if key in prompt))[0], salt
+    if isinstance(prompt, str):
+        return prompt, None
+    try:
+        return [operator.index(token) for token in prompt], None
+    except TypeError:
+        raise RequestError("the prompt is neither a text nor token ids", because=f"it is {shown(prompt)}",
+                           try_='a text, or {"prompt_token_ids": [1, 2, 3]}', param="prompt") from None
 
 
 def _check_unicode(param: str, texts: Sequence[str]) -> None:

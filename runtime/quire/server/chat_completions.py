@@ -26,7 +26,7 @@ async def create_chat_completion(request: Request) -> Response:
     model = serving.check_model(body.model)
     params = body.sampling_params(serving.defaults)
     request_id = f"chatcmpl-{body.request_id}" if body.request_id is not None else new_id("chatcmpl")
-    prompt = serving.engine.render_chat(
+    prompt = await serving.engine.render_chat(
         body.messages,
         tools=body.tools,
         add_generation_prompt=body.add_generation_prompt,
@@ -34,7 +34,8 @@ async def create_chat_completion(request: Request) -> Response:
         chat_template_kwargs=body.chat_template_kwargs,
     )
     with body.own_names():
-        generation = Generation(serving, request_id, prompt, params, body, add_special_tokens=body.add_special_tokens)
+        generation = await Generation.create(serving, request_id, prompt, params, body,
+                                             add_special_tokens=body.add_special_tokens)
     head = {"id": request_id, "created": now_s(), "model": model}
     if body.stream:
         return event_stream(_stream(serving, {**head, "object": "chat.completion.chunk"}, body, generation))

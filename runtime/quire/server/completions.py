@@ -31,7 +31,8 @@ async def create_completion(request: Request) -> Response:
     request_id = f"cmpl-{body.request_id}" if body.request_id is not None else new_id("cmpl")
     with body.own_names():
         generations = [
-            Generation(serving, f"{request_id}-{i}", prompt, params, body, add_special_tokens=body.add_special_tokens)
+            await Generation.create(serving, f"{request_id}-{i}", prompt, params, body,
+                                    add_special_tokens=body.add_special_tokens)
             for i, prompt in enumerate(body.prompts())
         ]
     head = {"id": request_id, "object": "text_completion", "created": now_s(), "model": model}

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import Request
 
 from quire.async_llm import AsyncLLM
+from quire.engine.input_processor import PreparedRequest
 from quire.errors import InternalError
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
@@ -72,17 +73,22 @@ class Serving:
 
 
 class Generation:
-    """One prompt of an API request, tokenized and checked: making it raises RequestError before any byte is sent."""
+    """One prompt of an API request, tokenized and checked."""
 
-    def __init__(self, serving: Serving, request_id: str, prompt: str | list[int], params: SamplingParams,
-                 body: SamplingFields, *, add_special_tokens: bool) -> None:
-        self._engine = serving.engine
-        self._engine.check_health()
-        self._prepared = self._engine.prepare(prompt, params, request_id=request_id, priority=body.priority,
-                                              cache_salt=body.cache_salt, add_special_tokens=add_special_tokens)
+    def __init__(self, engine: AsyncLLM, prepared: PreparedRequest) -> None:
+        self._engine, self._prepared = engine, prepared
+
+    @classmethod
+    async def create(cls, serving: Serving, request_id: str, prompt: str | list[int], params: SamplingParams,
+                     body: SamplingFields, *, add_special_tokens: bool) -> Generation:
+        """Raises RequestError, before any byte is sent."""
+        serving.engine.check_health()
+        prepared = await serving.engine.prepare(prompt, params, request_id=request_id, priority=body.priority,
+                                                cache_salt=body.cache_salt, add_special_tokens=add_special_tokens)
         user = "" if body.user is None else f", user='{printable(body.user, MAX_USER_CHARS)}'"
-        logger.info("%s: %d prompt tokens, max_tokens=%s%s", request_id, len(self._prepared.message.prompt_token_ids),
+        logger.info("%s: %d prompt tokens, max_tokens=%s%s", request_id, len(prepared.message.prompt_token_ids),
                     params.max_tokens, user)
+        return cls(serving.engine, prepared)
 
     async def outputs(self) -> AsyncIterator[RequestOutput]:
         """Cumulative outputs; leaving the loop early aborts the request."""

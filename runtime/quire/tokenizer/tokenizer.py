@@ -81,7 +81,7 @@ class Tokenizer:
 
     @cached_property
     def longest_token_chars(self) -> int:
-        """Characters of the longest token."""
+        """Characters of the longest token, as the vocabulary writes it; at least 1."""
         return max(map(len, self.backend.get_vocab(with_added_tokens=True)), default=1)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
