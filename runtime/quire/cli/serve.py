@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser, model_positional=True, log_level="info")
     _add_server_arguments(parser.add_argument_group("server"))
     _add_supervision(parser.add_argument_group("engine process"))
+    _add_text_workers(parser.add_argument_group("text workers"))
     _add_limits(parser.add_argument_group("limits of clients"))
 
 
@@ -46,6 +47,13 @@ def _add_supervision(group: argparse._ArgumentGroup) -> None:
                        help="restarts within ten minutes; the server ends after more")
     group.add_argument("--health-timeout", type=float, default=Supervision().health_timeout_s, metavar="SECONDS",
                        help="an engine that is silent for so long is not healthy")
+
+
+def _add_text_workers(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--text-workers", type=int, default=ServerConfig.num_text_workers, metavar="N",
+                       help="processes that tokenize and render chat templates; of several, one takes short texts only")
+    group.add_argument("--text-timeout", type=float, default=ServerConfig.text_timeout_s, metavar="SECONDS",
+                       help="so long one request's text may take; its worker is replaced then")
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
@@ -72,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         log_level=args.log_level,
         supervision=Supervision(on_death=args.on_engine_death, max_restarts=args.max_engine_restarts,
                                 health_timeout_s=args.health_timeout),
+        num_text_workers=args.text_workers,
+        text_timeout_s=args.text_timeout,
         max_body_bytes=args.max_body_bytes,
         max_connections=args.max_connections,
         max_requests=args.max_requests,

@@ -27,6 +27,7 @@ class ServerConfig:
         max_connections: open at once; more are answered 503, or closed when they are many more.
         supervision: what becomes of an engine process that ends or is stuck.
         max_requests: of clients, running and waiting together; more are answered 503.
+        num_text_workers, text_timeout_s: of `TextWorkers`.
     """
 
     host: str = "127.0.0.1"
@@ -43,16 +44,21 @@ class ServerConfig:
     max_connections: int = 1024
     max_requests: int = 1024
     supervision: Supervision = field(default_factory=Supervision)
+    num_text_workers: int = 2
+    text_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
             raise ConfigError(f"--port {self.port}", because="ports are 0 to 65535", try_="--port 8000")
-        for name in ("body_timeout_s", "header_timeout_s", "keep_alive_timeout_s", "write_timeout_s"):
+        for name in ("body_timeout_s", "header_timeout_s", "keep_alive_timeout_s", "write_timeout_s", "text_timeout_s"):
             value = getattr(self, name)
             if not 0 < value <= 86400:
                 flag = "--" + name.removesuffix("_s").replace("_", "-")
                 raise ConfigError(f"{flag} {value}", because="it is a number of seconds, up to a day",
                                   try_=f"{flag} 60")
+        if not 1 <= self.num_text_workers <= 64:
+            raise ConfigError(f"--text-workers {self.num_text_workers}", because="each is a process",
+                              try_="--text-workers 2")
         for name in ("max_connections", "max_requests", "max_body_bytes"):
             value = getattr(self, name)
             if value is not None and not 1 <= value < 1 << 31:

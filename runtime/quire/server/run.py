@@ -38,7 +38,8 @@ async def _serve(config: EngineConfig, server_config: ServerConfig, listener: so
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, int(number))
     received = asyncio.create_task(signals.get())
-    engine = AsyncLLM(config, supervision=server_config.supervision)
+    engine = AsyncLLM(config, supervision=server_config.supervision, num_text_workers=server_config.num_text_workers,
+                      text_timeout_s=server_config.text_timeout_s)
     try:
         starting = asyncio.create_task(engine.start())
         from quire.server.http_server import http_server  # imported while the engine process loads the model
