@@ -22,7 +22,7 @@ from quire.files import reading
 ])
 def test_errors_of_any_kind_become_a_model_error(error: Exception, because: str,
                                                  caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG), pytest.raises(ModelError) as caught, reading("a.json"):
+    with caplog.at_level(logging.DEBUG, logger="quire"), pytest.raises(ModelError) as caught, reading("a.json"):
         raise error
     assert caught.value.what == "a.json cannot be read"
     assert because in caught.value.because

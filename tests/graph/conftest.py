@@ -18,7 +18,6 @@ from quire.graph.shapes import concrete
 from quire.graph.shard import axis_range
 from quire.models import build_model_from_config
 from quire.reference.device import ReferenceLibrary
-from quire.reference.lowering import lower_reference
 from quire.weights.dummy import DummyWeights
 
 BLOCK, NUM_BLOCKS, MAX_LEN = 4, 16, 64
@@ -70,7 +69,8 @@ class RankRunner:
         self.model, self.rank, self.world_size = model, rank, world_size
         self._weights = Weights(model, rank, world_size)
         pools = {group.pool for group in model.kv_groups.values()}
-        self._cache = KVCache(ReferenceLibrary(), self.plan, KVPlan(num_blocks=dict.fromkeys(pools, NUM_BLOCKS)))
+        self._library = ReferenceLibrary()
+        self._cache = KVCache(self._library, self.plan, KVPlan(num_blocks=dict.fromkeys(pools, NUM_BLOCKS)))
 
     def caches(self, part: Part) -> dict[str, CacheHandle]:
         return {name: self._cache.handle(ref) for name, ref in part.caches.items()}
@@ -85,7 +85,7 @@ class RankRunner:
             mine = (inputs[1] >= start) & (inputs[1] < stop)
             inputs = (inputs[0], np.where(mine, inputs[1] - start, 0).astype(np.int32),
                       np.where(mine, inputs[2], 0).astype(np.float32))
-        return lower_reference(node, graph, self.plan)(context, inputs, weights)
+        return self._library.lower(node, graph, self.plan)(context, inputs, weights)
 
     def _own_rows(self, ids: np.ndarray, table: np.ndarray, node: Node) -> tuple[np.ndarray]:
         start, stop = axis_range(self.model.axes["vocab"], self.rank, self.world_size)
