@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from quire import __version__
-from quire.cli.main import COMMANDS
+from quire.cli.backend_options import flags_of
+from quire.cli.foreign_words import FOREIGN_COMMANDS, FOREIGN_FLAGS
+from quire.cli.main import COMMANDS, build_parser
+
+QUIRE = (sys.executable, "-c", "import sys; from quire.cli.main import main; sys.exit(main())")
+"""A process of its own."""
 
 
 def test_version_and_help(quire: Callable) -> None:
@@ -92,6 +98,56 @@ def test_what_cannot_work_is_explained(quire: Callable, words: list[str], said: 
         assert text in ended.err
 
 
+@pytest.mark.parametrize(("words", "meant"), [
+    (["genrate", "a"], "generate"),
+    (["ls"], "quire models"),
+    (["pull", "x"], "quire run MODEL"),
+    (["generate", "a", "--temprature", "1"], "--temperature"),
+    (["generate", "a", "--Top_K", "1"], "--top-k"),
+    (["generate", "a", "--n-predict", "3"], "--max-tokens N"),
+    (["generate", "a", "--ctx-size=3"], "--max-model-len N"),
+    (["chat", "-ngl", "99"], "--device cuda"),
+    (["serve", "demo", "--prot", "1"], "--port"),
+    (["generate", "a", "--load-format", "safetensor"], "safetensors"),
+    (["bench", "latencies"], "latency"),
+    (["help", "sreve"], "serve"),
+])  # fmt: skip
+def test_what_was_meant_is_named(quire: Callable, words: list[str], meant: str) -> None:
+    ended = quire(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert re.search(rf"did you mean: {meant}( |\n)", ended.err)
+
+
+def test_nothing_is_guessed_where_nothing_is_near(quire: Callable) -> None:
+    for words in (["xyzzy"], ["generate", "a", "--xyzzy"], ["generate", "a", "-Z"], ["generate", "a", "b", "c"]):
+        ended = quire(*words)
+        assert (ended.code, "did you mean" in ended.err) == (2, False)
+    assert len(quire("generate", "a", "b" * 100_000).err) < 10_000
+
+
+def test_foreign_words_are_not_ours(quire: Callable) -> None:
+    assert not set(FOREIGN_COMMANDS) & set(COMMANDS)
+    ours = set(flags_of(build_parser("generate")))
+    assert not set(FOREIGN_FLAGS) & ours
+    for text in FOREIGN_FLAGS.values():  # what is recommended exists
+        flags = re.findall(r"--[a-z-]+", text)
+        assert all(flag in ours or flag in ("--cpu-threads", "--served-model-name") for flag in flags), text
+
+
+def test_help_of_a_command(quire: Callable) -> None:
+    assert quire("help").out == quire("--help").out
+    assert quire("help", "chat").out == quire("chat", "--help").out
+    assert quire("help", "bench", "core").out == quire("bench", "core", "--help").out
+
+
+def test_run_answers_once_or_talks(quire: Callable, on_fake: tuple[str, ...]) -> None:
+    model, flags = on_fake[1], (*on_fake[2:], "--temperature", "0", "--max-tokens", "3")
+    for words in ([model, "one", "two", *flags], [model, *flags, "one"], [*flags, "-m", model, "one"]):
+        assert quire("run", *words).out == "?@A\n"
+    assert quire("run", model, *flags, stdin="one\ntwo\n").out == "?@A\n?@A\n"
+    assert "unrecognized arguments: two --nix" in quire("run", model, *flags, "two", "--nix").err
+
+
 def test_a_pipe_that_closes_is_no_traceback(byte_model: Path) -> None:
     code = (
         f"import sys; from quire.cli.main import main; sys.exit(main(['generate', 'a', '--model', {str(byte_model)!r}, "
@@ -105,3 +161,21 @@ def test_a_pipe_that_closes_is_no_traceback(byte_model: Path) -> None:
     os.close(writing)
     assert ended.returncode == 141
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("target", "code"), [("/dev/full", 2), ("closed", 0)])
+def test_an_output_that_takes_nothing_is_no_traceback(byte_model: Path, target: str, code: int) -> None:
+    words = ["generate", "a", "--model", str(byte_model), "--device", "fake", "--load-format", "dummy"]
+    command = [*QUIRE, *words]
+    redirect = ">&-" if target == "closed" else f"> {target}"
+    ended = subprocess.run(["sh", "-c", f'"$@" {redirect}', "sh", *command], stderr=subprocess.PIPE, text=True,
+                           timeout=60, check=False)
+    assert (ended.returncode, "Traceback" in ended.stderr, "Exception" in ended.stderr) == (code, False, False)
+
+
+def test_text_that_the_output_cannot_hold_is_replaced(byte_model: Path) -> None:
+    words = ["generate", "\u00e3", "--raw", "--model", str(byte_model), "--device", "fake", "--load-format", "dummy",
+             "--temperature", "0", "--max-tokens", "40"]
+    ended = subprocess.run([*QUIRE, *words], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+                           timeout=60, check=False)
+    assert (ended.returncode, b"?" in ended.stdout, b"Traceback" in ended.stderr) == (0, True, False)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from quire.cli.engine_args import add_engine_arguments, config_from_args
 from quire.cli.sampling_args import add_sampling_arguments, params_from_args
+from quire.cli.standard_streams import checked_text
+from quire.cli.termination import exit_on_termination
 from quire.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
@@ -27,31 +29,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the answer as it comes."""
+    """Prints the answer as it comes. 130 where Ctrl-C ended it; what was printed by then stays."""
     from dataclasses import replace
 
-    from quire.cli.streaming import stream_text
+    from quire.cli.streaming import say_if_cut, stream_text
     from quire.engine.llm_engine import LLMEngine
 
+    exit_on_termination()
     config = config_from_args(args)
     if config.skip_tokenizer_init:
         raise ConfigError("quire generate with --skip-tokenizer-init", because="it reads and prints text",
                           try_="the command without it")
     params_from_args(args, {})  # a wrong one is refused before the model is loaded
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = _read_prompt(args.prompt)
+    args.system = checked_text(args.system, "--system") if args.system else None
     start_s = time.monotonic()
     engine = LLMEngine(replace(config, max_num_seqs=config.max_num_seqs or args.n))
     try:
         text, add_special_tokens = _prompt_text(engine, prompt, args)
+        params = params_from_args(args, engine.sampling_defaults)
         loaded_s = time.monotonic()
-        output = stream_text(
-            engine, text, params_from_args(args, engine.sampling_defaults), add_special_tokens=add_special_tokens
-        )
+        answer = stream_text(engine, text, params, add_special_tokens=add_special_tokens)
     finally:
         engine.close()
+    say_if_cut(answer.output, params, engine.loaded.limits.max_model_len, way_out="--max-tokens N; 0 = no cap")
     if args.stats:
-        print_stats(output, loaded_s - start_s)
-    return 0
+        print_stats(answer.output, loaded_s - start_s)
+    return 130 if answer.interrupted else 0
+
+
+def _read_prompt(word: str) -> str:
+    """The prompt of the command line, or all of standard input for "-". Raises RequestError for an empty one."""
+    if word == "-" and sys.stdin.isatty():
+        print("the prompt, then Ctrl-D:", file=sys.stderr)
+    prompt = checked_text(sys.stdin.read() if word == "-" else word, "standard input" if word == "-" else "the prompt")
+    if not prompt.strip():
+        raise RequestError("the prompt is empty", because="standard input has no text" if word == "-" else
+                           "it has no text", try_='quire generate "What is a block table?"', param="prompt")
+    return prompt
 
 
 def _prompt_text(engine: LLMEngine, prompt: str, args: argparse.Namespace) -> tuple[str, bool]:
@@ -61,6 +76,9 @@ def _prompt_text(engine: LLMEngine, prompt: str, args: argparse.Namespace) -> tu
         if args.system:
             raise RequestError("--system needs a chat template", because="this run continues raw text",
                                try_="no --raw, or a model with a chat template")
+        if not args.raw:
+            print("the model has no chat template: the prompt is continued as raw text (as with --raw)",
+                  file=sys.stderr)
         return prompt, True
     system = [{"role": "system", "content": args.system}] if args.system else []
     return engine.render_chat([*system, {"role": "user", "content": prompt}]), False
