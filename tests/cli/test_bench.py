@@ -47,3 +47,21 @@ def test_startup_that_fails_is_an_error(quire: Callable) -> None:
     ended = quire("bench", "startup", "--model", "demo", "--device", "nowhere", "--repeats", "1")
     assert ended.code == 2
     assert "a process that was to make one token failed" in ended.err
+
+
+def test_a_result_that_cannot_be_written_is_said_before_the_run(quire: Callable, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    def ran(*_: object, **__: object) -> None:
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr("quire.cli.bench._report", ran)
+    monkeypatch.setattr("quire.testing.conform.run_conformance", ran)
+    (tmp_path / "kept.json").write_text("old")
+    for target in (tmp_path, tmp_path / "no" / "file", Path("/dev/full/x"), Path("a\0b")):
+        for words in (["bench", "core"], ["conform", "-d", "fake"]):
+            ended = quire(*words, "--json", str(target))
+            assert (ended.code, "cannot be written" in ended.err) == (2, True)
+    for target in (tmp_path / "kept.json", tmp_path / "new.json"):
+        with pytest.raises(AssertionError, match="it ran"):
+            quire("bench", "core", "--json", str(target))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("kept.json", "old")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from quire.cli.engine_args import add_engine_arguments, config_from_args
 from quire.cli.help_format import HelpFormatter
-from quire.errors import ConfigError
+from quire.cli.result_file import require_writable, write_result
 
 if TYPE_CHECKING:
     from quire.bench.report import Report
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report, and writes JSON where asked."""
+    require_writable(args.json, "--json")
     report = _report(args)
     text = json.dumps(report.as_json(), indent=2)
     if args.json is not None and str(args.json) == "-":
@@ -57,10 +58,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print("\n".join(report.lines()))
     if args.json is not None:
-        try:
-            args.json.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--json {args.json} cannot be written", because=str(error), try_="--json -") from error
+        write_result(args.json, text + "\n", "--json")
     return 0
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quire.cli.result_file import require_writable, write_result
 from quire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from quire.testing.conform import LEVELS, run_conformance, subject_of
     from quire.testing.conform.gaps import read_gaps
 
+    require_writable(args.json, "--json")
     levels = [level.upper() for level in args.level] if args.level else list(LEVELS)
     gaps = read_gaps(args.gaps) if args.gaps else {}
     subject = subject_of(args.device, _options(args))
@@ -42,10 +44,7 @@ def run(args: argparse.Namespace) -> int:
                              progress=lambda result: None if args.quiet else _say(result))
     print("\n".join(report.lines()))
     if args.json:
-        try:
-            args.json.write_text(report.json_text(), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--json {args.json} cannot be written", because=str(error)) from error
+        write_result(args.json, report.json_text(), "--json")
     return 0 if report.passed else 1
 
 
