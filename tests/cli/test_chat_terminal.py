@@ -22,11 +22,11 @@ CODE = "import sys; from quire.cli.main import main; sys.exit(main())"
 class Terminal:
     """A process of `quire` on a terminal of its own."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, code: str, *words: str) -> None:
         self.pid, self._file = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "xterm"
-            os.execv(sys.executable, [sys.executable, "-c", CODE, *words])
+            os.execv(sys.executable, [sys.executable, "-c", code, *words])
 
     def keys(self, text: str) -> None:
         os.write(self._file, text.encode())
@@ -53,8 +53,8 @@ def terminal(on_fake: tuple[str, ...]) -> Iterator[Callable[..., Terminal]]:
     """terminal(command, *words): on the fake device, whose answers are "?@ABC..."."""
     opened: list[Terminal] = []
 
-    def start(command: str, *words: str, flags: tuple[str, ...] = (*on_fake, "--temperature", "0")) -> Terminal:
-        opened.append(Terminal(command, *words, *flags))
+    def start(command: str, *words: str, code: str = CODE) -> Terminal:
+        opened.append(Terminal(code, command, *words, *on_fake, "--temperature", "0"))
         return opened[-1]
 
     yield start
@@ -112,6 +112,16 @@ def test_ctrl_c_ends_the_answer_and_what_was_said_stays(terminal: Callable, tmp_
     one.keys("second\n")
     assert "?@\n" in one.until("stopped after 2 tokens.*" + PROMPT)
     assert saved_questions(one, tmp_path) == ["first", "second"]
+
+
+def test_answers_alone_go_to_a_file(terminal: Callable, tmp_path: Path) -> None:
+    one = terminal("chat", "--max-tokens", "2", code=f"import sys; sys.stdout = open('{tmp_path}/out', 'w'); {CODE}")
+    one.until("> $")
+    one.keys("a\n")
+    one.until("stopped after 2 tokens.*\n> $")
+    one.keys("\x04")
+    assert one.code() == 0
+    assert (tmp_path / "out").read_text() == "?@\n"
 
 
 def test_control_characters_are_shown_and_not_sent(terminal: Callable) -> None:

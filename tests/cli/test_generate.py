@@ -119,3 +119,14 @@ def test_bytes_that_are_no_utf8_are_refused(quire: Callable, on_fake: tuple[str,
 def test_utf8_that_was_read_as_ascii_is_mended(quire: Callable, on_fake: tuple[str, ...]) -> None:
     ended = quire("generate", "a\udcc3\udca4", "--raw", "--stats", *on_fake, *GREEDY)
     assert "3 prompt tokens" in ended.err
+
+
+@pytest.mark.parametrize("words", [("generate", "a"), ("chat",)])
+def test_ctrl_c_while_the_model_is_loaded(quire: Callable, on_fake: tuple[str, ...], words: tuple[str, ...],
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quire.engine.llm_engine.load_engine", interrupted)
+    ended = quire(*words, *on_fake)
+    assert (ended.code, ended.out, ended.err) == (130, "", "")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import select
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from quire.cli.standard_streams import checked_text
 
@@ -12,13 +15,16 @@ QUOTES = '"""'
 _PASTE_S = 0.03
 """Without readline: lines that are there so soon after another one were pasted with it."""
 
+_ALARM_S = 0.1
+
 
 class LineInput:
     """Standard input as messages. Line editing, history and pasted lines in one piece are readline's."""
 
     def __init__(self) -> None:
         self.is_terminal = sys.stdin.isatty()
-        self._marks_paste = self.is_terminal and _use_readline()
+        self._shows_prompt = sys.stdout.isatty()  # else answers go to a file, and prompts to the person
+        self._marks_paste = self.is_terminal and self._shows_prompt and _use_readline()
 
     def read(self) -> str | None:
         """The next message without blanks at its end; None at the end of input.
@@ -50,13 +56,32 @@ class LineInput:
 
     def _lines(self, prompt: str) -> str:
         """One line, and those that were pasted with it."""
-        lines = [input(prompt)]
-        while not self._marks_paste and select.select([sys.stdin], [], [], _PASTE_S)[0]:
-            try:
-                lines.append(input(""))
-            except EOFError:
-                break
+        if not self._shows_prompt:
+            print(prompt, end="", file=sys.stderr, flush=True)
+        with _signals_seen():
+            lines = [input(prompt if self._shows_prompt else "")]
+            while not self._marks_paste and select.select([sys.stdin], [], [], _PASTE_S)[0]:
+                try:
+                    lines.append(input(""))
+                except EOFError:
+                    break
         return "\n".join(lines)
+
+
+@contextmanager
+def _signals_seen() -> Iterator[None]:
+    """Within this, a Ctrl-C is acted on within a tenth of a second.
+
+    Python's readline looks for signals only where one interrupts its waiting: one that comes just before it waits,
+    as right after the prompt appears, would be seen at the next key. An alarm that does nothing interrupts it.
+    """
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, _ALARM_S, _ALARM_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _use_readline() -> bool:
@@ -64,6 +89,8 @@ def _use_readline() -> bool:
     try:
         import readline
     except ImportError:  # a Python without it
+        return False
+    if "libedit" in (readline.__doc__ or ""):  # it stands in for readline on some systems, and does not
         return False
     readline.parse_and_bind("set enable-bracketed-paste on")
     return True

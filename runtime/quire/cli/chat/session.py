@@ -64,7 +64,7 @@ class Session:
                     return
             except KeyboardInterrupt:
                 self.engine.abort_all()
-                say(f"\n(stopped before an answer; the question is forgotten; {LEAVE})")
+                say(f"\n(stopped; the conversation is as it was; {LEAVE})")
             except QuireError as error:
                 self.engine.abort_all()
                 say(one_line(error))
