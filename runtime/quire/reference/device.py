@@ -87,12 +87,17 @@ class ReferenceLibrary:
                      dtype: str) -> dict[str, np.ndarray]:
         """[blocks, block_size, *shape_per_token] each, filled with NaN; int8 with -128, and its scales with NaN.
 
-        It begins without blocks and grows up to `num_blocks`, as they are used.
+        It begins without blocks and grows up to `num_blocks`, as they are used. Raises MemoryError for more than the
+        machine has.
         """
         empty = {array.name: np.full((0, block_size, *concrete(array.shape, axis_sizes)), 0, numpy_dtype(array.dtype))
                  for array in held_arrays(group, dtype)}
-        self._held_bytes += num_blocks * block_size * sum(
+        num_bytes = num_blocks * block_size * sum(
             array.itemsize * math.prod(array.shape[2:]) for array in empty.values())
+        total, _ = host_memory()
+        if total and num_bytes > total:
+            raise MemoryError(f"{num_bytes / 2**30:.1f} GiB; this machine has {total / 2**30:.1f} GiB")
+        self._held_bytes += num_bytes
         return GrowingCache(empty, num_blocks)
 
     def copy_blocks(self, cache: Mapping[str, np.ndarray], copies: I32) -> None:

@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from quire.errors import InternalError, ModelError
-from quire.files import FileRegions, file_of, parse_object, read_json_object, reading
+from quire.files import file_of, parse_object, read_json_object, reading
+from quire.files.file_regions import FileRegions
 from quire.weights.schemes import PLAIN, QuantizedMatrix
 
 INDEX_NAME = "model.safetensors.index.json"

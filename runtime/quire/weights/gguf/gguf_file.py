@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from quire.errors import ModelError
-from quire.files import FileRegions, file_of, reading
+from quire.files import file_of, reading
+from quire.files.file_regions import FileRegions
 from quire.weights.gguf.block_types import BLOCK_TYPES, BlockType
 from quire.weights.gguf.metadata import LONGEST_NAME, Cursor, CutShort, Malformed
 
