@@ -24,7 +24,7 @@ def _cache(library: ReferenceLibrary, dtype: str = "bfloat16") -> dict[str, np.n
 
 def test_a_cache_holds_what_is_used_of_it() -> None:
     library = ReferenceLibrary()
-    cache = library.create_cache(GROUP, {"kv_heads": 3}, 10**9, 4, "float32")
+    cache = library.create_cache(GROUP, {"kv_heads": 3}, 10**6, 4, "float32")
     assert sum(array.nbytes for array in cache.values()) == 0
     library.copy_blocks(cache, np.array([[2, 7]], np.int32))
     assert {array.shape[0] for array in cache.values()} == {8}
