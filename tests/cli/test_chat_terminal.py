@@ -114,6 +114,29 @@ def test_ctrl_c_ends_the_answer_and_what_was_said_stays(terminal: Callable, tmp_
     assert saved_questions(one, tmp_path) == ["first", "second"]
 
 
+def test_ctrl_c_held_down_costs_no_conversation(terminal: Callable, tmp_path: Path) -> None:
+    """As a keyboard repeats it: another one while the first is being dealt with."""
+    one = terminal("chat", "--fake-latency-ms", "20", "--ignore-eos")
+    one.until(PROMPT)
+    one.keys("/set max_tokens 2\n")
+    one.until(PROMPT)
+    one.keys("first\n")
+    one.until("stopped after 2 tokens.*" + PROMPT)
+    one.keys("/set max_tokens 900\n")
+    one.until(PROMPT)
+    one.keys("second\n")
+    one.until(r"\?@A")
+    for _ in range(40):
+        os.kill(one.pid, signal.SIGINT)
+        time.sleep(0.003)
+    one.keys("\n/set max_tokens 2\n")
+    one.until("max_tokens.*" + PROMPT)
+    one.keys("third\n")
+    one.until("stopped after 2 tokens.*" + PROMPT)
+    questions = saved_questions(one, tmp_path)
+    assert (questions[0], questions[-1]) == ("first", "third")
+
+
 def test_answers_alone_go_to_a_file(terminal: Callable, tmp_path: Path) -> None:
     one = terminal("chat", "--max-tokens", "2", code=f"import sys; sys.stdout = open('{tmp_path}/out', 'w'); {CODE}")
     one.until("> $")

@@ -179,3 +179,18 @@ def test_text_that_the_output_cannot_hold_is_replaced(byte_model: Path) -> None:
     ended = subprocess.run([*QUIRE, *words], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"},
                            timeout=60, check=False)
     assert (ended.returncode, b"?" in ended.stdout, b"Traceback" in ended.stderr) == (0, True, False)
+
+
+def test_ctrl_c_while_it_still_imports_is_an_exit_code() -> None:
+    code = """
+import sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "quire.cli.parser":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from quire.cli.entry import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code, "devices"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

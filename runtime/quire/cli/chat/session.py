@@ -44,30 +44,38 @@ class Session:
     def talk(self) -> None:
         """Until /exit or the end of input. What goes wrong is one message, and the next line is read."""
         say(f"{self._model}: {WELCOME}")
-        while True:
+        is_over = False
+        while not is_over:
             try:
-                text = self._input.read()
+                is_over = self._turn()
             except KeyboardInterrupt:
                 if not self._input.is_terminal:
                     raise
-                say(f"\n({LEAVE})")
-                continue
-            except QuireError as error:
-                say(one_line(error))
-                continue
-            if text is None:
-                if self._input.is_terminal:
-                    say("")
-                return
-            try:
-                if self._take(text):
-                    return
-            except KeyboardInterrupt:
-                self.engine.abort_all()
-                say(f"\n(stopped; the conversation is as it was; {LEAVE})")
-            except QuireError as error:
-                self.engine.abort_all()
-                say(one_line(error))
+
+    def _turn(self) -> bool:
+        """One message or command; true where the talk is over."""
+        self.engine.abort_all()  # what a Ctrl-C, or one more in the middle of its handling, left of the turn before
+        try:
+            text = self._input.read()
+        except KeyboardInterrupt:
+            if not self._input.is_terminal:
+                raise
+            say(f"\n({LEAVE})")
+            return False
+        except QuireError as error:
+            say(one_line(error))
+            return False
+        if text is None:
+            if self._input.is_terminal:
+                say("")
+            return True
+        try:
+            return self._take(text)
+        except KeyboardInterrupt:
+            say(f"\n(stopped; the conversation is as it was; {LEAVE})")
+        except QuireError as error:
+            say(one_line(error))
+        return False
 
     def _take(self, text: str) -> bool:
         """Obeys a command or answers; true where the talk is over."""
