@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,10 @@ MAX_N = 16384
 
 MAX_STRINGS = 1024
 """Most stop strings, and most bad words, of one request."""
+
+
+MAX_DEPTH = 64
+"""Lists and objects inside each other, in what a request hands on to a chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +190,20 @@ def check_bias(values: object) -> dict[int, float] | None:
 def _token_id(key: object) -> int:
     is_decimal = isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) <= len(str(INT32_MAX))
     return check_integer("logit_bias", int(key) if is_decimal else key)  # type: ignore[call-overload]
+
+
+def check_depth(param: str, value: Any) -> None:
+    """Raises RequestError for lists and objects nested deeper than `MAX_DEPTH`: what walks them is recursive."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for outer in level for item in _items(outer) if isinstance(item, (Mapping, list, tuple))]
+        if not level:
+            return
+    raise RequestError(f"{param} is nested too deeply", because=f"at most {MAX_DEPTH} levels are taken",
+                       try_="a flatter one", param=param)
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else ()

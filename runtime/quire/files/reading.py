@@ -33,7 +33,7 @@ def reading(place: Path | str | Callable[[], str]) -> Iterator[None]:
     except QuireError:
         raise
     except BaseException as error:  # whatever a file's content can make a reader raise, panics of Rust included
-        if not isinstance(error, Exception) and not _is_panic(error):
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         where = place() if callable(place) else str(place)
         logger.debug("while reading %s", where, exc_info=True)
@@ -42,7 +42,7 @@ def reading(place: Path | str | Callable[[], str]) -> Iterator[None]:
                          ) from error
 
 
-def _is_panic(error: BaseException) -> bool:
+def is_panic(error: BaseException) -> bool:
     """Whether a library written in Rust panicked: what pyo3 makes of that is no Exception."""
     return type(error).__name__ == "PanicException"
 

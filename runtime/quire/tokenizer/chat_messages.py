@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.errors import RequestError
+from quire.field_ranges import check_depth, shown
 
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 """Names under which clients send an answer's reasoning; templates read the first, some the second."""
+
+
+_TEXTS = ("name", "tool_call_id", *_REASONING_NAMES)
+"""Fields of a message that are texts."""
 
 
 def prepare_messages(
@@ -24,29 +29,52 @@ def prepare_messages(
     Args:
         wants_parts: the template loops over parts of a content.
         takes_strings: the template can do with a string as content.
-    Raises: RequestError for messages that are not objects with a role, parts that are not text, and arguments that
-        are not JSON.
+    Raises: RequestError that names the place, for messages that are not objects with a role, parts that are not text,
+        calls that are no calls, arguments that are no JSON object, and what is nested too deeply.
     """
     if isinstance(messages, (str, Mapping)) or not messages:
         raise RequestError("messages is empty or no list", because="a conversation has at least one message",
                            try_="[{'role': 'user', 'content': '...'}]", param="messages")  # fmt: skip
-    prepared = []
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise RequestError(f"{where} has no role", because="each message is an object with role and content",
-                               try_="a role such as 'user'", param=where)  # fmt: skip
-        copy = {key: value for key, value in message.items() if value is not None}
-        if "content" in copy:
-            copy["content"] = _content(copy["content"], where, wants_parts, takes_strings)
-        if "tool_calls" in copy:
-            calls = enumerate(copy["tool_calls"])
-            copy["tool_calls"] = [_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in calls]
-        reasoning = next((copy[name] for name in _REASONING_NAMES if name in copy), None)
-        if reasoning is not None:
-            copy = {"thinking": reasoning, **copy, "reasoning_content": reasoning}
-        prepared.append(copy)
-    return prepared
+    return [_prepared(message, f"messages[{index}]", wants_parts, takes_strings)
+            for index, message in enumerate(messages)]
+
+
+def _prepared(message: Any, where: str, wants_parts: bool, takes_strings: bool) -> dict[str, Any]:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise RequestError(f"{where} has no role", because="each message is an object with role and content",
+                           try_="a role such as 'user'", param=where)  # fmt: skip
+    check_depth(where, message)
+    copy = {key: value for key, value in message.items() if value is not None}
+    for name in _TEXTS:
+        if not isinstance(copy.get(name, ""), str):
+            raise _odd(f"{where}.{name}", copy[name], "a text")
+    if "content" in copy:
+        copy["content"] = _content(copy["content"], where, wants_parts, takes_strings)
+    if "tool_calls" in copy:
+        calls = copy["tool_calls"]
+        if not isinstance(calls, Sequence) or isinstance(calls, str):
+            raise _odd(f"{where}.tool_calls", calls, "a list of calls")
+        copy["tool_calls"] = [_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
+    reasoning = next((copy[name] for name in _REASONING_NAMES if name in copy), None)
+    if reasoning is not None:
+        copy = {"thinking": reasoning, **copy, "reasoning_content": reasoning}
+    return copy
+
+
+def prepare_objects(name: str, objects: Any) -> list[dict[str, Any]] | None:
+    """Copies of tools or documents for a template; None stays None.
+
+    Raises: RequestError that names the place, for what is no list of objects or is nested too deeply.
+    """
+    if objects is None:
+        return None
+    if not isinstance(objects, Sequence) or isinstance(objects, str):
+        raise _odd(name, objects, "a list of objects")
+    for index, item in enumerate(objects):
+        if not isinstance(item, Mapping):
+            raise _odd(f"{name}[{index}]", item, "an object")
+        check_depth(f"{name}[{index}]", item)
+    return [dict(item) for item in objects]
 
 
 def _content(content: Any, where: str, wants_parts: bool, takes_strings: bool) -> str | list[dict[str, Any]]:
@@ -60,7 +88,8 @@ def _content(content: Any, where: str, wants_parts: bool, takes_strings: bool) -
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind != "text" or not isinstance(part.get("text"), str):
-            raise RequestError(f"{where}.content[{index}] is of type {kind!r}", because="only text parts can be read",
+            raise RequestError(f"{where}.content[{index}] is of type {shown(kind)}",
+                               because="only text parts can be read",
                                try_="a part {'type': 'text', 'text': '...'}", param=f"{where}.content")  # fmt: skip
         texts.append(part["text"])
     if wants_parts:
@@ -68,14 +97,43 @@ def _content(content: Any, where: str, wants_parts: bool, takes_strings: bool) -
     return "\n".join(texts)
 
 
-def _tool_call(call: Any, where: str) -> Any:
-    """The tool call with its arguments as an object where they came as JSON text."""
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
-        return call
+def _tool_call(call: Any, where: str) -> dict[str, Any]:
+    """The tool call with its arguments as an object where they came as JSON text.
+
+    A call has its function in an object, as the API has it, or is that object itself, as some templates have it.
+    """
+    if not isinstance(call, Mapping):
+        raise _odd(where, call, "an object with a function")
+    function = call.get("function")
+    if function is None and isinstance(call.get("name"), str):
+        return dict(call)
+    if not isinstance(function, Mapping):
+        raise _odd(f"{where}.function", function, "an object with name and arguments")
+    if not isinstance(function.get("name"), str):
+        raise _odd(f"{where}.function.name", function.get("name"), "a text")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments, f"{where}.function.arguments")
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise _odd(f"{where}.function.arguments", arguments, "an object")
+    given = {} if "arguments" not in function else {"arguments": arguments or {}}
+    return {**call, "function": {**function, **given}}
+
+
+def _parsed(text: str, where: str) -> Any:
     try:
-        arguments = json.loads(function["arguments"] or "{}")
-    except ValueError as error:
-        raise RequestError(f"{where}.function.arguments is not JSON", because=str(error),
-                           try_="the arguments as a JSON object", param=where) from error  # fmt: skip
-    return {**call, "function": {**function, "arguments": arguments}}
+        value = json.loads(text or "{}", parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        because = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(f"{where} is not JSON", because=because, try_="the arguments as a JSON object",
+                           param=where) from error
+    check_depth(where, value)
+    return value
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _odd(where: str, value: Any, wanted: str) -> RequestError:
+    return RequestError(f"{where} is {shown(value)}", because=f"{wanted} is expected there", try_=wanted, param=where)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quire.errors import ModelError, RequestError
+from quire.field_ranges import check_depth
 from quire.files import file_of, optional_file_of, read_json_object, read_text
-from quire.tokenizer.chat_messages import prepare_messages
+from quire.tokenizer.chat_messages import prepare_messages, prepare_objects
 
 if TYPE_CHECKING:
     from quire.tokenizer.jinja import CompiledTemplate
@@ -128,11 +129,15 @@ class ChatTemplate:
         compiled = _compiled(self.source(name=template_name, has_tools=tools is not None))
         chat = prepare_messages(messages, wants_parts=compiled.wants_parts, takes_strings=compiled.takes_strings)
         final = _mark_final_message(chat) if continue_final_message else ""
+        if not isinstance(chat_template_kwargs or {}, Mapping):
+            raise RequestError("chat_template_kwargs is no object", because="variables of a template have names",
+                               try_='{"enable_thinking": false}', param="chat_template_kwargs")
+        check_depth("chat_template_kwargs", chat_template_kwargs)
         given = {**variables, **(chat_template_kwargs or {})}
         fixed = {
             "messages": chat,
-            "tools": None if tools is None else [dict(tool) for tool in tools],
-            "documents": documents,
+            "tools": prepare_objects("tools", tools),
+            "documents": prepare_objects("documents", documents),
             "add_generation_prompt": add_generation_prompt,
         }
         if taken := sorted(fixed.keys() & given.keys()):

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 
 from quire.errors import ModelError, RequestError
-from quire.files import file_of, read_json_object, reading
+from quire.files import file_of, is_panic, read_json_object, reading
 from quire.tokenizer.chat_template import ChatTemplate
 from quire.tokenizer.generation_config import generation_end_tokens
 from quire.tokenizer.loading import load_backend
@@ -87,7 +87,8 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. `add_special_tokens` adds what tokenizer.json's post-processor says, such as bos.
 
-        Raises: RequestError when the text holds half a surrogate pair, which no encoding of Unicode allows.
+        Raises: RequestError when the text holds half a surrogate pair, which no encoding of Unicode allows, or the
+            tokenizer breaks down over it.
         """
         try:
             return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
@@ -98,6 +99,11 @@ class Tokenizer:
                 try_="text that is valid Unicode",
                 param="prompt",
             ) from None
+        except BaseException as error:  # the library panics in Rust, which is no Exception, or raises a bare one
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            raise RequestError("the tokenizer breaks down over this text", because=str(error),
+                               try_="another text; the model's tokenizer may be damaged", param="prompt") from error
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; ids without a token stand for nothing, bytes that are no UTF-8 become U+FFFD."""
