@@ -14,6 +14,7 @@ from quire.field_ranges import (
     FLOAT32_TINY,
     INT32_MAX,
     INTEGER_RANGES,
+    MAX_STRING_CHARS,
     NUMBER_RANGES,
     check_bias,
     check_integer,
@@ -79,3 +80,11 @@ def test_lists_of_strings_are_bounded() -> None:
                          ids=lambda value: type(value).__name__)
 def test_what_an_error_shows_is_short(value: Any) -> None:
     assert len(shown(value)) <= 90
+
+
+def test_strings_have_a_length_together() -> None:
+    assert check_strings("stop", ["a" * (MAX_STRING_CHARS - 1), "b"])
+    with pytest.raises(RequestError, match=f"at most {MAX_STRING_CHARS} characters") as caught:
+        check_strings("stop", ["a" * MAX_STRING_CHARS, "b"])
+    assert caught.value.param == "stop"
+    assert len(str(caught.value)) < 400

@@ -19,7 +19,7 @@ from typing import Any
 
 from quire.engine.config import EngineConfig
 from quire.engine.vllm_options import VLLM_NAMES, VLLM_OPTIONS
-from quire.field_ranges import INTEGER_RANGES, MAX_N, MAX_STRINGS, NUMBER_RANGES
+from quire.field_ranges import INTEGER_RANGES, MAX_N, MAX_STRING_CHARS, MAX_STRINGS, NUMBER_RANGES
 from quire.foreign_fields import ForeignField
 from quire.sampling_params import SamplingParams
 from quire.server.foreign_request_fields import STREAM_OPTIONS_FOREIGN
@@ -89,8 +89,8 @@ DIFFERENCES: Mapping[str, str] = {
     "1.0 for 1": "Taken where a whole number is wanted, as by vLLM. vLLM takes the text \"1\" too, Quire refuses it.",
     "max_tokens": "0: OpenAI and vLLM take it with `echo`; so does Quire. Without `echo` it is refused.",
     "temperature": "OpenAI and vLLM: 2 at most; vLLM raises what is under 0.01. Quire: 1e6 at most; below 1e-5 greedy.",
-    "stop": f"OpenAI: 4 at most. Quire: {MAX_STRINGS}. A stop string that holds a special token's text is found though "
-            "special tokens are not shown; vLLM does not find it.",
+    "stop": f"OpenAI: 4 at most. Quire: {MAX_STRINGS}, of {MAX_STRING_CHARS} characters together. A stop string that "
+            "holds a special token's text is found though special tokens are not shown; vLLM does not find it.",
     "logit_bias": "vLLM cuts values to [-100, 100]; OpenAI and Quire refuse others.",
     "logprobs": "OpenAI: 5 at most in completions, 20 in chats. vLLM and Quire: `--max-logprobs`, 20 by default.",
     "top_logprobs": "Names never collide: a part of a character is `bytes:\\xe2`, as with OpenAI, a second token of "

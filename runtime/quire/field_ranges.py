@@ -28,6 +28,9 @@ MAX_N = 16384
 MAX_STRINGS = 1024
 """Most stop strings, and most bad words, of one request."""
 
+MAX_STRING_CHARS = 8192
+"""Most characters of all stop strings, and of all bad words, of one request. What finds them is made in the loop."""
+
 
 MAX_DEPTH = 64
 """Lists and objects inside each other, in what a request hands on to a chat template."""
@@ -157,7 +160,7 @@ def check_number(param: str, value: Any) -> float:
 
 
 def check_strings(param: str, values: object) -> tuple[str, ...]:
-    """Strings without repetitions, none empty, MAX_STRINGS at most; None is none of them."""
+    """Strings without repetitions, none empty, within MAX_STRINGS and MAX_STRING_CHARS; None is none of them."""
     if values is None:
         return ()
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
@@ -166,6 +169,8 @@ def check_strings(param: str, values: object) -> tuple[str, ...]:
         raise refused(param, values, f"a list of at most {MAX_STRINGS} strings")
     if not all(isinstance(value, str) and value for value in values):
         raise refused(param, values, "a list of strings, none of them empty")
+    if sum(map(len, values)) > MAX_STRING_CHARS:
+        raise refused(param, values, f"strings of at most {MAX_STRING_CHARS} characters together")
     return tuple(dict.fromkeys(values))
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,3 +44,40 @@ def test_only_a_possible_beginning_waits() -> None:
     assert [matcher.push(piece) for piece in ("a<", "e", "x<", "end", "!")] == ["a", "", "<ex", "", "<end!"]
     assert [matcher.push(piece) for piece in ("b<en", "d>c", "d")] == ["b", "", ""]
     assert matcher.matched == "<end>"
+
+
+def expected(stops: list[str], text: str) -> tuple[int, str] | None:
+    """(end, string) of the match that is complete first, the longest of those that end there; by looking everywhere."""
+    for end in range(1, len(text) + 1):
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            return end, max(found, key=len)
+    return None
+
+
+def test_random_stops_in_random_texts_in_random_pieces() -> None:
+    dice = random.Random(5)
+    for _ in range(4000):
+        letters = dice.choice(("ab", "abc", "aé🙂"))
+        stops = ["".join(dice.choices(letters, k=dice.randrange(1, 7))) for _ in range(dice.randrange(1, 6))]
+        text = "".join(dice.choices(letters, k=30))
+        matcher = StopStringMatcher(stops, include_match=False)
+        shown, rest = "", text
+        while rest:
+            size = dice.randrange(1, 5)
+            shown += matcher.push(rest[:size])
+            seen = text[: len(text) - len(rest) + size]
+            match = expected(stops, seen)
+            if match is None:  # nothing is held back that cannot be the beginning of a stop string
+                held = seen[len(shown) :]
+                assert seen == shown + held
+                assert not held or any(stop.startswith(held) for stop in stops)
+                assert not any(stop.startswith(seen[-size:]) for stop in stops for size in
+                               range(len(held) + 1, min(len(seen), len(stop)) + 1))
+            rest = rest[size:]
+        match = expected(stops, text)
+        if match is None:
+            assert (shown + matcher.flush(), matcher.matched) == (text, None)
+        else:
+            end, stop = match
+            assert (shown, matcher.matched) == (text[: end - len(stop)], stop)
