@@ -356,7 +356,7 @@ def test_broken_prompt_logprobs_end_their_request(drive: Drive, monkeypatch: Any
     assert (driver.finish_reason("bad"), driver.finish_reason("good")) == ("error", "length")
 
 
-INSIDE = ("core._builder.build", "core._executor.submit", "core.scheduler.schedule", "core._accept_token",
+INSIDE = ("core._builder.build", "core._executor.submit", "core.scheduler.schedule", "core._logprobs_of",
           "core.scheduler.offer_to_cache", "core._collect_prompt_logprobs", "core.scheduler.finish")
 
 

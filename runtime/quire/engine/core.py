@@ -23,7 +23,7 @@ from quire.graph.ir import ModelGraph
 from quire.kv.block_manager import BlockManager
 from quire.observability.stats import EngineStats, StepCounters
 from quire.outputs import FinishReason
-from quire.sampling.batch import NO_TOKEN, NOT_FINITE, LogprobRows
+from quire.sampling.batch import I32, NO_TOKEN, NOT_FINITE, LogprobRows
 from quire.sampling.checks import not_finite_error
 from quire.sampling.sampler import nothing_to_draw_error
 from quire.scheduler.plan import StepPlan
@@ -288,27 +288,44 @@ class EngineCore:
 
     def _accept(self, plan: StepPlan, result: StepResult) -> None:
         """Gives each sequence its token and ends those that are done; tokens of ended sequences are dropped."""
-        vocab_size, accept, tell = self._limits.vocab_size, self._accept_token, self._news.append
+        tokens, tell, finished = result.tokens[:, 0], self._news.append, Status.FINISHED
+        may_be_broken = bool(self.scheduler.suspects or self._prompt_logprobs) or not self._are_tokens(tokens)
         num_tokens = 0
-        for row, (seq, token_id) in enumerate(zip(plan.sampled, result.tokens[:, 0].tolist(), strict=True)):
-            if seq.status is Status.FINISHED:
+        for row, (seq, token_id) in enumerate(zip(plan.sampled, tokens.tolist(), strict=True)):
+            if seq.status is finished or (may_be_broken and self._ends_broken(seq, token_id)):
                 continue
-            if self.scheduler.suspects:
-                self.scheduler.acquit(seq)
-            if self._prompt_logprobs or not 0 <= token_id < vocab_size:
-                broken = self._broken_row(seq, token_id)
-                if broken is not None:
-                    if token_id != NO_TOKEN:
-                        self.scheduler.withdraw(seq)
-                    self._end([seq], broken)
-                    continue
+            request = seq.request
             try:
-                tell(accept(seq, token_id, result, row))
+                reason = seq.accept(token_id)
+                output = SequenceOutput(
+                    request.request_id, seq.index, [token_id], reason,
+                    _stop_reason(request, token_id) if reason == "stop" else None,
+                    None if request.params.logprobs is None else self._logprobs_of(request, result, row),
+                    self._take_prompt_logprobs(request) if request.needs_prompt_logits else None,
+                    request.num_cached_tokens,
+                )
+                if reason is not None:
+                    self._finish(seq)
+                tell(output)  # last: of a sequence whose end fails, the error is told instead
                 num_tokens += 1
             except Exception as error:  # a bug, or a result without what was asked for: this request's, nobody else's
-                logger.exception("request %s: its token could not be taken; it ends", seq.request.request_id)
+                logger.exception("request %s: its token could not be taken; it ends", request.request_id)
                 self._end([seq], _internal_error(error))
         self._counters.generated_tokens += num_tokens
+
+    def _are_tokens(self, tokens: I32) -> bool:
+        return len(tokens) == 0 or (int(tokens.min()) >= 0 and int(tokens.max()) < self._limits.vocab_size)
+
+    def _ends_broken(self, seq: Sequence, token_id: int) -> bool:
+        """Whether a row has no token for its sequence, which ends then. It is no suspect any more."""
+        self.scheduler.acquit(seq)
+        broken = self._broken_row(seq, token_id)
+        if broken is None:
+            return False
+        if token_id != NO_TOKEN:
+            self.scheduler.withdraw(seq)
+        self._end([seq], broken)
+        return True
 
     def _broken_row(self, seq: Sequence, token_id: int) -> QuireError | None:
         """Why a row has no token for its sequence."""
@@ -324,20 +341,6 @@ class EngineCore:
                                 because=f"the vocabulary has ids 0 to {self._limits.vocab_size - 1}",
                                 try_="quire conform --device NAME")
         return None
-
-    def _accept_token(self, seq: Sequence, token_id: int, result: StepResult, row: int) -> SequenceOutput:
-        request = seq.request
-        reason = seq.accept(token_id)
-        output = SequenceOutput(
-            request.request_id, seq.index, [token_id], reason,
-            _stop_reason(request, token_id) if reason == "stop" else None,
-            None if request.params.logprobs is None else self._logprobs_of(request, result, row),
-            self._take_prompt_logprobs(request) if request.needs_prompt_logits else None,
-            request.num_cached_tokens,
-        )
-        if reason is not None:
-            self._finish(seq)
-        return output
 
     def _fail(self, error: BackendError) -> None:
         """The oldest unread step failed; those behind it are given up. Who ran is run again one by one, or ends.
