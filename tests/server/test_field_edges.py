@@ -48,7 +48,10 @@ def test_an_edge_is_answered_or_refused_by_name(http: httpx.Client, path: str, n
     assert after.json()["choices"][0]["text"] == "bcd"
 
 
-@pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
-def test_what_json_cannot_say_is_no_request(http: httpx.Client, number: str) -> None:
-    response = http.post("/v1/completions", content=f'{{"prompt": "a", "temperature": {number}}}')
-    assert response.status_code == 400
+@pytest.mark.parametrize(
+    "value", ["NaN", "1e999", "-Infinity", "9" * 400, '"\\ud83d"', '[1, {"a": NaN}]', '{"\\udc00": 1}'])
+def test_what_json_cannot_say_is_no_request(http: httpx.Client, value: str) -> None:
+    for name in ("temperature", "user", "logit_bias"):
+        response = http.post("/v1/completions", content=f'{{"prompt": "a", "{name}": {value}}}')
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == name, response.text

@@ -12,10 +12,12 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from quire.errors import RequestError
+from quire.field_ranges import shown
 from quire.server.body_budget import BodyShare
 from quire.server.body_limits import BodyLimits, BodyScanner
 from quire.server.errors import ClientDisconnected, HttpError, validation_message
 from quire.server.sampling_fields import SamplingFields
+from quire.server.unsayable import unsayable_field
 
 PIECE_BYTES = 1 << 14
 """Bytes that are looked at before other requests get their turn: about a millisecond at worst."""
@@ -81,6 +83,10 @@ def _decoded(content: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(content)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        found = unsayable_field(content)
+        if found is not None:
+            raise RequestError(f"{shown(found[0])} holds {found[1]}", because="JSON has no such value",
+                               try_="a finite number, or text that is valid Unicode", param=found[0][:80]) from error
         raise RequestError(f"body: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise RequestError("body: not a JSON object", because="a request is one", try_='{"prompt": "Hello"}')

@@ -36,8 +36,8 @@ class BodyLimits:
     """Backslashes."""
     max_depth: int = 128
     """Lists and objects inside each other."""
-    max_digits: int = 128
-    """Digits of one number."""
+    max_digits: int = 512
+    """Digits of one number; the largest float has 309."""
     timeout_s: float = 60.0
     """Seconds from the head of a request to the end of its body."""
 
