@@ -20,8 +20,8 @@ from quire.engine.messages import EngineStats, SequenceOutput
 from quire.engine.output_processor import OutputProcessor
 from quire.engine.supervision import Supervision
 from quire.engine.supervisor import EngineSupervisor
-from quire.engine.text_side import load_text_side
-from quire.engine.text_workers import TextWorkers
+from quire.engine.text_side import TextSource, find_text_source, load_text_side
+from quire.engine.text_workers.pool import TextWorkers
 from quire.engine.wire import Refusal
 from quire.errors import BackendError, InternalError, QuireError, RequestError
 from quire.outputs import RequestOutput
@@ -65,7 +65,7 @@ class AsyncLLM:
         self._config = config
         self._text_workers: TextWorkers | None = None
         if not config.skip_tokenizer_init:
-            self._text_workers = TextWorkers(config, num_workers=num_text_workers, timeout_s=text_timeout_s)
+            self._text_workers = TextWorkers(num_workers=num_text_workers, timeout_s=text_timeout_s)
         self._supervisor = EngineSupervisor(config, supervision or Supervision(), on_message=self._take,
                                             on_loss=self._fail_all)
         self._streams: dict[str, _Stream] = {}
@@ -81,29 +81,29 @@ class AsyncLLM:
         """Waits until the model is loaded; raises the QuireError that stopped it. Further calls do nothing."""
         if self._outputs is not None:
             return
-        limits = asyncio.create_task(self._supervisor.wait_ready())
-        text_side = _in_thread(self._load_text_side)
-        workers = asyncio.create_task(self._start_text_workers())
+        ready = asyncio.create_task(self._supervisor.wait_ready())
+        text_side = asyncio.create_task(self._start_text_side())
         try:
-            self._limits, (self._tokenizer, self.sampling_defaults) = await asyncio.gather(limits, text_side)
-            await workers
+            limits, _ = await asyncio.gather(ready, text_side)
         except BaseException:
-            limits.cancel()
-            workers.cancel()
+            ready.cancel()
+            text_side.cancel()
             raise
-        self._inputs = InputProcessor(self._limits, self._tokenizer)
+        self._limits = limits
+        self._inputs = InputProcessor(limits, self._tokenizer)
         self._outputs = OutputProcessor(self._tokenizer)
         self._supervisor.run()
 
-    def _load_text_side(self) -> tuple[Tokenizer | None, dict[str, Any]]:
+    async def _start_text_side(self) -> None:
+        self._tokenizer, self.sampling_defaults, source = await _in_thread(self._load_text_side)
+        if self._text_workers is not None:
+            await self._text_workers.start(source)
+
+    def _load_text_side(self) -> tuple[Tokenizer | None, dict[str, Any], TextSource]:
         tokenizer, defaults = load_text_side(self._config)
         if tokenizer is not None:
             _ = tokenizer.longest_token_chars  # found here, and not in the event loop
-        return tokenizer, defaults
-
-    async def _start_text_workers(self) -> None:
-        if self._text_workers is not None:
-            await self._text_workers.start()
+        return tokenizer, defaults, find_text_source(self._config)
 
     @property
     def tokenizer(self) -> Tokenizer | None:

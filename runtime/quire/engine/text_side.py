@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quire.engine.config import EngineConfig
 from quire.errors import ModelError
 from quire.files import reading
 
 if TYPE_CHECKING:
+    from quire.engine.config import EngineConfig
     from quire.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TextSource:
+    """Where a tokenizer and its chat templates are read from: all that another process must know to read them too.
+
+    Attributes:
+        path: the checkpoint's folder, or its GGUF file. chat_template: instead of the model's own.
+    """
+
+    path: str
+    is_gguf: bool
+    chat_template: str | None
+
+    def load(self) -> Tokenizer:
+        """The tokenizer. Raises ModelError."""
+        with reading(Path(self.path)):
+            return _tokenizer_of(self)
+
+
+def find_text_source(config: EngineConfig) -> TextSource:
+    """Where the tokenizer of a model is. Raises ModelError when it cannot be found."""
+    from quire.weights.gguf import is_gguf
+    from quire.weights.hub import resolve_model
+
+    own = config.tokenizer
+    path = resolve_model(own) if own else resolve_model(config.model, revision=config.revision)
+    return TextSource(str(path), is_gguf(path), config.chat_template)
 
 
 def load_text_side(config: EngineConfig) -> tuple[Tokenizer | None, dict[str, Any]]:
@@ -31,6 +60,7 @@ def load_text_side(config: EngineConfig) -> tuple[Tokenizer | None, dict[str, An
 
 
 def _read_text_side(config: EngineConfig, path: Path) -> tuple[Tokenizer | None, dict[str, Any]]:
+    from quire.weights.gguf import is_gguf
     from quire.weights.hub import resolve_model
 
     with reading(path):
@@ -38,8 +68,7 @@ def _read_text_side(config: EngineConfig, path: Path) -> tuple[Tokenizer | None,
     if config.skip_tokenizer_init:
         return None, defaults
     own = resolve_model(config.tokenizer) if config.tokenizer else path
-    with reading(own):
-        return _tokenizer_of(own, config.chat_template), defaults
+    return TextSource(str(own), is_gguf(own), config.chat_template).load(), defaults
 
 
 def _defaults_of(path: Path) -> dict[str, Any]:
@@ -51,14 +80,14 @@ def _defaults_of(path: Path) -> dict[str, Any]:
     return generation_defaults(path)
 
 
-def _tokenizer_of(path: Path, chat_template: str | None) -> Tokenizer:
+def _tokenizer_of(source: TextSource) -> Tokenizer:
     from quire.tokenizer import Tokenizer
-    from quire.weights.gguf import end_token_ids, is_gguf, named_token_ids, open_gguf
 
-    if not is_gguf(path):
-        return Tokenizer.from_folder(path, chat_template=chat_template)
+    if not source.is_gguf:
+        return Tokenizer.from_folder(source.path, chat_template=source.chat_template)
     from quire.tokenizer.gguf import gguf_tokenizer
+    from quire.weights.gguf import end_token_ids, named_token_ids, open_gguf
 
-    metadata = open_gguf(path).metadata
+    metadata = open_gguf(Path(source.path)).metadata
     return gguf_tokenizer(metadata, special_ids=named_token_ids(metadata), eos_token_ids=end_token_ids(metadata),
-                          chat_template=chat_template, where=str(path))
+                          chat_template=source.chat_template, where=source.path)

@@ -14,8 +14,8 @@ import pytest
 
 from quire.engine.config import EngineConfig
 from quire.engine.input_processor import InputProcessor, ModelLimits
-from quire.engine.text_side import load_text_side
-from quire.engine.text_workers import TextWorkers
+from quire.engine.text_side import TextSource, load_text_side
+from quire.engine.text_workers.pool import TextWorkers
 from quire.errors import ModelError, QuireError, RequestError
 from quire.sampling_params import SamplingParams
 
@@ -35,9 +35,9 @@ HOSTILE = (
 def with_pool(check: Callable[[TextWorkers], Awaitable[None]], byte_model: Path, **options: Any) -> None:
     """Runs `check` on a started pool over the byte model with the hostile template."""
     async def main() -> None:
-        pool = TextWorkers(EngineConfig(model=str(byte_model), device="fake", chat_template=HOSTILE), **options)
+        pool = TextWorkers(**options)
         try:
-            await pool.start()
+            await pool.start(TextSource(str(byte_model), False, HOSTILE))
             await check(pool)
         finally:
             pool.close()
@@ -193,8 +193,8 @@ def test_workers_that_cannot_start_say_why(tmp_path: Path) -> None:
 
 def test_nothing_is_left_when_it_is_closed_in_the_middle(byte_model: Path) -> None:
     async def main() -> list[int]:
-        pool = TextWorkers(EngineConfig(model=str(byte_model), device="fake", chat_template=HOSTILE))
-        await pool.start()
+        pool = TextWorkers()
+        await pool.start(TextSource(str(byte_model), False, HOSTILE))
         await both_ready(pool)
         found = pids(pool)
         busy = asyncio.create_task(render(pool, "loop"))

@@ -3,9 +3,3 @@
 A template and a tokenizer's regular expressions are programs that came with a model, run on what a client sent; either
 may take for ever, and Python cannot stop them inside a process that has other things to do.
 """
-
-from __future__ import annotations
-
-from quire.engine.text_workers.pool import TextWorkers
-
-__all__ = ["TextWorkers"]

@@ -17,9 +17,9 @@ import msgspec
 
 from quire.child_process import python_command, python_environment
 from quire.engine.client import end_of_process
-from quire.engine.config import EngineConfig
 from quire.engine.input_processor import ModelLimits, PreparedRequest
 from quire.engine.messages import Failure
+from quire.engine.text_side import TextSource
 from quire.engine.text_workers.wire import (
     LENGTH_BYTES,
     Answer,
@@ -62,19 +62,22 @@ class TextWorkers:
     """Processes that tokenize and render, made by `start`. All methods belong to one asyncio loop, but for `close`.
 
     Args:
-        config: of the engine; workers read the same tokenizer and templates.
         num_workers: processes; with two or more, one takes short texts only.
         timeout_s: longest time of a job, and longest time that one waits for a worker.
     """
 
-    def __init__(self, config: EngineConfig, *, num_workers: int = 2, timeout_s: float = 30.0) -> None:
-        self._setup = Setup(config, logging.getLogger("quire").getEffectiveLevel(), timeout_s, MEMORY_BYTES)
+    def __init__(self, *, num_workers: int = 2, timeout_s: float = 30.0) -> None:
+        self._setup: Setup | None = None
         self._timeout_s = timeout_s
         self._places = [_Place(self, short_only=number == 0 and num_workers > 1) for number in range(num_workers)]
         self._waiting: deque[_Waiting] = deque()
 
-    async def start(self) -> None:
-        """Returns when the first worker is ready; the others come later. Raises the QuireError that stopped it."""
+    async def start(self, source: TextSource) -> None:
+        """Starts workers that read their tokenizer and templates from `source`.
+
+        Returns when the first one is ready; the others come later. Raises the QuireError that stopped it.
+        """
+        self._setup = Setup(source, logging.getLogger("quire").getEffectiveLevel(), self._timeout_s, MEMORY_BYTES)
         first, *others = self._places
         await first.fill()
         for place in others:
@@ -151,6 +154,7 @@ class TextWorkers:
 
     @property
     def setup(self) -> Setup:
+        assert self._setup is not None, "start comes first"
         return self._setup
 
     @property

@@ -6,9 +6,9 @@ from typing import IO
 
 import msgspec
 
-from quire.engine.config import EngineConfig
 from quire.engine.input_processor import ModelLimits
 from quire.engine.messages import EngineRequest, Failure
+from quire.engine.text_side import TextSource
 from quire.sampling_params import SamplingParams
 
 LENGTH_BYTES = 4
@@ -20,7 +20,7 @@ class Setup(msgspec.Struct, tag=True):
     memory_bytes: what jobs may take beyond what the tokenizer takes.
     """
 
-    config: EngineConfig
+    source: TextSource
     log_level: int
     timeout_s: float
     memory_bytes: int

@@ -16,7 +16,6 @@ from typing import IO
 
 from quire.engine.input_processor import InputProcessor, ModelLimits
 from quire.engine.messages import Failure
-from quire.engine.text_side import load_text_side
 from quire.engine.text_workers.wire import (
     Answer,
     Failed,
@@ -87,8 +86,7 @@ def main() -> int:
     setup = decode_setup(first)
     logging.basicConfig(level=setup.log_level, format="%(levelname)s text worker: %(message)s", stream=sys.stderr)
     try:
-        tokenizer, _ = load_text_side(setup.config)
-        assert tokenizer is not None
+        tokenizer = setup.source.load()
     except QuireError as error:
         _send(answers, Failed(Failure.of(error)))
         return 1
