@@ -193,7 +193,7 @@ def neutral_text(spec: ForeignField) -> str:
 
 def sentence(spec: ForeignField) -> str:
     text = spec.reason[:1].upper() + spec.reason[1:] + "."
-    return f"{text} Instead: {spec.try_}." if spec.try_ else text
+    return f"{text} Instead: {spec.hint}." if spec.hint else text
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -223,7 +223,7 @@ def page() -> str:
         "## SamplingParams", "", "In the order of its positions.", "",
         *table(("field", "vLLM", "Quire", "default", "values", "meaning"), sampling_rows()), "",
         "## LLM", "", *table(("argument", "Quire", "default", "meaning"), engine_rows()), "",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)
 
 

@@ -265,7 +265,7 @@ def save(model: Qwen3, tokenizer: Tokenizer, folder: Path) -> None:
         "attention_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": True, "initializer_range": 0.02,
         "use_cache": True, "use_sliding_window": False, "sliding_window": None, "rope_scaling": None,
         "bos_token_id": None, **ids, "torch_dtype": "bfloat16",
-    }  # fmt: skip
+    }
     generation = {**ids, "do_sample": False, "max_new_tokens": 256}
     for name, content in (("config.json", config), ("generation_config.json", generation)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -316,7 +316,7 @@ def train(model: Qwen3, tokenizer: Tokenizer, args: argparse.Namespace, seen: se
             rates = evaluate(model, tokenizer, set(seen), 20)
             print("  ".join(f"{kind} {hits}/{tries}" for kind, (hits, tries) in rates.items()), flush=True)
     return {"steps": steps, "tokens": tokens, "learnt_tokens": learnt, "conversations": len(seen),
-            "loss": running, "minutes": (time.monotonic() - start) / 60}  # fmt: skip
+            "loss": running, "minutes": (time.monotonic() - start) / 60}
 
 
 def main() -> int:

@@ -68,7 +68,7 @@ class Result:
             label, self.median(label), statistics.median(limits) if limits else None,
             statistics.median(shares) if shares else None, best, self.median(best) if best else None,
             statistics.median(ratios) if ratios else None,
-        )  # fmt: skip
+        )
 
     def _peers(self, ours: Contender) -> list[Contender]:
         """Those it is compared with: of its own width, or all where the row says so or no peer has that width."""

@@ -36,7 +36,7 @@ def make_engine(args: Arguments, options: dict[str, Any]) -> Any:
     settings = {
         "dtype": args.format, "max_model_len": 2048, "max_num_seqs": 32, "skip_tokenizer_init": True,
         "enable_prefix_caching": False, "disable_log_stats": True, "enforce_eager": True, **options,
-    }  # fmt: skip
+    }
     return LLMEngine.from_engine_args(EngineArgs(model=str(args.checkpoint), **settings))
 
 

@@ -121,7 +121,7 @@ class AsyncLLM:
         assert self._inputs is not None
         if self._text_workers is None:
             raise RequestError("chat without a tokenizer", because="skip_tokenizer_init is set",
-                               try_="completions with token ids", param="messages")
+                               hint="completions with token ids", param="messages")
         return await self._text_workers.render(messages, options, max_chars=self._inputs.max_prompt_chars)
 
     @property
@@ -231,7 +231,7 @@ class AsyncLLM:
             if self.last_stats is not None:
                 return self.last_stats
             raise BackendError("the engine does not answer", because="it has said nothing since its start",
-                               try_="asking again later") from None
+                               hint="asking again later") from None
         finally:
             if waiter in self._stats_waiters:
                 self._stats_waiters.remove(waiter)
@@ -275,7 +275,7 @@ class AsyncLLM:
     def _give_up(self, outputs: list[SequenceOutput], reason: Exception) -> None:
         logger.error("outputs of the engine could not be taken in; their requests end", exc_info=reason)
         error = InternalError("outputs of the engine could not be taken in",
-                              because=f"{type(reason).__name__}: {reason}", try_="reporting it with the log")
+                              because=f"{type(reason).__name__}: {reason}", hint="reporting it with the log")
         request_ids = dict.fromkeys(output.request_id for output in outputs)
         for request_id in request_ids:
             self._fail(request_id, error)
@@ -307,7 +307,7 @@ class AsyncLLM:
     def _started(self) -> ModelLimits:
         if self._limits is None:
             raise BackendError(
-                "the engine is not started", because="the model is still loading", try_="await engine.start()"
+                "the engine is not started", because="the model is still loading", hint="await engine.start()"
             )
         return self._limits
 

@@ -1,4 +1,4 @@
-"""Every error Quire raises on purpose: what happened, because of what, and what to try.
+"""Every error Quire raises on purpose: what happened, because of what, and a hint what to do.
 
     QuireError
     ├── ConfigError          the configuration cannot work (user)
@@ -23,23 +23,29 @@ class QuireError(Exception):
     Args:
         what: what went wrong, with the offending name and value.
         because: the reason.
-        try_: what the reader can do about it.
+        hint: what the reader can do about it.
+        try_: the name of `hint` in contract 1.1; plugins written for it still use it.
 
     The three often quote names and values that others wrote: each is cut after 4,000 characters, and characters that
     control a terminal, or that no encoding has, are written as escapes.
     """
 
-    def __init__(self, what: str, *, because: str = "", try_: str = "") -> None:
-        self.what, self.because, self.try_ = _printable(what), _printable(because), _printable(try_)
+    def __init__(self, what: str, *, because: str = "", hint: str = "", try_: str = "") -> None:
+        self.what, self.because, self.hint = _printable(what), _printable(because), _printable(hint or try_)
         lines = [self.what]
         if self.because:
             lines.append(f"  because: {self.because}")
-        if self.try_:
-            lines.append(f"  try: {self.try_}")
+        if self.hint:
+            lines.append(f"  hint: {self.hint}")
         super().__init__("\n".join(lines))
 
+    @property
+    def try_(self) -> str:
+        """`hint`, by its name in contract 1.1."""
+        return self.hint
+
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.what, self.because, self.try_)
+        return _rebuild, (type(self), self.what, self.because, self.hint)
 
 
 def _printable(text: str) -> str:
@@ -47,8 +53,8 @@ def _printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), shown)
 
 
-def _rebuild(kind: type[QuireError], what: str, because: str, try_: str) -> QuireError:
-    return kind(what, because=because, try_=try_)
+def _rebuild(kind: type[QuireError], what: str, because: str, hint: str) -> QuireError:
+    return kind(what, because=because, hint=hint)
 
 
 class ConfigError(QuireError):
@@ -61,16 +67,18 @@ class RequestError(QuireError):
     `param` names the offending field, for the API's error object.
     """
 
-    def __init__(self, what: str, *, because: str = "", try_: str = "", param: str | None = None) -> None:
-        super().__init__(what, because=because, try_=try_)
+    def __init__(
+        self, what: str, *, because: str = "", hint: str = "", try_: str = "", param: str | None = None
+    ) -> None:
+        super().__init__(what, because=because, hint=hint or try_)
         self.param = param
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_request, (self.what, self.because, self.try_, self.param)
+        return _rebuild_request, (self.what, self.because, self.hint, self.param)
 
 
-def _rebuild_request(what: str, because: str, try_: str, param: str | None) -> RequestError:
-    return RequestError(what, because=because, try_=try_, param=param)
+def _rebuild_request(what: str, because: str, hint: str, param: str | None) -> RequestError:
+    return RequestError(what, because=because, hint=hint, param=param)
 
 
 class ModelError(QuireError):

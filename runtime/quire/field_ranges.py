@@ -103,7 +103,7 @@ NUMBER_RANGES: Mapping[str, NumberRange] = {
 def refused(param: str, value: object, allowed: str) -> RequestError:
     """The error for a value outside its range."""
     return RequestError(f"{param}={shown(value)} is not allowed", because=f"{param} must be {allowed}",
-                        try_=f"a value that is {allowed}", param=param)  # fmt: skip
+                        hint=f"a value that is {allowed}", param=param)
 
 
 def shown(value: object) -> str:
@@ -205,7 +205,7 @@ def check_depth(param: str, value: Any) -> None:
         if not level:
             return
     raise RequestError(f"{param} is nested too deeply", because=f"at most {MAX_DEPTH} levels are taken",
-                       try_="a flatter one", param=param)
+                       hint="a flatter one", param=param)
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -31,7 +31,7 @@ class ForeignField:
         neutral: values that mean the same as leaving it out; null always does.
         example: a value that is not neutral, as a client might send it.
         origin: whose field it is: "OpenAI", "vLLM" or "both".
-        try_: what to do instead of a refused one; "" = leaving it out.
+        hint: what to do instead of a refused one; "" = leaving it out.
     """
 
     kind: Literal["ignored", "refused"]
@@ -39,7 +39,7 @@ class ForeignField:
     neutral: tuple[Any, ...] = ()
     example: Any = True
     origin: Literal["OpenAI", "vLLM", "both"] = "vLLM"
-    try_: str = ""
+    hint: str = ""
 
 
 def ignored(reason: str, *neutral: Any, example: Any = True,
@@ -49,9 +49,9 @@ def ignored(reason: str, *neutral: Any, example: Any = True,
 
 
 def refused(reason: str, *neutral: Any, example: Any = True, origin: Literal["OpenAI", "vLLM", "both"] = "vLLM",
-            try_: str = "") -> ForeignField:
+            hint: str = "") -> ForeignField:
     """A field that only its neutral values may have."""
-    return ForeignField("refused", reason, neutral, example, origin, try_)
+    return ForeignField("refused", reason, neutral, example, origin, hint)
 
 
 def first_refused(table: Mapping[str, ForeignField], values: Mapping[str, Any], where: str) -> str | None:
@@ -83,7 +83,7 @@ def say_once(text: str) -> None:
 
 def refusal_text(name: str, value: object, spec: ForeignField) -> tuple[str, str, str]:
     """(what, because, try) of the error for a refused field."""
-    return f"{name}={shown(value)} is not supported", spec.reason, spec.try_ or f"leaving {name} out"
+    return f"{name}={shown(value)} is not supported", spec.reason, spec.hint or f"leaving {name} out"
 
 
 def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:

@@ -21,7 +21,7 @@ ProgressBar = bool | Callable[..., Any] | None
 """Whether to show one; None = on a terminal; or what makes it, called as `tqdm.tqdm` is."""
 
 _VLLM_GENERATE = frozenset({"lora_request", "prompt_adapter_request", "guided_options_request", "prompt_token_ids",
-                            "tokenization_kwargs", "mm_processor_kwargs"})  # fmt: skip
+                            "tokenization_kwargs", "mm_processor_kwargs"})
 _VLLM_CHAT = _VLLM_GENERATE | {"chat_template", "chat_template_content_format"}
 """Arguments of vLLM's methods that are taken where they say nothing."""
 
@@ -83,11 +83,11 @@ class LLM:
         _refuse(others, "generate", _VLLM_GENERATE)
         if not isinstance(prompts, Iterable):
             raise RequestError(f"prompts is {prompts!r}", because="prompts are texts or token ids",
-                               try_='a text, {"prompt_token_ids": [...]} or a list of those', param="prompts")
+                               hint='a text, {"prompt_token_ids": [...]} or a list of those', param="prompts")
         items = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
         if items and isinstance(items[0], int):
             raise RequestError("prompts is a list of ints", because="it could be one prompt or many",
-                               try_='{"prompt_token_ids": [...]} or a list of those', param="prompts")
+                               hint='{"prompt_token_ids": [...]} or a list of those', param="prompts")
         return self._run(items, sampling_params, use_tqdm, priority, add_special_tokens=True)
 
     def chat(self, messages: Conversation | Sequence[Conversation],
@@ -101,7 +101,7 @@ class LLM:
         _refuse(others, "chat", _VLLM_CHAT)
         if isinstance(messages, (str, Mapping)):
             raise RequestError("messages is no list of messages", because="a conversation is a list",
-                               try_='[{"role": "user", "content": "..."}]', param="messages")
+                               hint='[{"role": "user", "content": "..."}]', param="messages")
         conversations: list[Any] = [messages] if messages and isinstance(messages[0], dict) else list(messages)
         prompts = [
             self._engine.render_chat(conversation, tools=tools, add_generation_prompt=add_generation_prompt,
@@ -169,7 +169,7 @@ class LLM:
         if self._turn_of == threading.get_ident():
             raise RequestError("this LLM is asked while it answers, by the same thread",
                                because="a signal handler or a callback calls it in the middle of its own call",
-                               try_="the call after the first has returned")
+                               hint="the call after the first has returned")
 
     def _per_prompt(
         self, name: str, params: SamplingParams | Sequence[SamplingParams] | None, count: int
@@ -182,7 +182,7 @@ class LLM:
         for one in several:
             if not isinstance(one, SamplingParams):
                 raise RequestError(f"{name} is {one!r}", because=f"it is a {type(one).__name__}, not a SamplingParams",
-                                   try_="SamplingParams(...)", param=name)
+                                   hint="SamplingParams(...)", param=name)
         if len(several) != count:
             raise RequestError(f"{len(several)} {name} for {count} prompts", because="each prompt takes one",
                                param=name)
@@ -223,4 +223,4 @@ def _refuse(others: Mapping[str, Any], method: str, known: frozenset[str]) -> No
         if name not in known or value is not None:
             raise RequestError(f"LLM.{method} has no argument {name!r}",
                                because="it would change the answers" if name in known else "nobody reads it",
-                               try_=f"the call without {name}", param=name)
+                               hint=f"the call without {name}", param=name)

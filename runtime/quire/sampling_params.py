@@ -142,7 +142,7 @@ class SamplingParams:
         unknown = next((name for name in given if name not in names), None)
         if unknown is not None:
             raise RequestError(f"{unknown}: unknown field", because="SamplingParams has no such field",
-                               try_="a field of SamplingParams", param=unknown)  # fmt: skip
+                               hint="a field of SamplingParams", param=unknown)
         return cls(**{name: value for name, value in given.items() if value is not None or name == "max_tokens"})
 
     def clone(self) -> SamplingParams:
@@ -156,8 +156,8 @@ class SamplingParams:
             values["best_of"] = None
         name = first_refused(VLLM_SAMPLING_FIELDS, values, "SamplingParams")
         if name is not None:
-            what, because, try_ = refusal_text(name, values[name], VLLM_SAMPLING_FIELDS[name])
-            raise RequestError(what, because=because, try_=try_, param=name)
+            what, because, hint = refusal_text(name, values[name], VLLM_SAMPLING_FIELDS[name])
+            raise RequestError(what, because=because, hint=hint, param=name)
         for name in VLLM_SAMPLING_FIELDS:
             self._put(name, None)
 
@@ -172,7 +172,7 @@ class SamplingParams:
             raise refused("allowed_token_ids", [], "at least one token id, or none at all")
         if self.stop and not self.detokenize:
             raise RequestError("stop strings with detokenize=False", because="stop strings are looked for in the text",
-                               try_="stop_token_ids, or detokenize=True", param="stop")  # fmt: skip
+                               hint="stop_token_ids, or detokenize=True", param="stop")
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from quire.device.capabilities import MachineLimits
 
 LIMITS = MachineLimits(read_bytes_per_s=40e9, flops_per_s=200e9, int8_ops_per_s=800e9)
 CONTENDERS = [Contender("quire", "bfloat16"), Contender("quire", "int4"), Contender("llama-cpp", "BF16"),
-              Contender("llama-cpp", "F16"), Contender("llama-cpp", "Q4_0")]  # fmt: skip
+              Contender("llama-cpp", "F16"), Contender("llama-cpp", "Q4_0")]
 
 
 def rows() -> list[Row]:
@@ -81,7 +81,7 @@ def test_without_a_peer_of_the_width_all_are_taken() -> None:
 
 
 @pytest.mark.parametrize(("name", "bits"), [("BF16", 16), ("bfloat16", 16), ("float32", 32), ("Q8_0", 8),
-                                            ("Q4_K_M", 4), ("int4_g32", 4), ("int8", 8)])  # fmt: skip
+                                            ("Q4_K_M", 4), ("int4_g32", 4), ("int8", 8)])
 def test_bits_of_a_format(name: str, bits: int) -> None:
     assert Contender("x", name).bits == bits
 

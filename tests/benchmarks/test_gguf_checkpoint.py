@@ -45,7 +45,7 @@ LLAMA = {
 
 
 LLAMA3_SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                  "original_max_position_embeddings": 64}  # fmt: skip
+                  "original_max_position_embeddings": 64}
 
 
 @pytest.mark.parametrize("scaling", [None, LLAMA3_SCALING])

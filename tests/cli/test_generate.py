@@ -106,7 +106,7 @@ def test_answers_have_a_cap_unless_it_is_lifted(quire: Callable, on_fake: tuple[
     assert full == "stopped after 1299 tokens: the context of 1300 tokens is full (--max-model-len)\n"
     assert "max_tokens" not in quire(*long, "--min-tokens", "1100").err  # no cap below what was asked for
     refused = quire(*long, "--max-tokens", "-1")
-    assert (refused.code, "try: 0 for an answer up to" in refused.err) == (2, True)
+    assert (refused.code, "hint: 0 for an answer up to" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize("prompt", ["caf\udce9", "\udcff\udcfe"])

@@ -210,7 +210,7 @@ def test_auto_never_takes_a_device_of_negative_priority(install: Install) -> Non
     with pytest.raises(BackendError, match="no device is usable") as caught:
         resolve_device("auto")
     assert caught.value.because == "fast: no driver; fake: chosen by name only"
-    assert "--device fake" in caught.value.try_
+    assert "--device fake" in caught.value.hint
     assert resolve_device("fake").name == "fake"
     install("plain", priority=0)
     assert resolve_device("auto").name == "plain"

@@ -18,7 +18,7 @@ from quire.errors import RequestError
 
 LONG = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 MIXED = [LONG, SamplingParams(temperature=0.9, seed=4, max_tokens=24, ignore_eos=True, n=2),
-         SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=1, presence_penalty=0.5)]  # fmt: skip
+         SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=1, presence_penalty=0.5)]
 PROMPTS = ["A KV cache is", "Paged attention keeps", "A block table"]
 
 
@@ -37,7 +37,7 @@ def llm(request: pytest.FixtureRequest, byte_model: Path) -> Iterator[LLM]:
 
 def texts(llm: LLM) -> list[Any]:
     return [[(one.token_ids, one.text, one.finish_reason) for one in output.outputs]
-            for output in llm.generate(PROMPTS, MIXED)]  # fmt: skip
+            for output in llm.generate(PROMPTS, MIXED)]
 
 
 def ask_until_interrupted(llm: LLM, *, after_s: float | None = None) -> None:

@@ -124,7 +124,7 @@ def test_what_does_not_fit_the_engine_is_refused_by_name(
         prepare(inputs, **fields)
     assert caught.value.param == param
     assert caught.value.because
-    assert caught.value.try_
+    assert caught.value.hint
 
 
 def test_the_whole_vocabulary_of_logprobs(tokenizer: Tokenizer) -> None:
@@ -141,7 +141,7 @@ def test_priority_under_its_policy(tokenizer: Tokenizer) -> None:
 
 def test_bad_words_alone_and_after_a_space(inputs: InputProcessor) -> None:
     assert prepare(inputs, bad_words=["no", " x"]).message.bad_words_token_ids == (
-        tuple(b"no"), tuple(b" no"), tuple(b" x"))  # fmt: skip
+        tuple(b"no"), tuple(b" no"), tuple(b" x"))
 
 
 def test_without_a_tokenizer(tokenizer: Tokenizer) -> None:

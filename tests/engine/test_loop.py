@@ -90,7 +90,7 @@ def test_messages_that_cannot_be_read_are_dropped_or_refused(ends: Ends, caplog:
     for frames in (
         (ADD, b""), (ADD, b"\xc1"), (ADD, msgspec.msgpack.encode([1])), (ABORT, msgspec.msgpack.encode({"a": 1})),
         (b"what is this", b"\x00"), (b"", b""), (ADD,), (STATS, b"", b"three"),
-    ):  # fmt: skip
+    ):
         ends.send(*frames)
     ends.add("good")
     assert ends.last_output("good").finish_reason == "length"

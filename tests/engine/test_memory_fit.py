@@ -60,7 +60,7 @@ def refusal(checkpoint: str, **options: Any) -> ConfigError:
 
 
 def proposals(error: ConfigError) -> list[str]:
-    return str(error.try_).split(", or ")
+    return str(error.hint).split(", or ")
 
 
 def option(proposal: str, flag: str) -> int:

@@ -11,7 +11,7 @@ def test_messages_survive_msgpack() -> None:
         request_id="a", prompt_token_ids=(1, 2), bad_words_token_ids=((3,), (4, 5)), cache_salt="s",
         params=SamplingParams(n=2, stop=["end"], stop_token_ids=[7], logit_bias={3: 1.5}),
         resume_token_ids=((1, 2), None),
-    )  # fmt: skip
+    )
     decoded = msgspec.msgpack.Decoder(EngineRequest).decode(msgspec.msgpack.encode(request))
     assert decoded == request
     logprobs = TokenLogprobs([1, 1], [-0.5, -0.5], 1)

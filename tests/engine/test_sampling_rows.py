@@ -43,7 +43,7 @@ def test_a_greedy_step_carries_nothing_it_does_not_need() -> None:
     optional = [name for name in SamplingBatch.__dataclass_fields__ if getattr(batch, name) is None]
     assert set(SamplingBatch.__dataclass_fields__) - set(optional) == {
         "rows", "temperature", "seed", "sequence_index", "position"
-    }  # fmt: skip
+    }
 
 
 def test_a_feature_of_one_row_is_neutral_for_the_others() -> None:

@@ -24,7 +24,7 @@ def test_an_option_is_taken_or_refused_as_its_row_says(name: str, caplog: pytest
         with pytest.raises(ConfigError, match=name) as caught:
             EngineConfig.from_options(**{name: spec.example})
         assert caught.value.because
-        assert caught.value.try_
+        assert caught.value.hint
         return
     foreign_fields._said -= {text for text in foreign_fields._said if text.startswith(f"{name} of ")}
     with caplog.at_level(logging.INFO, logger="quire"):
@@ -41,7 +41,7 @@ def test_no_option_of_ours_is_in_the_table() -> None:
 
 def test_other_names_mean_the_same() -> None:
     config = EngineConfig.from_options(model="m", gpu_memory_utilization=0.5, num_gpu_blocks_override=7, seed=None,
-                                       dtype=torch.float16, enable_prefix_caching=None)  # fmt: skip
+                                       dtype=torch.float16, enable_prefix_caching=None)
     assert config == EngineConfig(model="m", memory_utilization=0.5, num_kv_blocks=7, dtype="float16")
     with pytest.raises(ConfigError, match="two names"):
         EngineConfig.from_options(gpu_memory_utilization=0.5, memory_utilization=0.5)

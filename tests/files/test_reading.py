@@ -52,8 +52,8 @@ def test_the_innermost_boundary_names_the_place() -> None:
 
 def test_a_model_error_that_names_no_file_gets_it() -> None:
     with pytest.raises(ModelError) as caught, reading(Path("/models/a.gguf")):
-        raise ModelError("eos_token_id=9", because="there are 4 tokens", try_="another file")
-    assert (caught.value.what, caught.value.try_) == ("/models/a.gguf: eos_token_id=9", "another file")
+        raise ModelError("eos_token_id=9", because="there are 4 tokens", hint="another file")
+    assert (caught.value.what, caught.value.hint) == ("/models/a.gguf: eos_token_id=9", "another file")
     named = ModelError("/models/a.gguf is too old")
     with pytest.raises(ModelError) as caught, reading(Path("/models/a.gguf")):
         raise named

@@ -19,7 +19,7 @@ def make(num_blocks: int = 12, *, windows: dict[str, int] | None = None, shared_
     }
     plan = KVPlan(num_blocks={group.pool: num_blocks for group in groups.values()})
     return BlockManager(groups, plan, block_size=BLOCK_SIZE, max_model_len=64, max_num_seqs=4,
-                        max_num_batched_tokens=16, enable_prefix_caching=True)  # fmt: skip
+                        max_num_batched_tokens=16, enable_prefix_caching=True)
 
 
 def table(manager: BlockManager, blocks: SequenceBlocks, group: str = "full") -> list[int]:
@@ -246,7 +246,7 @@ def test_group_kinds_and_empty_pools_are_refused() -> None:
     def refuse(spec: KVGroupSpec, num_blocks: int, match: str) -> None:
         with pytest.raises(ConfigError, match=match):
             BlockManager({"g": spec}, KVPlan(num_blocks={"p": num_blocks}), block_size=4, max_model_len=8,
-                         max_num_seqs=1, max_num_batched_tokens=8, enable_prefix_caching=True)  # fmt: skip
+                         max_num_seqs=1, max_num_batched_tokens=8, enable_prefix_caching=True)
 
     refuse(KVGroupSpec("state", 0, (), 1, "p"), 1, "state")
     refuse(KVGroupSpec("full", 0, (), 1, "p"), 0, "no blocks")

@@ -22,7 +22,7 @@ LONG = "a" * 100
 def small_server(byte_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """8 blocks of 16 tokens, 10 ms a token, two keys."""
     flags = (str(byte_model), "--device", "fake", "--load-format", "dummy", "--num-gpu-blocks-override", "8",
-             "--fake-latency-ms", "10", "--api-key", "another", "--api-key", KEY)  # fmt: skip
+             "--fake-latency-ms", "10", "--api-key", "another", "--api-key", KEY)
     started = Server(*flags, log=tmp_path_factory.mktemp("small") / "log", api_key="another")
     try:
         yield started.wait_ready()
@@ -42,7 +42,7 @@ def test_without_a_key_only_the_service_routes_answer(small_server: Server) -> N
         response = httpx.get(f"{small_server.url}/v1/models", headers=header)
         assert (response.status_code, response.json()["error"]["type"]) == (401, "AuthenticationError")
     with openai.OpenAI(base_url=f"{small_server.url}/v1", api_key="no", max_retries=0) as client, \
-            pytest.raises(openai.AuthenticationError):  # fmt: skip
+            pytest.raises(openai.AuthenticationError):
         client.completions.create(model="x", prompt="a")
 
 

@@ -66,7 +66,7 @@ def test_logprobs_with_alternatives_and_bytes(client: OpenAI) -> None:
         assert (len(values), item.logprob) == (3, max(values))
         assert values == sorted(values, reverse=True)
     streamed = [item for chunk in chat(client, logprobs=True, top_logprobs=3, stream=True) if chunk.choices[0].logprobs
-                for item in chunk.choices[0].logprobs.content]  # fmt: skip
+                for item in chunk.choices[0].logprobs.content]
     assert streamed == content
 
 
@@ -87,7 +87,7 @@ def test_prompt_logprobs_of_a_chat(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"response_format": {"type": "text"}}, {"store": False}, {"service_tier": "auto"},
-                                    {"modalities": ["text"]}, {"user": "someone"}])  # fmt: skip
+                                    {"modalities": ["text"]}, {"user": "someone"}])
 def test_values_that_mean_nothing_special_are_taken(client: OpenAI, fields: dict[str, Any]) -> None:
     assert chat(client, **fields).choices[0].message.content == AFTER_PROMPT
 

@@ -26,7 +26,7 @@ STREAM: dict[str, Any] = {"prompt": "a", "max_tokens": 1000, "ignore_eos": True,
 def strict_server(fake_flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Short times, few connections and requests, 2 ms a token."""
     flags = ("--fake-latency-ms", "2", "--header-timeout", "1", "--body-timeout", "1", "--keep-alive-timeout", "1",
-             "--write-timeout", "1", "--max-connections", "20", "--max-requests", "3")  # fmt: skip
+             "--write-timeout", "1", "--max-connections", "20", "--max-requests", "3")
     started = Server(*fake_flags, *flags, log=tmp_path_factory.mktemp("strict") / "log")
     try:
         yield started.wait_ready()

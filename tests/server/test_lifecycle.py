@@ -131,7 +131,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_message(start: Callable[..., 
     server = start("--fake-memory-blocks", "7")
     assert server.process.wait(60) == 2
     log = server.log.read_text()
-    assert "error: out of memory: 2048 KV blocks\n  because: 7 fit\n  try: " in log
+    assert "error: out of memory: 2048 KV blocks\n  because: 7 fit\n  hint: " in log
     assert "Traceback" not in log
 
 
@@ -141,7 +141,7 @@ def test_a_port_in_use_is_an_error_message(fake_flags: tuple[str, ...]) -> None:
         command = [sys.executable, "-m", "quire.cli.main", "serve", *fake_flags, "--port", str(address[1])]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
-    assert f"error: cannot listen on 127.0.0.1:{address[1]}\n  because: Address already in use\n  try: " in ended.stderr
+    assert f"error: cannot listen on 127.0.0.1:{address[1]}\n  because: Address already in use\n  hint: " in ended.stderr
 
 
 def test_no_descriptors_are_an_error_message(fake_flags: tuple[str, ...]) -> None:

@@ -29,7 +29,7 @@ def byte_level() -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     backend.train_from_iterator(CORPUS, trainers.BpeTrainer(
         vocab_size=420, special_tokens=SPECIAL, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))  # fmt: skip
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     backend.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
     return wrap(backend)
 
@@ -40,10 +40,10 @@ def byte_fallback() -> Tokenizer:
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence([
         decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)
-    ])  # fmt: skip
+    ])
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     backend.train_from_iterator(CORPUS[:3] * 3, trainers.BpeTrainer(
-        vocab_size=500, special_tokens=[*SPECIAL, *bytes_], show_progress=False))  # fmt: skip
+        vocab_size=500, special_tokens=[*SPECIAL, *bytes_], show_progress=False))
     rebuilt = Backend.from_str(backend.to_str())
     return wrap(plain_bytes(rebuilt))
 
@@ -54,7 +54,7 @@ def metaspace() -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
     backend.train_from_iterator(CORPUS, trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False))  # fmt: skip
+        vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False))
     return wrap(backend)
 
 
@@ -64,7 +64,7 @@ def word_piece() -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), "removed", invert=True)
     backend.decoder = decoders.WordPiece(cleanup=False)
     backend.train_from_iterator(CORPUS, trainers.WordPieceTrainer(
-        vocab_size=400, special_tokens=SPECIAL, show_progress=False))  # fmt: skip
+        vocab_size=400, special_tokens=SPECIAL, show_progress=False))
     return wrap(backend)
 
 

@@ -59,7 +59,7 @@ SOURCES = {"plain": PLAIN, "exact": EXACT, "tools": TOOLS, "parts": PARTS, "date
 
 CITY = {"type": "object", "properties": {"city": {"type": "string", "enum": ["Köln", "東京"]}}}
 TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Wetter für <city> & \"mehr\"",
-        "parameters": CITY}}  # fmt: skip
+        "parameters": CITY}}
 TALK: list[dict[str, Any]] = [
     {"role": "user", "content": "  Wie ist das Wetter in Köln? 🙂 <b>&</b> "},
     {"role": "assistant", "content": None, "tool_calls": [
@@ -201,7 +201,7 @@ def test_contradictions_are_refused() -> None:
 def test_a_model_without_a_template_says_so() -> None:
     with pytest.raises(RequestError, match="no chat template") as caught:
         ChatTemplate({}).render(TEXT_TALK)
-    assert "--chat-template" in caught.value.try_
+    assert "--chat-template" in caught.value.hint
 
 
 def test_named_templates() -> None:
@@ -225,7 +225,7 @@ def test_where_templates_come_from(tmp_path: Path) -> None:
     assert load({}) == {}
     assert load({"chat_template": "one"}) == {"default": "one"}
     assert load({"chat_template": [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]}) == {
-        "default": "a", "tool_use": "b"}  # fmt: skip
+        "default": "a", "tool_use": "b"}
     with pytest.raises(ModelError, match="malformed"):
         load({"chat_template": [1]})
     (tmp_path / "chat_template.json").write_text('{"chat_template": "from json"}')

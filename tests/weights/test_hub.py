@@ -66,10 +66,10 @@ class Hub(BaseHTTPRequestHandler):
         elif path.startswith(f"/api/models/{MODEL}/revision/"):
             siblings = [{"rfilename": name} for name in FILES]
             self.send(200, json.dumps({"id": MODEL, "modelId": MODEL, "sha": COMMIT, "siblings": siblings}).encode(),
-                      {"Content-Type": "application/json"})  # fmt: skip
+                      {"Content-Type": "application/json"})
         elif path.startswith(f"/api/models/{MODEL}/tree/"):
             tree = [{"type": "file", "path": name, "size": len(content), "oid": etag(content)}
-                    for name, content in FILES.items()]  # fmt: skip
+                    for name, content in FILES.items()]
             self.send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
         elif path.startswith(f"/{MODEL}/resolve/"):
             self.send_file(path.removeprefix(f"/{MODEL}/resolve/").split("/", 1)[1])
@@ -187,7 +187,7 @@ def test_refusals_say_what_to_try(hub: RunningHub, tmp_path: Path, model: str, w
     with pytest.raises(ModelError) as caught:
         resolve_model(model, cache_dir=tmp_path)
     assert what in caught.value.what
-    assert advice in caught.value.try_
+    assert advice in caught.value.hint
 
 
 def test_an_unknown_revision_is_named(hub: RunningHub, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_the_environment_is_honoured(running_hub: RunningHub, tmp_path: Path) ->
     environment = {key: value for key, value in os.environ.items() if not key.startswith(names)}
     environment |= {"HF_ENDPOINT": running_hub.url, "HF_TOKEN": "hf_secret", "HF_HOME": str(tmp_path),
                     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # fmt: skip
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
     def run(**more: str) -> str:
         done = subprocess.run([sys.executable, "-c", code], env=environment | more, capture_output=True, text=True)
@@ -251,7 +251,7 @@ def test_a_repository_of_gguf_files_asks_for_a_choice(
         monkeypatch.delitem(FILES, name)
     with pytest.raises(ModelError, match=r"neither config\.json nor") as caught:
         resolve_model(MODEL, cache_dir=tmp_path)
-    assert f"{MODEL}:Q4_K_M" in caught.value.try_
+    assert f"{MODEL}:Q4_K_M" in caught.value.hint
 
 
 def test_a_gguf_file_and_a_folder_with_one(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_gguf_file_and_a_folder_with_one(tmp_path: Path) -> None:
     (tmp_path / "tiny-Q4_0.gguf").write_bytes(b"")
     with pytest.raises(ModelError, match="has 2 GGUF models") as caught:
         resolve_model(str(tmp_path))
-    assert "tiny-Q4_0.gguf, tiny-Q8_0-00001-of-00002.gguf" in caught.value.try_
+    assert "tiny-Q4_0.gguf, tiny-Q8_0-00001-of-00002.gguf" in caught.value.hint
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert resolve_model(str(tmp_path)) == tmp_path
 
@@ -304,4 +304,4 @@ def test_a_file_is_not_a_model(tmp_path: Path) -> None:
     file.write_bytes(b"")
     with pytest.raises(ModelError, match="is a file") as caught:
         resolve_model(str(file))
-    assert str(tmp_path) in caught.value.try_
+    assert str(tmp_path) in caught.value.hint

@@ -116,7 +116,7 @@ def test_other_formats_are_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ModelError, match=r"pytorch_model\.bin") as refusal:
         SafetensorsCheckpoint(tmp_path)
-    assert "save_pretrained" in refusal.value.try_
+    assert "save_pretrained" in refusal.value.hint
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class CpuExecutor:
             num_bytes = pools_bytes(self._plan.model, plan.num_blocks, self._plan.block_size, self._plan.kv_dtype)
             raise BackendError(f"the KV cache of {num_bytes / 2**30:.1f} GiB does not fit into memory",
                                because=f"blocks asked for: {dict(plan.num_blocks)}",
-                               try_="a smaller --max-model-len or --memory-utilization") from error
+                               hint="a smaller --max-model-len or --memory-utilization") from error
         self._queue = _native.StepQueue(flat.native)
 
     def submit(self, batch: StepBatch) -> CpuPending:

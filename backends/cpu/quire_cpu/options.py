@@ -56,14 +56,14 @@ class CpuOptions:
 def _threads(value: str) -> int:
     if not value.isdecimal() or not 1 <= int(value) <= 1024:
         raise ConfigError(f"device option threads={value}", because="it is a number of threads between 1 and 1024",
-                          try_=f"threads={available_cpus()}")
+                          hint=f"threads={available_cpus()}")
     return int(value)
 
 
 def _kernels(value: str) -> str:
     names = _native.available_kernels()
     if value not in names:
-        raise ConfigError(f"device option kernels={value}", try_=f"one of {', '.join(names)}",
+        raise ConfigError(f"device option kernels={value}", hint=f"one of {', '.join(names)}",
                           because="this build and machine have no kernels of that name")
     return value
 
@@ -77,7 +77,7 @@ def _poison(value: str) -> bool:
 def _packed_weights(value: str) -> Path:
     if not value:
         raise ConfigError("device option packed_weights is empty", because="it names a folder",
-                          try_="packed_weights=~/.cache/quire/packed")
+                          hint="packed_weights=~/.cache/quire/packed")
     return Path(value).expanduser()
 
 

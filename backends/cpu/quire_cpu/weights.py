@@ -257,7 +257,7 @@ def _segment(array: np.ndarray) -> tuple[np.ndarray, str]:
     if name not in _NUMPY_DTYPES:
         if array.dtype.kind not in "fiu":
             raise BackendError(f"device cpu cannot read weights of dtype {name}",
-                               try_="a float32, bfloat16 or float16 checkpoint")
+                               hint="a float32, bfloat16 or float16 checkpoint")
         array, name = array.astype(np.float32), "float32"
     adjacent = array.shape[1] <= 1 or array.strides[1] == array.itemsize
     if not adjacent or array.strides[0] % array.itemsize or not array.flags.aligned:

@@ -81,5 +81,5 @@ def cuda_executor(name: str, plan: ExecutorPlan, *, vendor: str) -> Executor:
     found = report(options.device, priority=0)
     if not found.available or built_for != vendor:
         because = found.reason or f"torch {torch.__version__} was built for {built_for}"
-        raise BackendError(f"device {name} cannot be used", because=because, try_="`quire devices`")
+        raise BackendError(f"device {name} cannot be used", because=because, hint="`quire devices`")
     return GraphExecutor(TorchLibrary(name, CUDA_CAPABILITIES, options), plan)

@@ -83,4 +83,4 @@ def all_gather(x: torch.Tensor, *, axis: int, size: int, world_size: int = 1) ->
 def _one_rank(op: str, world_size: int) -> None:
     if world_size != 1:
         raise BackendError(f"{op} over {world_size} ranks in torch", because="this op library runs a single rank",
-                           try_="--tensor-parallel-size 1")
+                           hint="--tensor-parallel-size 1")

@@ -112,5 +112,5 @@ class TorchLibrary:
             from quire_torch.triton_attention import TritonAttention
         except ImportError as error:
             raise BackendError(f"device {self.name}: the attention kernel needs triton", because=str(error),
-                               try_="pip install triton, or --device-option attention=torch (slow)") from error
+                               hint="pip install triton, or --device-option attention=torch (slow)") from error
         return TritonAttention(self.put, memo)

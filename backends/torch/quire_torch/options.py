@@ -45,10 +45,10 @@ class TorchOptions:
         chosen = options.get("device", device)
         if not _DEVICE.fullmatch(chosen):
             raise ConfigError(f"device option device={chosen}", because="torch devices are cpu, cuda, xpu and mps",
-                              try_="device=cpu, or device=cuda:1 for the second one")
+                              hint="device=cpu, or device=cuda:1 for the second one")
         if name != "torch" and chosen.split(":")[0] != device:
             raise ConfigError(f"device option device={chosen} on device {name}", because=f"its devices are {device}:N",
-                              try_="--device torch for the others")
+                              hint="--device torch for the others")
         return TorchOptions(chosen, _attention(options.get("attention"), chosen),
                             _threads(options.get("threads"), chosen))
 
@@ -60,7 +60,7 @@ def _attention(given: str | None, device: str) -> str:
         raise ConfigError(f"device option attention={given}", because="it is torch or triton")
     if given == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ConfigError("device option attention=triton on the CPU", because="Triton compiles for GPUs only",
-                          try_="TRITON_INTERPRET=1, which interprets kernels on the CPU (for tests: very slow)")
+                          hint="TRITON_INTERPRET=1, which interprets kernels on the CPU (for tests: very slow)")
     return given
 
 

@@ -40,9 +40,9 @@ def choose_attention(plan: ExecutorPlan, options: TpuOptions) -> AttentionChoice
         from quire_tpu.kernels.ragged_paged_attention import ragged_paged_attention
 
         return AttentionChoice(ragged_paged_attention if on_tpu else partial(ragged_paged_attention, interpret=True))
-    what, because, try_ = unfit
+    what, because, hint = unfit
     if options.attention == "pallas":
-        raise ConfigError(f"attention=pallas{what}", because=because, try_=try_)
+        raise ConfigError(f"attention=pallas{what}", because=because, hint=hint)
     return AttentionChoice(paged_attention, f"plain XLA, slower than the Pallas kernel: {because}")
 
 

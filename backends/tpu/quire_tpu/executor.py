@@ -47,7 +47,7 @@ class JaxExecutor:
         ranks = plan.parallel.world_size
         if len(found) < ranks:
             raise BackendError(f"tensor_parallel_size={ranks} on device {name}", because=f"it has {len(found)} devices",
-                               try_=f"--tensor-parallel-size {len(found)}")
+                               hint=f"--tensor-parallel-size {len(found)}")
         attention = choose_attention(plan, options)
         self._program = StepProgram(plan, found[:ranks], attention.function)
         self._remarks = {"paged_attention": attention.remark}

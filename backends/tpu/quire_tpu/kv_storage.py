@@ -62,7 +62,7 @@ class KVStorage:
         except jax.errors.JaxRuntimeError as error:
             wanted = sum(int(np.prod(s.shape)) * s.dtype.itemsize for group in shapes.values() for s in group.values())
             raise BackendError(f"{wanted / 2**20:.0f} MiB of KV cache do not fit on the device",
-                               because=str(error).splitlines()[0], try_="a lower --memory-utilization") from error
+                               because=str(error).splitlines()[0], hint="a lower --memory-utilization") from error
         self._copy = jax.jit(self._copied, donate_argnums=0)
         self._write = jax.jit(self._written, donate_argnums=0)
 

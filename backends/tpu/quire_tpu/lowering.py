@@ -30,7 +30,7 @@ def lower(node: Node, graph: Graph, plan: ExecutorPlan, attention: Attention = p
     """The node as a kernel of traced arrays. Raises BackendError for an op that is not here."""
     make = _LOWERINGS.get(node.op)
     if make is None:
-        raise BackendError(f"device tpu does not implement {node.op}", try_="another --device")
+        raise BackendError(f"device tpu does not implement {node.op}", hint="another --device")
     return make(_Lowering(node, graph, plan, attention))
 
 

@@ -117,6 +117,6 @@ class PendingStep:
             return error
         because = error.what if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
         failure = BackendError(f"step {self._batch.step} failed on device {self._executor.name}", because=because,
-                               try_="the traceback above; the engine can restart the executor")
+                               hint="the traceback above; the engine can restart the executor")
         failure.__cause__ = error
         return failure

@@ -29,7 +29,7 @@ def devices(platform: str) -> Sequence[jax.Device]:
     except RuntimeError as error:
         jax.config.update("jax_platforms", known)
         raise BackendError(f"JAX has no platform {platform}", because=" ".join(str(error).split())[:300],
-                           try_="--tpu-platform cpu") from error
+                           hint="--tpu-platform cpu") from error
 
 
 def memory(device: jax.Device) -> tuple[int, int]:

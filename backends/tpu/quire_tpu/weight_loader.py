@@ -89,5 +89,5 @@ def _sources_of_ranks(source: WeightSource, world_size: int) -> list[WeightSourc
         return [source]
     if not hasattr(source, "for_rank"):
         raise BackendError(f"weights for {world_size} ranks", because="this weight source has those of one rank only",
-                           try_="--tensor-parallel-size 1")
+                           hint="--tensor-parallel-size 1")
     return [cast(RankedWeights, cast(Any, source)).for_rank(rank) for rank in range(world_size)]

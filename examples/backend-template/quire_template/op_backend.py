@@ -157,4 +157,4 @@ def refuse_options(device: str, options: Mapping[str, str]) -> None:
     """Raises ConfigError that names them."""
     if options:
         raise ConfigError(f"device {device} has no option {', '.join(sorted(options))}", because="it has none at all",
-                          try_="leave --device-option out")
+                          hint="leave --device-option out")

@@ -82,7 +82,7 @@ class TemplateExecutor:
         if missing:
             raise BackendError(f"device {NAME} does not implement {', '.join(sorted(missing))}",
                                because="a step-level backend has no reference to fall back on",
-                               try_="another --device")
+                               hint="another --device")
         self.shapes: set[tuple[int, int, int]] = set()
         self._plan = plan
         self._runners: dict[str, PartRunner] = {}
@@ -126,7 +126,7 @@ class TemplateExecutor:
                                                              np.float32) for array in group.arrays}
                 except (MemoryError, ValueError) as error:
                     raise BackendError(f"device {NAME} cannot allocate {num_blocks} KV blocks", because=str(error),
-                                       try_="a smaller --max-model-len or --memory-utilization") from error
+                                       hint="a smaller --max-model-len or --memory-utilization") from error
 
     def submit(self, batch: StepBatch) -> _Pending:
         """Queues the step and returns at once."""

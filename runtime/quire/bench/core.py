@@ -59,7 +59,7 @@ class _TimedStep:
 def run_core_bench(
     num_seqs: int = 256, *, num_steps: int = 400, prompt_len: int = 100, block_size: int = 16, async_depth: int = 2,
     temperature: float = 0.0, vocab_size: int = 1000, enable_prefix_caching: bool = True,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Times the decode steps of `num_seqs` running sequences on the fake device, whose own time is taken out.
 
     Prompts have `prompt_len` to `prompt_len + block_size - 1` tokens, so that a step opens a block for one sequence
@@ -76,13 +76,13 @@ def run_core_bench(
         model, num_blocks, block_size=block_size, max_model_len=max_model_len,
         max_num_batched_tokens=num_prompt_tokens, max_num_seqs=num_seqs, async_depth=async_depth,
         verify=False,
-    )  # fmt: skip
+    )
     stopwatch = _Stopwatch(executor)
     core = EngineCore(
         stopwatch, model, kv_plan, block_size=block_size, max_model_len=max_model_len,
         max_num_batched_tokens=num_prompt_tokens, max_num_seqs=num_seqs,
         enable_prefix_caching=enable_prefix_caching,
-    )  # fmt: skip
+    )
     random = np.random.default_rng(0)
     params = SamplingParams(temperature=temperature, max_tokens=num_steps + 10, ignore_eos=True)
     for number in range(num_seqs):
@@ -98,7 +98,7 @@ def run_core_bench(
         "async_depth": async_depth, "temperature": temperature, "enable_prefix_caching": enable_prefix_caching,
         "median_s": median(times_s), "p90_s": quantiles(times_s, n=10)[-1], "min_s": min(times_s),
         "cpu_median_s": median(cpu_s for _, cpu_s in steps),
-    }  # fmt: skip
+    }
 
 
 def _time_step(core: EngineCore, stopwatch: _Stopwatch) -> Clocks:

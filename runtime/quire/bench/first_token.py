@@ -40,7 +40,7 @@ def main() -> int:
         "imported_s": imported_s, "loaded_s": loaded_s, "first_token_s": first_token_s,
         "weight_bytes": loaded.memory.bytes_by_purpose.get("weights", 0), "kv_bytes": kv_bytes,
         **asdict(memory_use()),
-    }))  # fmt: skip
+    }))
     engine.close()
     return 0
 

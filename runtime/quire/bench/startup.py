@@ -40,7 +40,7 @@ def run_startup(config: EngineConfig, *, input_len: int, repeats: int) -> Report
         "model": config.model, "device": config.device, "input_len": input_len, "repeats": repeats,
         "tokenizer": not config.skip_tokenizer_init, "weights_mib": round(median("weight_bytes") / 2**20),
         "kv_mib": round(median("kv_bytes") / 2**20),
-    }  # fmt: skip
+    }
     return Report("start of a process to its first token, page cache warm", settings, figures, None)
 
 
@@ -51,7 +51,7 @@ def _run_process(config: EngineConfig, input_len: int) -> dict[str, float]:
                           stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise BackendError("a process that was to make one token failed", because=f"it ended with {done.returncode}",
-                           try_="its own message, above")
+                           hint="its own message, above")
     answer = json.loads(done.stdout)
     for _, key in STAGES:
         answer[key] -= start_s

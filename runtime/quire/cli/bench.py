@@ -92,7 +92,7 @@ def _core_report(num_seqs: int, num_steps: int) -> Report:
     budget_ms = CORE_BUDGET_MS * max(1.0, num_seqs / 256)
     figures = [Figure(name, result.pop(key) * 1e3, "ms", budget_ms) for name, key in (
         ("median step", "median_s"), ("90 % of steps within", "p90_s"), ("fastest step", "min_s"),
-        ("median step, processor time", "cpu_median_s"))]  # fmt: skip
+        ("median step, processor time", "cpu_median_s"))]
     return Report(
         "the core's own cost per step (limit: its budget, 1 ms for up to 256 sequences)", result, figures, None
     )

@@ -77,5 +77,5 @@ def _options(args: argparse.Namespace) -> dict[str, str]:
 def _key_value(pair: str) -> tuple[str, str]:
     key, separator, value = pair.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--device-option {pair}", because="it is not KEY=VALUE", try_="--device-option threads=4")
+        raise ConfigError(f"--device-option {pair}", because="it is not KEY=VALUE", hint="--device-option threads=4")
     return key, value

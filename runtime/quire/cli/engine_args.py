@@ -95,7 +95,7 @@ def config_from_args(args: argparse.Namespace) -> EngineConfig:
     word = getattr(args, "model_word", None)
     if word is not None and args.model is not None and word != args.model:
         raise ConfigError(
-            f"two models: {word!r} and --model {args.model!r}", because="only one can run", try_="one of them"
+            f"two models: {word!r} and --model {args.model!r}", because="only one can run", hint="one of them"
         )
     model = next((name for name in (word, args.model) if name is not None), "demo")
     values = {field.name: getattr(args, field.name) for field in fields(EngineConfig) if hasattr(args, field.name)}
@@ -118,11 +118,11 @@ def _device_and_options(args: argparse.Namespace) -> tuple[str, dict[str, str]]:
             raise ConfigError(
                 f"{option.flag} is an option of device {option.device}",
                 because=f"the device is {device}{chosen}",
-                try_=f"--device {option.device}, or the command without {option.flag}",
+                hint=f"--device {option.device}, or the command without {option.flag}",
             )
         if options.get(option.key, option.value) != option.value:
             raise ConfigError(f"two values of device option {option.key}",
-                              because=f"one is {options[option.key]!r}, the other {option.value!r}", try_="one of them")
+                              because=f"one is {options[option.key]!r}, the other {option.value!r}", hint="one of them")
         options[option.key] = option.value
     return device, options
 
@@ -130,5 +130,5 @@ def _device_and_options(args: argparse.Namespace) -> tuple[str, dict[str, str]]:
 def _key_value(pair: str) -> tuple[str, str]:
     key, separator, value = pair.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--device-option {pair!r}", because="it is not KEY=VALUE", try_="--device-option threads=2")
+        raise ConfigError(f"--device-option {pair!r}", because="it is not KEY=VALUE", hint="--device-option threads=2")
     return key, value

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_from_args(args)
     if config.skip_tokenizer_init:
         raise ConfigError("quire generate with --skip-tokenizer-init", because="it reads and prints text",
-                          try_="the command without it")
+                          hint="the command without it")
     params_from_args(args, {})  # a wrong one is refused before the model is loaded
     prompt = _read_prompt(args.prompt)
     args.system = checked_text(args.system, "--system") if args.system else None
@@ -65,7 +65,7 @@ def _read_prompt(word: str) -> str:
     prompt = checked_text(sys.stdin.read() if word == "-" else word, "standard input" if word == "-" else "the prompt")
     if not prompt.strip():
         raise RequestError("the prompt is empty", because="standard input has no text" if word == "-" else
-                           "it has no text", try_='quire generate "What is a block table?"', param="prompt")
+                           "it has no text", hint='quire generate "What is a block table?"', param="prompt")
     return prompt
 
 
@@ -75,7 +75,7 @@ def _prompt_text(engine: LLMEngine, prompt: str, args: argparse.Namespace) -> tu
     if args.raw or not engine.tokenizer.has_chat_template:
         if args.system:
             raise RequestError("--system needs a chat template", because="this run continues raw text",
-                               try_="no --raw, or a model with a chat template")
+                               hint="no --raw, or a model with a chat template")
         if not args.raw:
             print("the model has no chat template: the prompt is continued as raw text (as with --raw)",
                   file=sys.stderr)

@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     if args.context < 1:
-        raise ConfigError(f"--context {args.context}", because="it counts tokens", try_="a whole number of at least 1")
+        raise ConfigError(f"--context {args.context}", because="it counts tokens", hint="a whole number of at least 1")
     if args.memory_gib is not None and not args.memory_gib > 0:
-        raise ConfigError(f"--memory-gib {args.memory_gib}", because="nothing fits", try_="a number above 0")
+        raise ConfigError(f"--memory-gib {args.memory_gib}", because="nothing fits", hint="a number above 0")
     if args.num_kv_blocks is not None:
         raise ConfigError(f"quire inspect --num-kv-blocks {args.num_kv_blocks}",
-                          because="it tells how many blocks fit", try_="the command without it, or --memory-gib")
+                          because="it tells how many blocks fit", hint="the command without it, or --memory-gib")

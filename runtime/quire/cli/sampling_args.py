@@ -53,7 +53,7 @@ def max_tokens_of(number: int) -> int | None:
     """The cap that a user's number means: 0 is none. Raises: RequestError for a number below that."""
     if number < 0:
         raise RequestError(f"max_tokens={number} is not allowed", because="it is a number of tokens",
-                           try_="0 for an answer up to the end of the context", param="max_tokens")
+                           hint="0 for an answer up to the end of the context", param="max_tokens")
     return number or None
 
 

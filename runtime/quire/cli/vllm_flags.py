@@ -50,7 +50,7 @@ def take_vllm_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> li
         if name not in SWITCHES and not equals:
             value = next(pending, "")
             if not value or value.startswith("--"):
-                raise ConfigError(f"{flag} has no value", because=f"vLLM's {flag} is given with one", try_=f"no {flag}")
+                raise ConfigError(f"{flag} has no value", because=f"vLLM's {flag} is given with one", hint=f"no {flag}")
         known_options({name: not is_off if name in SWITCHES else _read(value)})
     return [*rest, *words[end:]]
 

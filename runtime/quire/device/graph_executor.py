@@ -81,7 +81,7 @@ class GraphExecutor:
             raise BackendError(f"device {self._library.name} cannot allocate {dict(plan.num_blocks)} KV blocks,"
                                f" {num_bytes / 2**30:.1f} GiB",
                                because=f"{type(error).__name__}: {error}",
-                               try_="fewer blocks: a smaller --max-model-len or --memory-utilization") from error
+                               hint="fewer blocks: a smaller --max-model-len or --memory-utilization") from error
 
     def submit(self, batch: StepBatch) -> _PendingStep:
         """Calls the step's kernels. Errors of kernels are raised by the result, as BackendError."""
@@ -216,6 +216,6 @@ class _PendingStep:
             return error
         because = error.what if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
         failure = BackendError(f"step {self._batch.step} failed on device {self._executor._library.name}",
-                               because=because, try_="the traceback above; the engine can restart the executor")
+                               because=because, hint="the traceback above; the engine can restart the executor")
         failure.__cause__ = error
         return failure

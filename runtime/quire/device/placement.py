@@ -91,11 +91,11 @@ class _Lowering:
             raise BackendError(f"device {self._library.name} does not implement {', '.join(sorted(self._impossible))}",
                                because="the reference cannot stand in: it does not know the device's caches"
                                        " and quantized weights",
-                               try_="a newer version of the backend, or another --device")
+                               hint="a newer version of the backend, or another --device")
         if self._plan.strict and missing and self._library.name != REFERENCE_NAME:
             raise BackendError(f"device {self._library.name} does not implement {', '.join(missing)}",
                                because="--strict-device forbids running them on the reference",
-                               try_="leave --strict-device out, or another --device")
+                               hint="leave --strict-device out, or another --device")
 
     def _on_reference(self, node: Node, graph: Graph, host_weights: Mapping[str, np.ndarray | None]) -> Kernel:
         from quire.reference.lowering import lower_reference  # here, since it imports this package's contract

@@ -18,7 +18,7 @@ def check_plan(plan: ExecutorPlan, capabilities: Capabilities, device: str) -> N
     if problems:
         raise BackendError(f"device {device} cannot run this plan: {'; '.join(problems)}",
                            because="its declared capabilities do not cover it",
-                           try_="values from `quire devices`, or another --device")
+                           hint="values from `quire devices`, or another --device")
 
 
 def check_features(plan: ExecutorPlan, capabilities: Capabilities, device: str) -> None:
@@ -31,7 +31,7 @@ def check_features(plan: ExecutorPlan, capabilities: Capabilities, device: str) 
     if missing := sorted(used - capabilities.op_features):
         raise BackendError(f"device {device} does not implement {', '.join(missing)}",
                            because="the model needs it, and the backend does not declare it",
-                           try_="a newer version of the backend, or another --device")
+                           hint="a newer version of the backend, or another --device")
 
 
 def _problems(plan: ExecutorPlan, capabilities: Capabilities) -> Iterator[str]:

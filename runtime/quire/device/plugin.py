@@ -82,7 +82,7 @@ def load_plugin(module: str, load: Callable[[], Any]) -> Plugin:
         implementation = load()
     except Exception as error:
         raise BackendError(f"{module} cannot be imported", because=f"{type(error).__name__}: {error}",
-                           try_="installing what it needs, or uninstalling it") from error
+                           hint="installing what it needs, or uninstalling it") from error
     contract = _stated_contract(module, implementation)
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -91,7 +91,7 @@ def load_plugin(module: str, load: Callable[[], Any]) -> Plugin:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise ContractError(f"{module} does not fit the contract", because=" ".join(str(error).split()),
-                            try_="the version of the backend that was made for this quire") from error
+                            hint="the version of the backend that was made for this quire") from error
     missing = [hook for hook in _HOOKS if not getattr(manager.hook, hook).get_hookimpls()]
     if missing:
         raise ContractError(f"{module} does not implement {', '.join(missing)}",
@@ -104,9 +104,9 @@ def check_contract(who: str, contract: tuple[int, int]) -> None:
     theirs, ours = ".".join(map(str, contract)), ".".join(map(str, CONTRACT_VERSION))
     line = f"{who} speaks contract {theirs}, this Quire speaks {ours}"
     if contract[0] > CONTRACT_VERSION[0] or (contract[0] == CONTRACT_VERSION[0] and contract[1] > CONTRACT_VERSION[1]):
-        raise ContractError(line, because="the backend is newer", try_="a newer quire, or an older backend")
+        raise ContractError(line, because="the backend is newer", hint="a newer quire, or an older backend")
     if contract[0] < CONTRACT_VERSION[0]:
-        raise ContractError(line, because="the backend is older", try_="a newer backend, or an older quire")
+        raise ContractError(line, because="the backend is older", hint="a newer backend, or an older quire")
 
 
 def _stated_contract(module: str, implementation: Any) -> tuple[int, int] | None:
@@ -116,6 +116,6 @@ def _stated_contract(module: str, implementation: Any) -> tuple[int, int] | None
         return None
     if not (isinstance(stated, tuple) and len(stated) == 2 and all(isinstance(number, int) for number in stated)):
         raise ContractError(f"{module} states QUIRE_CONTRACT = {stated!r}", because="it is a pair (major, minor)",
-                            try_=f"QUIRE_CONTRACT = {CONTRACT_VERSION}")
+                            hint=f"QUIRE_CONTRACT = {CONTRACT_VERSION}")
     check_contract(module, stated)
     return stated

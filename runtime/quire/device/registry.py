@@ -78,15 +78,15 @@ def resolve_device(name: str, options: Mapping[str, str] | None = None) -> Loade
     if not matching:
         raise ConfigError(f"device {name!r} is not installed",
                           because=f"installed devices are {', '.join(device_names()) or 'none'}",
-                          try_="one of those, auto, or the package that brings it")
+                          hint="one of those, auto, or the package that brings it")
     if len(matching) > 1:
         raise BackendError(f"device {name!r} is ambiguous",
                            because=f"packages {', '.join(_package(entry)[0] for entry in matching)} all register it",
-                           try_="uninstalling all but one of them")
+                           hint="uninstalling all but one of them")
     plugin = load_plugin(matching[0].value, matching[0].load)
     report = plugin.probe(name, options)
     if not report.available:
-        raise BackendError(f"device {name} is not available", because=report.reason, try_="`quire devices`")
+        raise BackendError(f"device {name} is not available", because=report.reason, hint="`quire devices`")
     return _loaded(matching[0], plugin, report, options)
 
 
@@ -145,7 +145,7 @@ def _first_usable(options: Mapping[str, str]) -> LoadedBackend:
         reasons = [*refusals, *((name, "chosen by name only") for name in by_name_only)]
         raise BackendError(
             "no device is usable", because="; ".join(map(": ".join, reasons)) or "no backend is installed",
-            try_="`quire devices`, or "
+            hint="`quire devices`, or "
                  + (f"--device {by_name_only[0]}" if by_name_only else "a package that brings a backend"))
     return LoadedBackend(chosen.name, chosen.package, chosen.version, chosen.report, chosen.capabilities,
                          chosen.options, chosen.plugin, tuple(refusals))

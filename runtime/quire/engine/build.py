@@ -68,7 +68,7 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     folder = resolve_model(config.model, revision=config.revision)
     if config.load_format == "safetensors" and is_gguf(folder):
         raise ConfigError(f"load_format='safetensors' of {folder}", because="it is a GGUF file",
-                          try_="load_format='auto', which takes what is there")
+                          hint="load_format='auto', which takes what is there")
     spec = build_model(folder)
     backend = resolve_device(config.device, config.device_options)
     resolved = resolve(
@@ -179,7 +179,7 @@ def _on_device(name: str, doing: str) -> Iterator[None]:
         raise
     except Exception as error:  # a plugin may raise anything
         raise BackendError(f"device {name} failed while {doing}", because=f"{type(error).__name__}: {error}",
-                           try_="another --device; reporting it with the log, if the model runs there") from error
+                           hint="another --device; reporting it with the log, if the model runs there") from error
 
 
 @contextmanager

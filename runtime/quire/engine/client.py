@@ -70,7 +70,7 @@ class EngineClient:
                                                  stdin=subprocess.PIPE, process_group=0)
             except (OSError, zmq.ZMQError) as error:
                 raise BackendError("the engine process cannot be started", because=error.strerror or str(error),
-                                   try_="more memory, processes or descriptors (ulimit -a), or room on the disk of "
+                                   hint="more memory, processes or descriptors (ulimit -a), or room on the disk of "
                                         f"{self._folder.path.parent}") from error
             opened.callback(self._end_process)
             assert self._process.stdin is not None
@@ -123,7 +123,7 @@ class EngineClient:
             payload = self._encoder.encode(request)
         except (msgspec.MsgspecError, ValueError, OverflowError, TypeError, RecursionError) as error:
             raise RequestError("the request cannot be sent to the engine", because=f"{type(error).__name__}: {error}",
-                               try_="numbers of at most 64 bits, and text without lone surrogates") from error
+                               hint="numbers of at most 64 bits, and text without lone surrogates") from error
         self._send(wire.ADD, payload)
 
     def abort(self, sequences: Sequence[tuple[str, int | None]]) -> None:
@@ -221,7 +221,7 @@ def _require_descriptors() -> None:
         held.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(NUM_DESCRIPTORS))
     except OSError as error:
         raise ConfigError("the engine process cannot be started", because=f"{error.strerror}: {NUM_DESCRIPTORS} "
-                          "descriptors must be free", try_="ulimit -n 1024, or more") from error
+                          "descriptors must be free", hint="ulimit -n 1024, or more") from error
     finally:
         for descriptor in held:
             os.close(descriptor)
@@ -234,9 +234,9 @@ def _settle(dead: asyncio.Future[int], code: int) -> None:
 
 def _death(because: str) -> BackendError:
     return BackendError("the engine process ended", because=because,
-                        try_="looking at its own messages, then starting the server again")
+                        hint="looking at its own messages, then starting the server again")
 
 
 def _unreadable(kind: bytes, error: object) -> BackendError:
     return BackendError("the engine process sends what cannot be read", because=f"{kind[:20]!r}: {error}",
-                        try_="reporting it with the log")
+                        hint="reporting it with the log")

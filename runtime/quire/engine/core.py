@@ -70,18 +70,18 @@ class EngineCore:
     def __init__(self, executor: Executor, model: ModelGraph, kv_plan: KVPlan, *, block_size: int, max_model_len: int,
                  max_num_batched_tokens: int, max_num_seqs: int, long_prefill_token_threshold: int = 0,
                  scheduling_policy: Policy = "fcfs", enable_prefix_caching: bool = True,
-                 async_depth: int | None = None, max_logprobs: int | None = None, seed: int = 0) -> None:  # fmt: skip
+                 async_depth: int | None = None, max_logprobs: int | None = None, seed: int = 0) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ConfigError(f"max_num_batched_tokens={max_num_batched_tokens} is below max_num_seqs={max_num_seqs}",
                               because="every running sequence needs one token a step",
-                              try_=f"--max-num-batched-tokens {max_num_seqs}, or fewer sequences")  # fmt: skip
+                              hint=f"--max-num-batched-tokens {max_num_seqs}, or fewer sequences")
         vocab_size = model.axes["vocab"].full_size
         depth = executor.capabilities.async_depth if async_depth is None else async_depth
         self.async_depth = min(depth, executor.capabilities.async_depth, 2)
         self._executor = executor
         self._counters = StepCounters()
         self._limits = RequestLimits(vocab_size=vocab_size, max_model_len=max_model_len, max_logprobs=max_logprobs,
-                                     seed=seed)  # fmt: skip
+                                     seed=seed)
         step_limits = SchedulerLimits(
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
@@ -92,7 +92,7 @@ class EngineCore:
             blocks = BlockManager(
                 model.kv_groups, kv_plan, block_size=block_size, max_model_len=max_model_len, max_num_seqs=max_num_seqs,
                 max_num_batched_tokens=max_num_batched_tokens, enable_prefix_caching=enable_prefix_caching,
-            )  # fmt: skip
+            )
             return (Scheduler(blocks, step_limits, scheduling_policy, self._counters),
                     StepBuilder(blocks, max_num_seqs, vocab_size))
 
@@ -122,7 +122,7 @@ class EngineCore:
     def _add_request(self, message: EngineRequest) -> None:
         if message.request_id in self._requests or any(end.request_id == message.request_id for end in self._news):
             raise RequestError(f"request_id={message.request_id!r} is taken", because="that request is not finished",
-                               try_="another id", param="request_id")  # fmt: skip
+                               hint="another id", param="request_id")
         request = make_request(message, self._num_requests, self._limits)
         collected = None
         if request.needs_prompt_logits:
@@ -215,7 +215,7 @@ class EngineCore:
         if interrupted:
             self._news += self.reset(BackendError("the engine was interrupted in the middle of a step",
                                                   because="an exception from outside ended it",
-                                                  try_="the request again"))
+                                                  hint="the request again"))
 
     def _step_plain(self) -> None:
         plan = self.scheduler.schedule()
@@ -339,7 +339,7 @@ class EngineCore:
         if not 0 <= token_id < self._limits.vocab_size:
             return BackendError(f"the device drew token {token_id}",
                                 because=f"the vocabulary has ids 0 to {self._limits.vocab_size - 1}",
-                                try_="quire conform --device NAME")
+                                hint="quire conform --device NAME")
         return None
 
     def _fail(self, error: BackendError) -> None:
@@ -399,7 +399,7 @@ class EngineCore:
         if self.scheduler.has_unfinished:
             raise InternalError("no sequence can be scheduled although some are unfinished",
                                 because=f"{len(self.scheduler.running)} run, {len(self.scheduler.waiting)} wait",
-                                try_="please report it")  # fmt: skip
+                                hint="please report it")
 
     # ---- logprobs -------------------------------------------------------------------------------------
 
@@ -464,7 +464,7 @@ def _checked(result: StepResult, step: SubmittedStep) -> StepResult:
 
 def _contract_error(what: str) -> BackendError:
     return BackendError(f"the executor returned {what}", because="it does not keep the contract",
-                        try_="quire conform --device NAME")
+                        hint="quire conform --device NAME")
 
 
 def _backend_error(error: Exception) -> BackendError:
@@ -472,7 +472,7 @@ def _backend_error(error: Exception) -> BackendError:
     if isinstance(error, BackendError):
         return error
     wrapped = BackendError("the device failed in a step", because=f"{type(error).__name__}: {error}",
-                           try_="quire conform --device NAME; --log-level debug")
+                           hint="quire conform --device NAME; --log-level debug")
     wrapped.__cause__ = error
     return wrapped
 
@@ -480,7 +480,7 @@ def _backend_error(error: Exception) -> BackendError:
 def _internal_error(error: Exception) -> QuireError:
     if isinstance(error, QuireError):
         return error
-    return InternalError("the engine failed", because=f"{type(error).__name__}: {error}", try_="reporting it")
+    return InternalError("the engine failed", because=f"{type(error).__name__}: {error}", hint="reporting it")
 
 
 def _stop_reason(request: Request, token_id: int) -> int | None:

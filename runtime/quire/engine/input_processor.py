@@ -81,7 +81,7 @@ class InputProcessor:
             raise RequestError(
                 f"the prompt has {len(text)} characters", param="prompt",
                 because=f"{max_model_len} tokens (max_model_len) stand for {self.max_prompt_chars} at most",
-                try_="a shorter prompt, or a larger --max-model-len")
+                hint="a shorter prompt, or a larger --max-model-len")
 
     def prepare(self, prompt: Prompt, params: SamplingParams, *, request_id: str, priority: int = 0,
                 cache_salt: str | None = None, add_special_tokens: bool = True) -> PreparedRequest:
@@ -104,12 +104,12 @@ class InputProcessor:
         if priority and self._limits.scheduling_policy != "priority":
             raise RequestError(f"priority={priority}", param="priority",
                                because=f"the engine's scheduling policy is {self._limits.scheduling_policy}",
-                               try_="--scheduling-policy priority when the engine is started")
+                               hint="--scheduling-policy priority when the engine is started")
         room = self._limits.max_model_len - len(token_ids)
         detokenize = params.detokenize and self._tokenizer is not None
         if params.stop_strings and not detokenize:
             raise RequestError("stop strings without a tokenizer", because="they are looked for in the text",
-                               try_="stop_token_ids, or a model with its tokenizer", param="stop")
+                               hint="stop_token_ids, or a model with its tokenizer", param="stop")
         wanted = room if params.max_tokens is None else min(params.max_tokens, room)
         bounded = replace(
             params, max_tokens=wanted, min_tokens=min(params.min_tokens, wanted),
@@ -126,7 +126,7 @@ class InputProcessor:
         if isinstance(prompt, str):
             if self._tokenizer is None:
                 raise RequestError("a text prompt without a tokenizer", because="skip_tokenizer_init is set",
-                                   try_='{"prompt_token_ids": [...]}', param="prompt")
+                                   hint='{"prompt_token_ids": [...]}', param="prompt")
             self.check_length(prompt)
             return prompt, self._tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
         return None, list(prompt)
@@ -135,12 +135,12 @@ class InputProcessor:
         limits = self._limits
         if not token_ids:
             raise RequestError("the prompt is empty", because="the model needs at least one token to continue",
-                               try_="a text that is not empty", param="prompt")
+                               hint="a text that is not empty", param="prompt")
         if len(token_ids) >= limits.max_model_len:
             raise RequestError(
                 f"the prompt has {len(token_ids)} tokens", param="prompt",
                 because=f"prompt and answer together may have {limits.max_model_len} (max_model_len)",
-                try_=f"a prompt of at most {limits.max_model_len - 1} tokens, or a larger --max-model-len")
+                hint=f"a prompt of at most {limits.max_model_len - 1} tokens, or a larger --max-model-len")
         self._check_token_ids("prompt", token_ids)
 
     def _check_params(self, params: SamplingParams) -> None:
@@ -148,7 +148,7 @@ class InputProcessor:
             raise RequestError(
                 f"n={params.n}",
                 because=f"this engine runs at most {self._limits.max_num_seqs} sequences at a time",
-                try_=f"n of {self._limits.max_num_seqs} or less, or a larger --max-num-seqs",
+                hint=f"n of {self._limits.max_num_seqs} or less, or a larger --max-num-seqs",
                 param="n",
             )
         for name in ("stop_token_ids", "allowed_token_ids"):
@@ -162,7 +162,7 @@ class InputProcessor:
         if low < 0 or high >= self._limits.vocab_size:
             raise RequestError(f"{param} has token id {shown(low if low < 0 else high)}",
                                because=f"the model's vocabulary has ids 0 to {self._limits.vocab_size - 1}",
-                               try_="ids of this model's tokenizer", param=param)
+                               hint="ids of this model's tokenizer", param=param)
 
     def _logprob_count(self, param: str, asked: int | None) -> int | None:
         if asked is None:
@@ -170,7 +170,7 @@ class InputProcessor:
         count = self._limits.vocab_size if asked == -1 else asked
         if count > self._limits.max_logprobs:
             raise RequestError(f"{param}={asked}", because=f"this engine allows at most {self._limits.max_logprobs}",
-                               try_=f"--max-logprobs {count} when the engine is started", param=param)
+                               hint=f"--max-logprobs {count} when the engine is started", param=param)
         return count
 
     def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
@@ -179,7 +179,7 @@ class InputProcessor:
             return ()
         if self._tokenizer is None:
             raise RequestError("bad_words without a tokenizer", because="they are given as text",
-                               try_="logit_bias of -100 on the token ids", param="bad_words")
+                               hint="logit_bias of -100 on the token ids", param="bad_words")
         sequences: list[tuple[int, ...]] = []
         for word in params.bad_words:
             for text in dict.fromkeys((word, f" {word.lstrip()}")):
@@ -195,7 +195,7 @@ def split_prompt(prompt: Prompt) -> tuple[str | list[int], str | None]:
         if set(prompt) - {*_PROMPT_KEYS, "cache_salt"} or sum(key in prompt for key in _PROMPT_KEYS) != 1:
             raise RequestError(f"a prompt with the keys {', '.join(map(str, prompt)) or 'none'}",
                                because="it has exactly one of prompt and prompt_token_ids, and perhaps cache_salt",
-                               try_='{"prompt_token_ids": [1, 2, 3]}', param="prompt")
+                               hint='{"prompt_token_ids": [1, 2, 3]}', param="prompt")
         salt = prompt.get("cache_salt")
         if salt is not None and (not isinstance(salt, str) or not salt):
             raise RequestError(f"cache_salt={salt!r}", because="it is a text that is not empty", param="cache_salt")
@@ -206,7 +206,7 @@ def split_prompt(prompt: Prompt) -> tuple[str | list[int], str | None]:
         return [operator.index(token) for token in prompt], None
     except TypeError:
         raise RequestError("the prompt is neither a text nor token ids", because=f"it is {shown(prompt)}",
-                           try_='a text, or {"prompt_token_ids": [1, 2, 3]}', param="prompt") from None
+                           hint='a text, or {"prompt_token_ids": [1, 2, 3]}', param="prompt") from None
 
 
 def _check_unicode(param: str, texts: Sequence[str]) -> None:
@@ -217,6 +217,6 @@ def _check_unicode(param: str, texts: Sequence[str]) -> None:
             raise RequestError(
                 f"{param}={shown(text)} is not valid Unicode",
                 because="it holds half of a UTF-16 surrogate pair",
-                try_="text that can be encoded as UTF-8",
+                hint="text that can be encoded as UTF-8",
                 param=param,
             ) from error

@@ -68,7 +68,7 @@ class LLMEngine:
             changed = self._process(self._core.step())
             if not self._core.has_unfinished():  # what is left ended in a step that was interrupted: nobody told of it
                 error = Failure.of(BackendError("the end of this request was lost",
-                                                because="a step was interrupted", try_="the request again"))
+                                                because="a step was interrupted", hint="the request again"))
                 changed.update(self._process([SequenceOutput(request_id, 0, [], "error", error=error)
                                               for request_id in self._outputs.request_ids()]))
         return list(changed.values())
@@ -87,7 +87,7 @@ class LLMEngine:
         """The prompt of a conversation; options as `ChatTemplate.render`. RequestError without a template."""
         if self.tokenizer is None:
             raise RequestError(
-                "chat without a tokenizer", because="skip_tokenizer_init is set", try_="generate with token ids"
+                "chat without a tokenizer", because="skip_tokenizer_init is set", hint="generate with token ids"
             )
         return self.tokenizer.apply_chat_template(messages, **options)
 

@@ -131,4 +131,4 @@ class EngineLoop:
 
 def _bug(error: Exception) -> InternalError:
     return InternalError("the engine failed", because=f"{type(error).__name__}: {error}",
-                         try_="reporting it with the log")
+                         hint="reporting it with the log")

@@ -85,7 +85,7 @@ class MemoryFit:
             f" {_gib(available)} is available",
             because=f"{_gib(self._report.free_memory_bytes)} of {_gib(self._report.total_memory_bytes)} is free"
                     + (f", and of that the engine takes {self._share:g} (--memory-utilization)" * (self._share < 1)),
-            try_=", or ".join([*self._proposals(model, available), "a smaller model, or a device with more memory"]))
+            hint=", or ".join([*self._proposals(model, available), "a smaller model, or a device with more memory"]))
 
     def need(self, model: ModelGraph, resolved: ResolvedConfig) -> MemoryNeed:
         """What `model` takes with these settings."""

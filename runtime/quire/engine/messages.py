@@ -28,21 +28,21 @@ class Failure:
     kind: str
     what: str
     because: str = ""
-    try_: str = ""
+    hint: str = ""
     param: str | None = None
 
     @classmethod
     def of(cls, error: QuireError) -> Failure:
         """The error as a message."""
         param = error.param if isinstance(error, RequestError) else None
-        return cls(kind=type(error).__name__, what=error.what, because=error.because, try_=error.try_, param=param)
+        return cls(kind=type(error).__name__, what=error.what, because=error.because, hint=error.hint, param=param)
 
     def error(self) -> QuireError:
         """The error again."""
         kind = getattr(errors, self.kind, QuireError)
         if kind is RequestError:
-            return RequestError(self.what, because=self.because, try_=self.try_, param=self.param)
-        return kind(self.what, because=self.because, try_=self.try_)
+            return RequestError(self.what, because=self.because, hint=self.hint, param=self.param)
+        return kind(self.what, because=self.because, hint=self.hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ def choose_schemes(spec: ModelSpec, files: CheckpointFiles | None, asked: str | 
     if strict and notes:
         raise BackendError("--strict-device: the device cannot hold this checkpoint as it is stored",
                            because="; ".join(notes),
-                           try_="the command without --strict-device, or another device or checkpoint")
+                           hint="the command without --strict-device, or another device or checkpoint")
     return SchemeChoice(model, notes)
 
 
@@ -133,7 +133,7 @@ def _check_asked(asked: str | None, spec: ModelSpec, stored: Mapping[Source, str
     raise ConfigError(f"quantization={asked!r} of a checkpoint that is already quantized",
                       because=f"it holds {method or 'integers'}: {', '.join(held) or 'in a form that does not join'}; "
                               "rounding them again would only lose",
-                      try_="the command without --quantization, or the original weights")
+                      hint="the command without --quantization, or the original weights")
 
 
 def _as_stored(model: ModelGraph, stored: Mapping[Source, str], capabilities: Capabilities,
@@ -158,7 +158,7 @@ def _schemes_by_role(asked: str, capabilities: Capabilities) -> Mapping[Role, st
     lacking = sorted(set(by_role.values()) - capabilities.weight_schemes)
     if lacking:
         raise ConfigError(f"quantization={asked!r}", because=f"the device has no kernel for {', '.join(lacking)}",
-                          try_=_choices(capabilities))
+                          hint=_choices(capabilities))
     return by_role
 
 
@@ -168,7 +168,7 @@ def _parsed(asked: str, capabilities: Capabilities) -> str:
     except ConfigError:
         is_format = asked in (*OPENERS, "gguf")
         because = "the checkpoint is not in this format" if is_format else "it is not the name of a scheme"
-        raise ConfigError(f"quantization={asked!r}", because=because, try_=_choices(capabilities)) from None
+        raise ConfigError(f"quantization={asked!r}", because=because, hint=_choices(capabilities)) from None
 
 
 def _choices(capabilities: Capabilities) -> str:

@@ -165,11 +165,11 @@ class SamplingRows:
             penalised = [bool(feature & PENALTIES) for feature in features]
             lists["prompt_tokens"] = _ragged([
                 seq.request.prompt if on else _NONE for seq, on in zip(sequences, penalised, strict=True)
-            ])  # fmt: skip
+            ])
             lists["output_tokens"] = _ragged([
                 row.history.update(seq.output_token_ids) if on and row else _NONE
                 for seq, row, on in zip(sequences, rows, penalised, strict=True)
-            ])  # fmt: skip
+            ])
         if used & ALLOWED:
             lists["allowed"] = _ragged([row.allowed if row else _NONE for row in rows])
         if used & BIAS:
@@ -179,7 +179,7 @@ class SamplingRows:
             )
         if used & BANNED:
             banned = [_banned(seq) if feature & BANNED else _NONE
-                      for seq, feature in zip(sequences, features, strict=True)]  # fmt: skip
+                      for seq, feature in zip(sequences, features, strict=True)]
             if any(len(tokens) for tokens in banned):
                 lists["banned"] = _ragged(banned)
         return lists

@@ -46,7 +46,7 @@ class SocketFolder:
             except OSError as error:
                 problems.append(f"{root}: {error.strerror or error}")
         raise ConfigError("there is no folder for the engine's sockets", because="; ".join(problems),
-                          try_="TMPDIR set to a short path of a folder that can be written, with room left")
+                          hint="TMPDIR set to a short path of a folder that can be written, with room left")
 
     def close(self) -> None:
         """Removes it; safe to call twice."""

@@ -154,7 +154,7 @@ def _last_token_ids(plan: StepPlan) -> I32:
     return np.array(
         [-1 if prev_row >= 0 else seq.last_token_id
          for seq, prev_row in zip(plan.sequences, plan.prev_rows, strict=True)], np.int32,
-    )  # fmt: skip
+    )
 
 
 def _token_ids(plan: StepPlan) -> I32:

@@ -32,14 +32,14 @@ class Supervision:
     def __post_init__(self) -> None:
         if self.on_death not in ("restart", "exit"):
             raise ConfigError(f"on_death={self.on_death!r}", because="it is what to do when the engine process ends",
-                              try_="restart or exit")
+                              hint="restart or exit")
         if type(self.max_restarts) is not int or not 0 <= self.max_restarts <= INT32_MAX:
             raise ConfigError(f"max_restarts={self.max_restarts!r}", because="it is a count",
-                              try_=f"a whole number of 0 to {INT32_MAX}")
+                              hint=f"a whole number of 0 to {INT32_MAX}")
         for name in ("window_s", "health_timeout_s"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
-                raise ConfigError(f"{name}={value!r}", because="it is a time in seconds", try_="a number of at least 1")
+                raise ConfigError(f"{name}={value!r}", because="it is a time in seconds", hint="a number of at least 1")
 
 
 class RestartLimit:

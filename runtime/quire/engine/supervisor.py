@@ -70,7 +70,7 @@ class EngineSupervisor:
         stuck_s = self.client.liveness.stuck_s() if self._task is not None else 0.0
         if stuck_s:
             raise BackendError("the engine does not answer", because=f"it was silent for {stuck_s:.0f} s",
-                               try_="waiting, in case it goes on; else starting the server again")
+                               hint="waiting, in case it goes on; else starting the server again")
 
     def check_up(self) -> None:
         """Raises BackendError while there is no engine process to talk to; a stuck one counts as one."""
@@ -103,7 +103,7 @@ class EngineSupervisor:
         except Exception as error:  # a bug: nobody may wait for a supervisor that has ended
             logger.exception("the engine's supervisor failed")
             self._give_up(InternalError("the engine's supervisor failed", because=f"{type(error).__name__}: {error}",
-                                        try_="reporting it with the log"), "nothing watches it any more")
+                                        hint="reporting it with the log"), "nothing watches it any more")
 
     async def _read(self) -> QuireError:
         """Takes messages of the process in until it is lost; returns why."""
@@ -129,7 +129,7 @@ class EngineSupervisor:
                 self._give_up(loss, self._why_no_restart())
                 return False
             self._down = BackendError("the engine is restarting", because=f"{loss.what}: {loss.because}",
-                                      try_="the request again in a moment")
+                                      hint="the request again in a moment")
             num_lost = self._on_loss(loss)
             logger.error("%s (process %d, %s); %d requests end with an error; restart %d of at most %d in %g s begins",
                          loss.what, pid, loss.because, num_lost, number, self._supervision.max_restarts,
@@ -147,7 +147,7 @@ class EngineSupervisor:
             if self._is_another_model(limits):
                 self._give_up(BackendError("the engine loaded another model than before",
                                            because="the model's files have changed since the server was started",
-                                           try_="starting the server again"), "its tokens would mean something else")
+                                           hint="starting the server again"), "its tokens would mean something else")
                 return False
             if not self._is_closing:
                 self._down = None
@@ -169,7 +169,7 @@ class EngineSupervisor:
         pid = self.client.pid
         self.client.kill()
         self.client.close()
-        self._down = BackendError(loss.what, because=f"{loss.because}; {why}", try_=loss.try_)
+        self._down = BackendError(loss.what, because=f"{loss.because}; {why}", hint=loss.hint)
         self._ended.set()
         num_lost = self._on_loss(self._down)
         logger.error("%s (process %d, %s); %d requests end with an error; %s, so it is gone for good",

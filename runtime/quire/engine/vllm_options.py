@@ -93,26 +93,26 @@ VLLM_OPTIONS: Mapping[str, ForeignField] = {
     "guided_decoding_backend": ignored(GRAMMAR, example="auto"),
     "tokenizer_mode": refused("the tokenizer is tokenizer.json's, or the GGUF's", "auto", "hf", example="slow"),
     "tokenizer_revision": refused("a tokenizer has its model's revision", example="main",
-                                  try_="tokenizer, with a folder of that revision"),
+                                  hint="tokenizer, with a folder of that revision"),
     "runner": refused("models generate text", "auto", "generate", example="pooling"),
     "convert": refused("models generate text", "auto", "none", example="embed"),
     "task": refused("models generate text", "auto", "generate", example="embed"),
     **_each(refused("models generate text", example={"a": 1}), "pooler_config override_pooler_config diffusion_config"),
     "generation_config": refused("the model's generation_config.json is read", "auto", example="vllm",
-                                 try_="SamplingParams that say what is wanted"),
+                                 hint="SamplingParams that say what is wanted"),
     "override_generation_config": refused("the model's generation_config.json is read", {}, example={"top_k": 1},
-                                          try_="SamplingParams that say what is wanted"),
+                                          hint="SamplingParams that say what is wanted"),
     **_each(refused("config.json is read as it is", {}, "auto", "hf", example={"rope_theta": 1}),
             "hf_overrides hf_config_path config_format model_class_overrides model_weights rope_scaling rope_theta"),
     "model_impl": refused("Quire's own models run", "auto", example="transformers"),
     "model_loader_extra_config": refused("there is one loader", {}, example={"a": 1}),
-    "quantization_config": refused("a checkpoint says how it is quantized", {}, example={"a": 1}, try_="quantization"),
+    "quantization_config": refused("a checkpoint says how it is quantized", {}, example={"a": 1}, hint="quantization"),
     "allow_deprecated_quantization": refused("every scheme that is known is read", False),
     "calculate_kv_scales": refused("the KV cache is not scaled", False),
     "kv_cache_dtype_skip_layers": refused("all layers have one kv_cache_dtype", [], example=["0"]),
     "kv_cache_memory_bytes": refused("the KV cache is sized by a share of memory, or in blocks", example=2**30,
-                                     try_="memory_utilization, or num_kv_blocks"),
-    "disable_sliding_window": refused("windows are part of the model", False, try_="a max_model_len of the window"),
+                                     hint="memory_utilization, or num_kv_blocks"),
+    "disable_sliding_window": refused("windows are part of the model", False, hint="a max_model_len of the window"),
     "logprobs_mode": refused("logprobs are those of the raw logits", "raw_logprobs", example="processed_logprobs"),
     "enable_lora": refused(_LORA, False),
     "enable_prompt_embeds": refused("a prompt is text or token ids", False),
@@ -124,13 +124,13 @@ VLLM_OPTIONS: Mapping[str, ForeignField] = {
     "reasoning_parser_plugin": refused("thinking is not told from answering", "", example="x.py"),
     "reasoning_config": refused("thinking is not told from answering", {}, example={"a": 1}),
     "logits_processors": refused("no code from outside runs in the sampler", [], example=["x"],
-                                 try_="logit_bias, allowed_token_ids or bad_words"),
+                                 hint="logit_bias, allowed_token_ids or bad_words"),
     **_each(refused("the engine's own classes run", "auto", "", {}, example="my.Class"),
             "worker_cls worker_extension_cls scheduler_cls additional_config"),
-    **_each(refused(_ONE_DEVICE, 1, example=2, try_="tensor_parallel_size"),
+    **_each(refused(_ONE_DEVICE, 1, example=2, hint="tensor_parallel_size"),
             "pipeline_parallel_size data_parallel_size prefill_context_parallel_size decode_context_parallel_size "
             "nnodes"),
-    "device_ids": refused("the backend chooses its devices", [], example=[1], try_="device_options"),
+    "device_ids": refused("the backend chooses its devices", [], example=[1], hint="device_options"),
     "watermark_config": refused("no watermark is written into a text", {}, example={"a": 1}),
     **_each(refused(_TRANSFER, {}, example={"a": 1}),
             "kv_transfer_config ec_transfer_config kv_events_config weight_transfer_config engram_config"),
@@ -147,13 +147,13 @@ def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None}
     wrong = first_refused(VLLM_OPTIONS, given, "LLM")
     if wrong is not None:
-        what, because, try_ = refusal_text(wrong, given[wrong], VLLM_OPTIONS[wrong])
-        raise ConfigError(what, because=because, try_=try_)
+        what, because, hint = refusal_text(wrong, given[wrong], VLLM_OPTIONS[wrong])
+        raise ConfigError(what, because=because, hint=hint)
     known: dict[str, Any] = {}
     for name, value in given.items():
         ours = VLLM_NAMES.get(name, name)
         if ours in known:
-            raise ConfigError(f"{name} and {ours}", because="they are two names of one option", try_="one of them")
+            raise ConfigError(f"{name} and {ours}", because="they are two names of one option", hint="one of them")
         if name not in VLLM_OPTIONS:
             known[ours] = value
     if "dtype" in known:  # a torch.dtype, which vLLM takes too, calls itself torch.float16

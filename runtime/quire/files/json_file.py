@@ -32,7 +32,7 @@ def parse_object(text: str | bytes, where: str, *, unique_names: bool = False) -
     value = parse_json(text, where, unique_names=unique_names)
     if not isinstance(value, dict):
         raise ModelError(f"{where} does not hold a JSON object", because=f"it holds a {type(value).__name__}",
-                         try_=_AGAIN)
+                         hint=_AGAIN)
     return value
 
 
@@ -52,7 +52,7 @@ def parse_json(text: str | bytes, where: str, *, unique_names: bool = False) -> 
             twice = twice[:100]
             if unique_names:
                 raise ModelError(f"{where}: {twice!r} is there twice", because="a name stands for one value",
-                                 try_=_AGAIN)
+                                 hint=_AGAIN)
             logger.warning("%s: %r is there twice in one object; the last value holds", where, twice)
         return values
 
@@ -63,13 +63,13 @@ def parse_json(text: str | bytes, where: str, *, unique_names: bool = False) -> 
         return value
     except json.JSONDecodeError as error:
         raise ModelError(f"{where} is not JSON", because=f"line {error.lineno}, column {error.colno}: {error.msg}",
-                         try_=_AGAIN) from error
+                         hint=_AGAIN) from error
     except UnicodeEncodeError as error:
         raise ModelError(f"{where} holds a text that is no Unicode", because="it has half of a surrogate pair",
-                         try_=_AGAIN) from error
+                         hint=_AGAIN) from error
     except UnicodeDecodeError as error:
-        raise ModelError(f"{where} is not JSON", because=f"byte {error.start} is no UTF-8", try_=_AGAIN) from error
+        raise ModelError(f"{where} is not JSON", because=f"byte {error.start} is no UTF-8", hint=_AGAIN) from error
     except ValueError as error:  # an integer of more digits than Python reads
-        raise ModelError(f"{where} is not JSON", because=str(error), try_=_AGAIN) from error
+        raise ModelError(f"{where} is not JSON", because=str(error), hint=_AGAIN) from error
     except RecursionError as error:
-        raise ModelError(f"{where} is not read", because="it is nested too deep", try_=_AGAIN) from error
+        raise ModelError(f"{where} is not read", because="it is nested too deep", hint=_AGAIN) from error

@@ -29,7 +29,7 @@ def reading(place: Path | str | Callable[[], str]) -> Iterator[None]:
     except ModelError as error:
         if not isinstance(place, Path) or str(place) in str(error):
             raise
-        raise ModelError(f"{place}: {error.what}", because=error.because, try_=error.try_) from error
+        raise ModelError(f"{place}: {error.what}", because=error.because, hint=error.hint) from error
     except QuireError:
         raise
     except BaseException as error:  # whatever a file's content can make a reader raise, panics of Rust included
@@ -38,7 +38,7 @@ def reading(place: Path | str | Callable[[], str]) -> Iterator[None]:
         where = place() if callable(place) else str(place)
         logger.debug("while reading %s", where, exc_info=True)
         raise ModelError(f"{where} cannot be read", because=_in_words(error),
-                         try_="downloading the model again; if it is whole, it is of a kind that Quire does not know",
+                         hint="downloading the model again; if it is whole, it is of a kind that Quire does not know",
                          ) from error
 
 

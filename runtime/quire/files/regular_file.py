@@ -23,12 +23,12 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read", because=_reason(error), try_=_AGAIN) from error
+        raise ModelError(f"{path} cannot be read", because=_reason(error), hint=_AGAIN) from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
-        raise ModelError(f"{path} is not a file", because=f"it is {kind}", try_=_AGAIN)
+        raise ModelError(f"{path} is not a file", because=f"it is {kind}", hint=_AGAIN)
     return os.fdopen(descriptor, "rb")
 
 
@@ -38,11 +38,11 @@ def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes:
             raise ModelError(f"{path} has {size} bytes", because=f"files of its kind are read up to {most_bytes}",
-                             try_=_AGAIN)
+                             hint=_AGAIN)
         try:
             return file.read(most_bytes)
         except OSError as error:
-            raise ModelError(f"{path} cannot be read", because=_reason(error), try_=_AGAIN) from error
+            raise ModelError(f"{path} cannot be read", because=_reason(error), hint=_AGAIN) from error
 
 
 def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
@@ -52,7 +52,7 @@ def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} is not a text in UTF-8", because=f"byte {error.start} is {content[error.start]:#04x}",
-                         try_=_AGAIN) from error
+                         hint=_AGAIN) from error
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -23,7 +23,7 @@ DTYPE_BYTES: Mapping[str, float] = {
 def dtype_bytes(dtype: str) -> float:
     """Bytes per element; raises ConfigError for a name that Quire does not know."""
     if dtype not in DTYPE_BYTES:
-        raise ConfigError(f"dtype {dtype!r}", because="its size is not known", try_=f"one of {', '.join(DTYPE_BYTES)}")
+        raise ConfigError(f"dtype {dtype!r}", because="its size is not known", hint=f"one of {', '.join(DTYPE_BYTES)}")
     return DTYPE_BYTES[dtype]
 
 
@@ -186,7 +186,7 @@ def _too_small(need: _Need, available_bytes: int, usable: int, max_model_len: in
         f"a sequence of max_model_len={max_model_len} tokens needs {num_blocks} KV blocks,"
         f" {required / 2**20:.1f} MiB; {max(available_bytes, 0) / 2**20:.1f} MiB is free",
         because=f"the KV cache is {kv_dtype} and lies beside weights and activations",
-        try_=", or ".join(advice),
+        hint=", or ".join(advice),
     )
 
 

@@ -118,7 +118,7 @@ def features_used(spec: OpSpec, node: Node) -> tuple[str, ...]:
 def shape_error(op: str, message: str) -> ModelError:
     """The error of a shape rule."""
     return ModelError(f"op {op}: {message}", because="its operands' shapes do not fit each other",
-                      try_="check the model's config.json against its checkpoint")
+                      hint="check the model's config.json against its checkpoint")
 
 
 def elementwise_flops(per_element: int) -> Callable[[OpArgs], Dim]:

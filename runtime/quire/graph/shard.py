@@ -72,7 +72,7 @@ def _cut_axis(name: str, axis: Axis, tp: int) -> Axis:
     fitting = [str(n) for n in range(1, tp + 1) if axis.size % n == 0]
     raise ConfigError(f"tensor_parallel_size={tp} does not divide {name}={axis.size}",
                       because=f"every device must hold the same number of {name}",
-                      try_=f"--tensor-parallel-size {' or '.join(fitting)}")
+                      hint=f"--tensor-parallel-size {' or '.join(fitting)}")
 
 
 def _cut_symbols(dims: tuple[Dim, ...], axes: Mapping[str, Axis]) -> list[str]:
@@ -107,7 +107,7 @@ def _refuse_uncuttable(node: Node, cut_columns: list[str], shared_sums: frozense
     if "norm" in node.op and cut_columns:
         raise ConfigError(f"op {node.op} over {cut_columns[0]} cannot run on several devices",
                           because=f"it needs the mean over all {cut_columns[0]}, of which each device holds a part",
-                          try_="--tensor-parallel-size 1")
+                          hint="--tensor-parallel-size 1")
     if shared_sums:
         raise InternalError(f"op {node.op} sums over {', '.join(sorted(shared_sums))}",
                             because="ranks share it, so their sum would count it more than once")

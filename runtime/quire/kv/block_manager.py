@@ -44,7 +44,7 @@ class BlockManager:
     """
 
     def __init__(self, groups: Mapping[str, KVGroupSpec], plan: KVPlan, *, block_size: int, max_model_len: int,
-                 max_num_seqs: int, max_num_batched_tokens: int, enable_prefix_caching: bool) -> None:  # fmt: skip
+                 max_num_seqs: int, max_num_batched_tokens: int, enable_prefix_caching: bool) -> None:
         self.block_size = block_size
         self.enable_prefix_caching = enable_prefix_caching
         self._max_new_tokens = max_num_batched_tokens
@@ -70,7 +70,7 @@ class BlockManager:
             name: sum(group.most_blocks(num_tokens, self._max_new_tokens, self.block_size)
                       for group in self._groups if group.pool is pool)
             for name, pool in self.pools.items()
-        }  # fmt: skip
+        }
 
     def has_room(self, hit: PrefixHit, hashes: Sequence[bytes], num_tokens: int) -> bool:
         """Whether a new sequence of `num_tokens` that starts with `hit` could be held whole by what is free now."""
@@ -281,7 +281,7 @@ def _check_group(name: str, spec: KVGroupSpec, pool: BlockPool) -> None:
     if spec.kind not in TOKEN_KINDS:
         raise ConfigError(f"KV group {name!r} is of kind {spec.kind!r}",
                           because=f"the block manager handles {', '.join(TOKEN_KINDS)}",
-                          try_="a model without such layers")  # fmt: skip
+                          hint="a model without such layers")
     if pool.num_blocks < 1:
         raise ConfigError(f"pool {spec.pool!r} of KV group {name!r} has no blocks",
-                          because="the KV plan gives it none", try_="more memory for the KV cache")  # fmt: skip
+                          because="the KV plan gives it none", hint="more memory for the KV cache")

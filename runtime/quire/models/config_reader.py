@@ -195,7 +195,7 @@ class ConfigReader:
                 f"{self.where}: {', '.join(ignored)} not supported for model_type "
                 f"{self.values.get('model_type', 'unknown')!r}",
                 because="it changes what the model computes and this family's graph has no place for it",
-                try_="a checkpoint without it; quantized checkpoints: the original weights",
+                hint="a checkpoint without it; quantized checkpoints: the original weights",
             )
         unknown = [name[:100] for name, value in self.values.items()
                    if value is not None and name not in self._read and name not in NEUTRAL_VALUES
@@ -217,7 +217,7 @@ class ConfigReader:
         if value is None:
             if default is MISSING:
                 raise ModelError(f"{self.where}: {name} is missing", because="the model cannot be built without it",
-                                 try_="a complete config.json of a Hugging Face checkpoint")
+                                 hint="a complete config.json of a Hugging Face checkpoint")
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise ModelError(f"{self.where}: {name}={value!r:.200}", because=f"{wanted} is expected there")

@@ -89,7 +89,7 @@ def _read_configs(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], t
         file = file_of(folder, "config.json")
         if not (file.exists() or file.is_symlink()):
             raise ModelError(f"{file} is missing", because="a checkpoint's folder describes its model in config.json",
-                             try_="the folder that holds config.json and the .safetensors files")
+                             hint="the folder that holds config.json and the .safetensors files")
         return read_json_object(file), read_json_object(file_of(folder, "generation_config.json")), (), str(file)
 
 

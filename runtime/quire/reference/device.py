@@ -189,4 +189,4 @@ def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
 def _refuse_options(options: Mapping[str, str]) -> None:
     if options:
         raise ConfigError(f"device reference has no option {', '.join(sorted(options))}", because="it has none at all",
-                          try_="leave --device-option out")
+                          hint="leave --device-option out")

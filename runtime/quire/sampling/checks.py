@@ -20,5 +20,5 @@ def not_finite_error() -> BackendError:
     return BackendError(
         "the logits of this request hold NaN or an infinity",
         because="the model's arithmetic overflowed, its weights hold NaN, or the device wrote or read wrong memory",
-        try_="a wider dtype (--dtype float32), or `quire conform` to check the device",
+        hint="a wider dtype (--dtype float32), or `quire conform` to check the device",
     )

@@ -68,7 +68,7 @@ def nothing_to_draw_error() -> RequestError:
     return RequestError(
         "no token is left to draw",
         because="allowed_token_ids, the grammar, bad_words, logit_bias and min_tokens together forbid every token",
-        try_="fewer restrictions; an end-of-text token among the allowed ones needs min_tokens=0",
+        hint="fewer restrictions; an end-of-text token among the allowed ones needs min_tokens=0",
         param="allowed_token_ids",
     )
 

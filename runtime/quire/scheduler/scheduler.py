@@ -71,7 +71,7 @@ class Scheduler:
         if len(request.sequences) > self._limits.max_num_seqs:
             raise RequestError(f"n={len(request.sequences)} sequences in one request",
                                because=f"at most max_num_seqs={self._limits.max_num_seqs} run at a time",
-                               try_=f"n of {self._limits.max_num_seqs} or less", param="n")  # fmt: skip
+                               hint=f"n of {self._limits.max_num_seqs} or less", param="n")
         num_stored = request.num_prompt_tokens + request.max_output_tokens - 1  # the last token is never stored
         for name, num_needed in self.blocks.most_blocks(num_stored).items():
             num_blocks = self.blocks.pools[name].num_blocks
@@ -80,7 +80,7 @@ class Scheduler:
                     f"{request.num_prompt_tokens} prompt tokens and up to {request.max_output_tokens} output tokens "
                     f"need {num_needed} KV blocks",
                     because=f"the cache has {num_blocks} blocks of {self.blocks.block_size} tokens",
-                    try_="a shorter prompt, a smaller max_tokens, or more memory for the KV cache",
+                    hint="a shorter prompt, a smaller max_tokens, or more memory for the KV cache",
                     param="max_tokens",
                 )
 

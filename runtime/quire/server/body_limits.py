@@ -106,4 +106,4 @@ class BodyScanner:
 
 
 def _refusal(what: str, because: str) -> RequestError:
-    return RequestError(what, because=because, try_="a smaller request, or several")
+    return RequestError(what, because=because, hint="a smaller request, or several")

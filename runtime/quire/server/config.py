@@ -49,19 +49,19 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
-            raise ConfigError(f"--port {self.port}", because="ports are 0 to 65535", try_="--port 8000")
+            raise ConfigError(f"--port {self.port}", because="ports are 0 to 65535", hint="--port 8000")
         for name in ("body_timeout_s", "header_timeout_s", "keep_alive_timeout_s", "write_timeout_s", "text_timeout_s"):
             value = getattr(self, name)
             if not 0 < value <= 86400:
                 flag = "--" + name.removesuffix("_s").replace("_", "-")
                 raise ConfigError(f"{flag} {value}", because="it is a number of seconds, up to a day",
-                                  try_=f"{flag} 60")
+                                  hint=f"{flag} 60")
         if not 1 <= self.num_text_workers <= 64:
             raise ConfigError(f"--text-workers {self.num_text_workers}", because="each is a process",
-                              try_="--text-workers 2")
+                              hint="--text-workers 2")
         for name in ("max_connections", "max_requests", "max_body_bytes"):
             value = getattr(self, name)
             if value is not None and not 1 <= value < 1 << 31:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{flag} {value}", because="it is a count from 1 to 2**31 - 1",
-                                  try_=f"the default, without {flag}")
+                                  hint=f"the default, without {flag}")

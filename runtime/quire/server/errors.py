@@ -25,9 +25,9 @@ class ModelNotFound(RequestError):
 class HttpError(RequestError):
     """A refusal with a status of its own, such as 413; `retry_after_s` tells the client when to come again."""
 
-    def __init__(self, status: int, what: str, *, because: str = "", try_: str = "",
+    def __init__(self, status: int, what: str, *, because: str = "", hint: str = "",
                  retry_after_s: int | None = None) -> None:
-        super().__init__(what, because=because, try_=try_)
+        super().__init__(what, because=because, hint=hint)
         self.status, self.retry_after_s = status, retry_after_s
 
 

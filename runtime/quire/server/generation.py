@@ -60,7 +60,7 @@ class Serving:
             raise ModelNotFound(
                 f"the model {name!r} does not exist",
                 because=f"this server has {', '.join(self.model_names)}",
-                try_=f"model={self.model_names[0]!r}",
+                hint=f"model={self.model_names[0]!r}",
                 param="model",
             )
         return name

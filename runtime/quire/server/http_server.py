@@ -47,7 +47,7 @@ def http_server(engine: AsyncLLM, config: ServerConfig) -> uvicorn.Server:
         RequestLog(app, app.state.metrics.num_answers), config, log_level=config.log_level, lifespan="off",
         access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
         timeout_keep_alive=config.keep_alive_timeout_s, backlog=ACCEPT_AT_ONCE,
-    ))  # fmt: skip
+    ))
 
 
 class _Server(uvicorn.Server):

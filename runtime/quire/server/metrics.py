@@ -52,7 +52,7 @@ class ServerMetrics:
 class _ServerFacts(Collector):
     def __init__(self, num_answers: Mapping[int, int], model_name: str, *, is_up: bool, num_restarts: int) -> None:
         self._num_answers, self._model_name, self._is_up, self._num_restarts = (
-            num_answers, model_name, is_up, num_restarts)  # fmt: skip
+            num_answers, model_name, is_up, num_restarts)
 
     def collect(self) -> Iterable[Metric]:
         up = GaugeMetricFamily("quire_engine_up", "1 while the engine is healthy, else 0", labels=["model_name"])

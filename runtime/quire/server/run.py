@@ -55,7 +55,7 @@ async def _serve(config: EngineConfig, server_config: ServerConfig, listener: so
         await asyncio.wait({serving, received, ended}, return_when=asyncio.FIRST_COMPLETED)
         if received.done():
             engine.end_all(
-                BackendError("the server is shutting down", because="it was told to", try_="the request again, later")
+                BackendError("the server is shutting down", because="it was told to", hint="the request again, later")
             )
             await _stop(server, serving, signals)
             return 128 + received.result()
@@ -65,7 +65,7 @@ async def _serve(config: EngineConfig, server_config: ServerConfig, listener: so
             await _stop(server, serving, signals)
             return ENGINE_ENDED
         serving.result()
-        raise BackendError("the HTTP server ended by itself", because="its own messages say", try_="starting it again")
+        raise BackendError("the HTTP server ended by itself", because="its own messages say", hint="starting it again")
     finally:
         engine.close()
 
@@ -94,4 +94,4 @@ def _listener(host: str, port: int) -> socket.socket:
         if listener is not None:
             listener.close()
         raise ConfigError(f"cannot listen on {host}:{port}", because=str(error.strerror or error),
-                          try_="another --port, or an address of this machine as --host") from error
+                          hint="another --port, or an address of this machine as --host") from error

@@ -31,8 +31,8 @@ def without_nulls(values: Mapping[str, Any], table: Mapping[str, ForeignField], 
     """The fields that are not null, without those of `table`. Raises RequestError for one that is refused."""
     name = first_refused(table, values, "a request")
     if name is not None:
-        what, because, try_ = refusal_text(name, values[name], table[name])
-        raise RequestError(what, because=because, try_=try_, param=where or name)
+        what, because, hint = refusal_text(name, values[name], table[name])
+        raise RequestError(what, because=because, hint=hint, param=where or name)
     return {name: value for name, value in values.items() if value is not None and name not in table}
 
 
@@ -123,14 +123,14 @@ class SamplingFields(BaseModel):
             if name is None:
                 raise
             what = error.what.replace(f"{error.param}=", f"{name}=", 1)
-            raise RequestError(what, because=error.because, try_=error.try_, param=name) from error
+            raise RequestError(what, because=error.because, hint=error.hint, param=name) from error
 
     def check_stream(self) -> None:
         """Raises RequestError for what does not go with streaming, or not without."""
         check_integer("priority", self.priority)
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options without stream", because="they are about a stream",
-                               try_="stream=true", param="stream_options")
+                               hint="stream=true", param="stream_options")
         if self.stream and self.prompt_logprobs is not None:
             raise unsupported("prompt_logprobs", "it is not available while streaming")
 
@@ -152,4 +152,4 @@ class SamplingFields(BaseModel):
 
 def unsupported(param: str, because: str) -> RequestError:
     """The refusal of a field that Quire cannot honour."""
-    return RequestError(f"{param} is not supported", because=because, try_=f"the request without {param}", param=param)
+    return RequestError(f"{param} is not supported", because=because, hint=f"the request without {param}", param=param)

@@ -48,7 +48,7 @@ class CompletionRequest(SamplingFields):
                 raise RequestError(
                     f"best_of={self.best_of} is below n={self.n}",
                     because="the best n of them are returned",
-                    try_=f"best_of of at least {self.n}",
+                    hint=f"best_of of at least {self.n}",
                     param="best_of",
                 )
             if self.stream:
@@ -63,10 +63,10 @@ class CompletionRequest(SamplingFields):
         """What max_tokens=0 comes to: the engine draws one token, which `without_answer` drops."""
         if not self.echo:
             raise RequestError("max_tokens=0 without echo", because="the answer would be empty",
-                               try_="a max_tokens of at least 1, or echo=true for the prompt alone", param="max_tokens")
+                               hint="a max_tokens of at least 1, or echo=true for the prompt alone", param="max_tokens")
         if self.min_tokens > 0:
             raise RequestError(f"min_tokens={self.min_tokens} is not allowed", because="max_tokens is 0",
-                               try_="the request without min_tokens", param="min_tokens")
+                               hint="the request without min_tokens", param="min_tokens")
         return {"max_tokens": 1}
 
     def prompts(self) -> list[str | list[int]]:
@@ -75,12 +75,12 @@ class CompletionRequest(SamplingFields):
         if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
             return [prompt]
         if not prompt:
-            raise RequestError("prompt is empty", because="there is nothing to continue", try_="a text or token ids",
+            raise RequestError("prompt is empty", because="there is nothing to continue", hint="a text or token ids",
                                param="prompt")
         num_sequences = len(prompt) * max(self.n, self.best_of or 1)
         if num_sequences > MAX_N:
             raise RequestError(f"{len(prompt)} prompts of {max(self.n, self.best_of or 1)} sequences each",
-                               because=f"a request has at most {MAX_N} sequences", try_="several requests",
+                               because=f"a request has at most {MAX_N} sequences", hint="several requests",
                                param="prompt")
         return list(prompt)
 
@@ -119,7 +119,7 @@ class ChatCompletionRequest(SamplingFields):
             raise RequestError(
                 "top_logprobs without logprobs",
                 because="it counts alternatives to each token's logprob",
-                try_="logprobs=true",
+                hint="logprobs=true",
                 param="top_logprobs",
             )
         num_top = check_integer("top_logprobs", self.top_logprobs or 0)
@@ -133,7 +133,7 @@ class ChatCompletionRequest(SamplingFields):
         limits = [check_optional_integer(name, getattr(self, name)) for name in ("max_completion_tokens", "max_tokens")]
         if None not in limits and limits[0] != limits[1]:
             raise RequestError(f"max_completion_tokens={limits[0]} and max_tokens={limits[1]}",
-                               because="they are two names of one limit", try_="one of them", param="max_tokens")
+                               because="they are two names of one limit", hint="one of them", param="max_tokens")
         return limits[0] if limits[0] is not None else limits[1]
 
     def _check_messages(self) -> None:
@@ -143,7 +143,7 @@ class ChatCompletionRequest(SamplingFields):
             if unknown:
                 raise RequestError(f"messages[{index}].{unknown[0]}: unknown field",
                                    because=f"a message has {', '.join(MESSAGE_FIELDS)}",
-                                   try_="the message without it", param=f"messages[{index}].{unknown[0]}")
+                                   hint="the message without it", param=f"messages[{index}].{unknown[0]}")
 
     def _check_tools(self) -> None:
         if self.tools and self.tool_choice is None:

@@ -51,13 +51,13 @@ def fake_executor(
     model: ModelGraph, num_blocks: int, *, block_size: int = 4, max_model_len: int = 64,
     max_num_batched_tokens: int = 64, max_num_seqs: int = 16, async_depth: int = 2, latency_s: float = 0.0,
     verify: bool = True,
-) -> tuple[FakeExecutor, KVPlan]:  # fmt: skip
+) -> tuple[FakeExecutor, KVPlan]:
     """An executor that is loaded and has `num_blocks` KV blocks in every pool, and its KV plan."""
     plan = ExecutorPlan(
         model=model, weight_dtype="float32", act_dtype="float32", kv_dtype="float32", block_size=block_size,
         max_model_len=max_model_len, max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs,
         max_logits_rows=max_num_batched_tokens,
-    )  # fmt: skip
+    )
     executor = FakeExecutor(plan, async_depth=async_depth, latency_s=latency_s, verify=verify)
     kv_plan = KVPlan(num_blocks={group.pool: num_blocks for group in model.kv_groups.values()})
     executor.allocate_kv(kv_plan)
@@ -70,7 +70,7 @@ def fake_capabilities(async_depth: int = 2) -> Capabilities:
         contract=CONTRACT_VERSION, act_dtypes=("float32",), weight_dtypes=("float32", "bfloat16", "float16"),
         kv_dtypes=("float32",), block_sizes=(16, 1, 2, 4, 8, 32), ops=frozenset(), async_depth=async_depth,
         row_determinism="batch_invariant", read_write_blocks=True,
-    )  # fmt: skip
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -146,7 +146,7 @@ class FakeExecutor:
         num_blocks = sum(plan.num_blocks.values())
         if self.memory_blocks is not None and num_blocks > self.memory_blocks:
             raise BackendError(f"out of memory: {num_blocks} KV blocks", because=f"{self.memory_blocks} fit",
-                               try_="fewer blocks")  # fmt: skip
+                               hint="fewer blocks")
         self._pages = {pool: FakePages(count, self.plan.block_size) for pool, count in plan.num_blocks.items()}
 
     def submit(self, batch: StepBatch) -> FakeStep:
@@ -344,7 +344,7 @@ _OPTIONS = ("async_depth", "latency_ms", "memory_blocks")
 def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     """Always here, and never the best choice."""
     return DeviceReport(available=True, name="no hardware: the next token is the last one plus one", num_devices=1,
-                        priority=-1000)  # fmt: skip
+                        priority=-1000)
 
 
 @hookimpl
@@ -369,4 +369,4 @@ def _refuse_unknown(options: Mapping[str, str]) -> None:
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise ConfigError(f"device option {unknown[0]!r}", because="the fake device does not know it",
-                          try_=f"one of {', '.join(_OPTIONS)}")  # fmt: skip
+                          hint=f"one of {', '.join(_OPTIONS)}")

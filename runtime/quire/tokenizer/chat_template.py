@@ -47,7 +47,7 @@ class ChatTemplate:
             if len(text) > MOST_TEMPLATE_BYTES:
                 raise ModelError(f"the chat template {name[:100]!r} has {len(text)} characters",
                                  because=f"at most {MOST_TEMPLATE_BYTES} are read: longer ones take minutes to compile",
-                                 try_="another chat template: --chat-template FILE")  # fmt: skip
+                                 hint="another chat template: --chat-template FILE")
 
     @classmethod
     def from_folder(
@@ -91,10 +91,10 @@ class ChatTemplate:
         if name not in self.templates:
             if not self.templates:
                 raise RequestError("the model has no chat template", because="its folder brings none",
-                                   try_="--chat-template FILE when starting, or plain completions",
-                                   param="messages")  # fmt: skip
+                                   hint="--chat-template FILE when starting, or plain completions",
+                                   param="messages")
             raise RequestError(f"no chat template {name!r}", because=f"the model has {', '.join(self.names)}",
-                               try_="one of those", param="chat_template")  # fmt: skip
+                               hint="one of those", param="chat_template")
         return self.templates[name]
 
     def render(
@@ -125,13 +125,13 @@ class ChatTemplate:
         if continue_final_message and add_generation_prompt:
             raise RequestError("continue_final_message with add_generation_prompt",
                                because="one goes on with the last message, the other begins a new one",
-                               try_="setting one of them to false", param="continue_final_message")  # fmt: skip
+                               hint="setting one of them to false", param="continue_final_message")
         compiled = _compiled(self.source(name=template_name, has_tools=tools is not None))
         chat = prepare_messages(messages, wants_parts=compiled.wants_parts, takes_strings=compiled.takes_strings)
         final = _mark_final_message(chat) if continue_final_message else ""
         if not isinstance(chat_template_kwargs or {}, Mapping):
             raise RequestError("chat_template_kwargs is no object", because="variables of a template have names",
-                               try_='{"enable_thinking": false}', param="chat_template_kwargs")
+                               hint='{"enable_thinking": false}', param="chat_template_kwargs")
         check_depth("chat_template_kwargs", chat_template_kwargs)
         given = {**variables, **(chat_template_kwargs or {})}
         fixed = {
@@ -142,8 +142,8 @@ class ChatTemplate:
         }
         if taken := sorted(fixed.keys() & given.keys()):
             raise RequestError(f"chat_template_kwargs sets {', '.join(taken)}",
-                               because="the request has fields for these", try_="the field of that name",
-                               param="chat_template_kwargs")  # fmt: skip
+                               because="the request has fields for these", hint="the field of that name",
+                               param="chat_template_kwargs")
         prompt = compiled.render({**(self.special_tokens or {}), **given, **fixed})
         return _until_mark(prompt, final) if continue_final_message else prompt
 
@@ -163,7 +163,7 @@ def _override(given: str | Path) -> dict[str, str]:
         return {"default": Path(given).read_text(encoding="utf-8")}
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"chat template {given} cannot be read", because=str(error),
-                         try_="a file that holds a Jinja template, or the template itself") from error  # fmt: skip
+                         hint="a file that holds a Jinja template, or the template itself") from error
 
 
 def _templates_of(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
@@ -189,7 +189,7 @@ def _named(file: Path, given: Any) -> dict[str, str]:
     ):
         return {entry["name"]: entry["template"] for entry in entries}
     raise ModelError(f"{file}: chat_template is malformed", because="it is neither a text nor a list of objects with "
-                     "name and template, both texts", try_="mending the file")  # fmt: skip
+                     "name and template, both texts", hint="mending the file")
 
 
 def _mark_final_message(chat: list[dict[str, Any]]) -> str:
@@ -204,7 +204,7 @@ def _mark_final_message(chat: list[dict[str, Any]]) -> str:
             part["text"] = text + _CONTINUE_MARK
             return text
     raise RequestError("continue_final_message without a text to continue", because="the last message has no text",
-                       try_="a last message with content", param="messages")  # fmt: skip
+                       hint="a last message with content", param="messages")
 
 
 def _until_mark(prompt: str, final: str) -> str:
@@ -213,6 +213,6 @@ def _until_mark(prompt: str, final: str) -> str:
     if position < 0 or final.strip() not in prompt:
         raise RequestError("continue_final_message is not possible here",
                            because="the chat template leaves out or changes the last message",
-                           try_="add_generation_prompt instead", param="continue_final_message")  # fmt: skip
+                           hint="add_generation_prompt instead", param="continue_final_message")
     begun = prompt[:position]
     return begun if prompt.startswith(_CONTINUE_MARK, position) else begun.rstrip()

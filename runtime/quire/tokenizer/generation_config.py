@@ -44,7 +44,7 @@ def sampling_defaults(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         with reading(where):
             SamplingParams(**defaults)
     except RequestError as error:
-        raise ModelError(f"{where}: {error.what}", because=error.because, try_="mending the file") from error
+        raise ModelError(f"{where}: {error.what}", because=error.because, hint="mending the file") from error
     return defaults
 
 
@@ -66,5 +66,5 @@ def _number(name: str, value: Any, where: str) -> Any:
     if not is_number or not abs(value) < (_MOST_WHOLE if name in _WHOLE else _MOST):
         kind = "an integer of 32 bits" if name in _WHOLE else "a number"
         raise ModelError(f"{where}: {name}={value!r:.100}", because=f"{kind} is expected there",
-                         try_="mending the file")
+                         hint="mending the file")
     return value

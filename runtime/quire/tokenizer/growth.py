@@ -19,7 +19,7 @@ def check_growth(backend: tokenizers.Tokenizer, where: str) -> None:
     for part in (backend.normalizer, backend.decoder):
         if part is not None and (growth := _growth(json.loads(part.__getstate__()))) > MOST_GROWTH:
             raise ModelError(f"{where}: its {type(part).__name__} makes texts up to {growth:g} times as long",
-                             because=f"at most {MOST_GROWTH} times is read", try_="a tokenizer that does not do that")
+                             because=f"at most {MOST_GROWTH} times is read", hint="a tokenizer that does not do that")
 
 
 def _growth(description: Mapping[str, Any]) -> float:

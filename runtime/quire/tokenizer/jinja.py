@@ -78,7 +78,7 @@ class CompiledTemplate:
                 "the chat template is not valid Jinja",
                 because=f"line {error.lineno}: {error.message}" if isinstance(error, jinja2.TemplateSyntaxError) else
                 f"{type(error).__name__}: {error}",
-                try_="--chat-template FILE with a corrected one",
+                hint="--chat-template FILE with a corrected one",
                 param="messages",
             ) from error
         self.wants_parts = _loops_over_content(tree)
@@ -92,7 +92,7 @@ class CompiledTemplate:
             raise RequestError(
                 "the chat template refuses this conversation",
                 because=str(error),
-                try_="roles and fields that the model's template knows",
+                hint="roles and fields that the model's template knows",
                 param="messages",
             ) from error
 

@@ -52,27 +52,27 @@ def backend_of_json(content: bytes, where: str) -> tokenizers.Tokenizer:
 def _convert(folder: Path) -> tokenizers.Tokenizer:
     if not folder.is_dir():
         raise ModelError(f"no folder {folder}", because="a tokenizer is read from a checkpoint's folder",
-                         try_="the folder that holds tokenizer.json")  # fmt: skip
+                         hint="the folder that holds tokenizer.json")
     try:
         from transformers import AutoTokenizer
     except ImportError:
         raise ModelError(
             f"no tokenizer.json in {folder}",
             because="Quire reads that format; converting others needs transformers, which is not installed",
-            try_="`pip install transformers`, or a checkpoint that has tokenizer.json",
+            hint="`pip install transformers`, or a checkpoint that has tokenizer.json",
         ) from None
     _check_files(folder)
     try:
         converted = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for files it cannot read
         raise ModelError(f"no usable tokenizer in {folder}", because=str(error),
-                         try_="a checkpoint that has tokenizer.json") from error  # fmt: skip
+                         hint="a checkpoint that has tokenizer.json") from error
     backend = getattr(converted, "backend_tokenizer", None)
     if not isinstance(backend, tokenizers.Tokenizer):
         raise ModelError(
             f"{type(converted).__name__} of {folder} cannot be converted",
             because="transformers has it in pure Python only",
-            try_="a checkpoint that has tokenizer.json",
+            hint="a checkpoint that has tokenizer.json",
         )
     logger.warning("no tokenizer.json in %s: transformers converted %s", folder, type(converted).__name__)
     return backend
@@ -86,11 +86,11 @@ def _check_files(folder: Path) -> None:
             continue
         if not target.is_file():
             raise ModelError(f"{path} is not a file", because="it is a pipe, a device or a link to nothing",
-                             try_="downloading the model again")
+                             hint="downloading the model again")
         if path.suffix in _TOKENIZER_SUFFIXES and target.stat().st_size > MOST_TEXT_BYTES:
             raise ModelError(f"{path} has {target.stat().st_size} bytes",
                              because=f"files of its kind are read up to {MOST_TEXT_BYTES}",
-                             try_="downloading the file again")
+                             hint="downloading the file again")
 
 
 def _named_tokens(config: dict[str, Any], file: Path) -> dict[int, dict[str, Any]]:
@@ -98,13 +98,13 @@ def _named_tokens(config: dict[str, Any], file: Path) -> dict[int, dict[str, Any
     entries = config.get("added_tokens_decoder") or {}
     if not isinstance(entries, dict):
         raise ModelError(f"{file}: added_tokens_decoder is a {type(entries).__name__}",
-                         because="an object of tokens by id is expected there", try_="downloading the file again")
+                         because="an object of tokens by id is expected there", hint="downloading the file again")
     for token_id, token in entries.items():
         is_token = isinstance(token, dict) and isinstance(token.get("content"), str) and token["content"]
         if not is_token or not (token_id.isascii() and token_id.isdigit() and len(token_id) < 10):
             raise ModelError(f"{file}: added_tokens_decoder has an entry {token_id[:100]!r}",
                              because="an id and an object with a token's content are expected there",
-                             try_="downloading the file again")
+                             hint="downloading the file again")
     return {int(token_id): token for token_id, token in entries.items()}
 
 
@@ -125,5 +125,5 @@ def _add_missing_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any], f
                 f"{file}: token {token['content']!r:.100} has id {token_id}",
                 because=f"tokenizer.json does not know it and its next free id is another, "
                 f"{backend.token_to_id(token['content'])}",
-                try_="a tokenizer.json that belongs to this tokenizer_config.json",
+                hint="a tokenizer.json that belongs to this tokenizer_config.json",
             )

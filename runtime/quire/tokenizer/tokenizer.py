@@ -96,14 +96,14 @@ class Tokenizer:
             raise RequestError(
                 "the text cannot be encoded",
                 because="it holds half of a UTF-16 surrogate pair" if isinstance(text, str) else "it is not a string",
-                try_="text that is valid Unicode",
+                hint="text that is valid Unicode",
                 param="prompt",
             ) from None
         except BaseException as error:  # the library panics in Rust, which is no Exception, or raises a bare one
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
             raise RequestError("the tokenizer breaks down over this text", because=str(error),
-                               try_="another text; the model's tokenizer may be damaged", param="prompt") from error
+                               hint="another text; the model's tokenizer may be damaged", param="prompt") from error
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; ids without a token stand for nothing, bytes that are no UTF-8 become U+FFFD."""
@@ -137,7 +137,7 @@ def _id_of_end(token: int | str, backend: tokenizers.Tokenizer, folder: Path) ->
     token_id = backend.token_to_id(token)
     if token_id is None:
         raise ModelError(f"{folder}: eos_token_id={token[:100]!r}", because="the vocabulary has no such token",
-                         try_="mending generation_config.json or config.json")
+                         hint="mending generation_config.json or config.json")
     return token_id
 
 
@@ -153,5 +153,5 @@ def _special_tokens(folder: Path, *sources: Mapping[str, Any]) -> dict[str, str]
             elif text is not None:
                 raise ModelError(f"{folder}: {name}={token!r:.100} of its tokenizer",
                                  because="a text, or an object with its content, is expected there",
-                                 try_="mending tokenizer_config.json or special_tokens_map.json")
+                                 hint="mending tokenizer_config.json or special_tokens_map.json")
     return found

@@ -54,7 +54,7 @@ def open_awq(folder: Path, config: Mapping[str, Any], files: SafetensorsCheckpoi
 
 def _refused(folder: Path, what: str, because: str) -> ModelError:
     return ModelError(f"{folder}: AWQ with {what} is not supported", because=because,
-                      try_="another quantization of the model, or the original weights with --quantization")
+                      hint="another quantization of the model, or the original weights with --quantization")
 
 
 def _matrix(module: StoredModule, group_size: int, always_zeros: bool) -> StoredMatrix:

@@ -144,7 +144,7 @@ def _check(
     if problems:
         raise ModelError(f"{where} does not hold the model that its config.json describes",
                          because="\n    ".join(["its tensors:", *problems]),
-                         try_="config.json and weights of one revision of the checkpoint")
+                         hint="config.json and weights of one revision of the checkpoint")
 
 
 def _adds_nothing(name: str, used: Mapping[str, None], tensors: ViewedTensors) -> bool:

@@ -96,4 +96,4 @@ def _strategy(weights: Mapping[str, Any]) -> tuple[str, int]:
 
 def _refused(folder: Path, what: str, because: str) -> ModelError:
     return ModelError(f"{folder}: compressed-tensors with {what} is not supported", because=because,
-                      try_="another quantization of the model, or the original weights with --quantization")
+                      hint="another quantization of the model, or the original weights with --quantization")

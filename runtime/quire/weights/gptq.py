@@ -79,7 +79,7 @@ def _layout(folder: Path, config: Mapping[str, Any]) -> _Layout:
 
 def _refused(folder: Path, what: str, because: str) -> ModelError:
     return ModelError(f"{folder}: GPTQ with {what} is not supported", because=because,
-                      try_="another quantization of the model, or the original weights with --quantization")
+                      hint="another quantization of the model, or the original weights with --quantization")
 
 
 def _matrix(module: StoredModule, layout: _Layout) -> StoredMatrix:

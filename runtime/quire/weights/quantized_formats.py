@@ -29,5 +29,5 @@ def opener_of(config: QuantizationConfig) -> Opener:
     if not isinstance(method, str) or method not in OPENERS:
         raise ModelError(f"config.json: quantization_config with quant_method={method!r:.100} not supported",
                          because=f"the formats that can be read are {', '.join(sorted(OPENERS)) or 'none'}",
-                         try_="the original weights, with --quantization to quantize them as they load")
+                         hint="the original weights, with --quantization to quantize them as they load")
     return OPENERS[method]

@@ -53,7 +53,7 @@ class QuantizedSafetensors:
         twice = [name for name, matrix in matrices.items() if name in files and name not in matrix.tensors]
         if twice:
             raise ModelError(f"{files.folder} holds {', '.join(twice[:20])} as floats and as integers",
-                             because="a weight is stored once", try_="download the checkpoint again, of one revision")
+                             because="a weight is stored once", hint="download the checkpoint again, of one revision")
         weight_of = {tensor: name for name, matrix in matrices.items() for tensor in matrix.tensors}
         names = (weight_of.get(name, name) for name in files.names if name not in unused)
         self._names = dict.fromkeys(names)
@@ -156,7 +156,7 @@ class StoredModule:
     def wrong(self, because: str) -> ModelError:
         """The error for tensors that do not make a matrix."""
         return ModelError(f"{self.files.folder}: the quantized layer {self.name} cannot be read", because=because,
-                          try_="download weights and config.json again, of one revision")
+                          hint="download weights and config.json again, of one revision")
 
 
 def modules_with(files: SafetensorsCheckpoint, suffix: str) -> list[StoredModule]:

@@ -114,7 +114,7 @@ def _cut(matrix: QuantizedMatrix, source: Src, cut: RankCut) -> QuantizedMatrix:
     if group and (start % group or (stop % group and stop != inputs)):
         raise ConfigError(f"{source.name} in {scheme.name} cannot be cut into {inputs // size} parts",
                           because=f"a part of {size} inputs is no whole number of groups of {group}",
-                          try_="a smaller --tensor-parallel-size")
+                          hint="a smaller --tensor-parallel-size")
     groups = slice(start // group, -(-stop // group)) if group else slice(None)
 
     def own_rows(array: np.ndarray) -> np.ndarray:

@@ -117,7 +117,7 @@ class SafetensorsFile:
 
     def _corrupt(self, because: str) -> ModelError:
         return ModelError(f"{self.path} is not a valid safetensors file", because=because,
-                          try_="download the file again; an interrupted download is the usual cause")
+                          hint="download the file again; an interrupted download is the usual cause")
 
 
 class SafetensorsCheckpoint:
@@ -183,21 +183,21 @@ class SafetensorsCheckpoint:
         if not isinstance(weight_map, dict) or not weight_map or not all(
                 isinstance(shard, str) and shard for shard in weight_map.values()):
             raise ModelError(f"{index} cannot be read", because="no object weight_map of files by tensor in it",
-                             try_="download the file again")
+                             hint="download the file again")
         if len(set(weight_map.values())) > _MOST_SHARDS:
             raise ModelError(f"{index} names {len(set(weight_map.values()))} shards",
-                             because=f"at most {_MOST_SHARDS} are read", try_="download the file again")
+                             because=f"at most {_MOST_SHARDS} are read", hint="download the file again")
         shards = {shard: file_of(self.folder, shard) for shard in sorted(set(weight_map.values()))}
         absent = [shard for shard, path in shards.items() if not path.exists()]
         if absent:
             raise ModelError(f"{self.folder} lacks {len(absent)} of {len(shards)} shards: {', '.join(absent[:20])}",
-                             because=f"{INDEX_NAME} names them", try_="download the missing files")
+                             because=f"{INDEX_NAME} names them", hint="download the missing files")
         files = {shard: SafetensorsFile(path) for shard, path in shards.items()}
         lost = sorted(name for name, shard in weight_map.items() if name not in files[shard].entries)
         if lost:
             raise ModelError(f"{self.folder}: {len(lost)} tensors are not in the shard that {INDEX_NAME} names: "
                              f"{', '.join(lost[:20])}", because="index and shards do not belong together",
-                             try_="download index and shards again, from one revision")
+                             hint="download index and shards again, from one revision")
         return tuple(files.values())
 
 
@@ -213,11 +213,11 @@ def _single_file(folder: Path) -> Path:
     if found:
         raise ModelError(f"{folder} has {len(found)} safetensors files and no {INDEX_NAME}",
                          because="the index says which of them make up the checkpoint",
-                         try_=f"download {INDEX_NAME}")
+                         hint=f"download {INDEX_NAME}")
     others = sorted(path.name for path in folder.iterdir() if path.suffix in OTHER_FORMATS)
     if others:
         raise ModelError(f"{folder} has weights only as {', '.join(others)}",
                          because="weights are read from safetensors files; the others cannot be mapped or run code",
-                         try_="convert it: load it with transformers and save_pretrained(folder)")
+                         hint="convert it: load it with transformers and save_pretrained(folder)")
     raise ModelError(f"{folder} has no weights", because="there is no .safetensors file in it",
-                     try_='download the weights, or use load_format="dummy" for random ones')
+                     hint='download the weights, or use load_format="dummy" for random ones')

@@ -220,4 +220,4 @@ def test_refusals_name_the_way_out(changes: dict[str, Any], message: str) -> Non
     metadata = {**metadata_of(byte_level("gpt-2"), model="gpt2", pre="gpt-2"), **changes}
     with pytest.raises(ModelError, match=f"(?s){message}") as caught:
         gguf_tokenizer(metadata, special_ids={}, eos_token_ids=[])
-    assert caught.value.try_
+    assert caught.value.hint

@@ -92,7 +92,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         cut.write_bytes(whole[:size])
         with pytest.raises(ModelError, match="is not a valid GGUF file") as caught:
             GgufFile(cut)
-        assert "download" in caught.value.try_
+        assert "download" in caught.value.hint
 
 
 def header(version: int = 3, tensors: int = 0, values: int = 0, magic: bytes = b"GGUF") -> bytes:

@@ -50,7 +50,7 @@ def paged_attention_kernel(  # type: ignore[no-untyped-def]
     PADDED_V: tl.constexpr, PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_ALIBI: tl.constexpr,
     WIDEN: tl.constexpr,
-):  # fmt: skip
+):
     """One tile of one KV head. Grid: (N tiles, KV).
 
     Args:

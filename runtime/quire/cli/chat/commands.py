@@ -35,7 +35,7 @@ def find_command(line: str) -> tuple[Command, str]:
         return known[name], words.strip()
     near = difflib.get_close_matches(name[:100].lower(), list(known), n=1)
     raise RequestError(f"/{name[:100]} is no command",
-                       try_=f"/{near[0]}" if near else "/help; a message may begin with a blank and then a slash")
+                       hint=f"/{near[0]}" if near else "/help; a message may begin with a blank and then a slash")
 
 
 def _say(text: str) -> bool:
@@ -69,7 +69,7 @@ def _set(session: Session, words: str) -> bool:
     if not name:
         return _say("\n".join(session.settings.lines()))
     if not value.strip():
-        raise RequestError(f"/set {name[:100]} has no value", try_=f"/set {name[:100]} VALUE, or /set for all of them")
+        raise RequestError(f"/set {name[:100]} has no value", hint=f"/set {name[:100]} VALUE, or /set for all of them")
     session.settings.set(name.replace("-", "_"), value.strip())
     return _say(next(line for line in session.settings.lines() if line.startswith(name.replace("-", "_"))))
 
@@ -90,7 +90,7 @@ def _stats(session: Session, words: str) -> bool:
 
 def _path(words: str, command: str) -> Path:
     if not words:
-        raise RequestError(f"/{command} has no file name", try_=f"/{command} FILE")
+        raise RequestError(f"/{command} has no file name", hint=f"/{command} FILE")
     return Path(os.path.expanduser(words))
 
 

@@ -27,7 +27,7 @@ def save(path: Path, conversation: Conversation, settings: Settings, *, overwrit
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
     except FileExistsError as error:
-        raise RequestError(f"{path} exists", try_=f"/save! {path} to write over it") from error
+        raise RequestError(f"{path} exists", hint=f"/save! {path} to write over it") from error
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be written", because=_reason(error)) from error
 

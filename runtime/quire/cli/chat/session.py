@@ -27,8 +27,8 @@ def say(text: str) -> None:
 
 def one_line(error: QuireError) -> str:
     """What a wrong line is answered with."""
-    because, try_ = error.because and f": {error.because}", error.try_ and f" (try {error.try_})"
-    return f"error: {error.what}{because}{try_}".replace("\n", " ")
+    because, hint = error.because and f": {error.because}", error.hint and f" (try {error.hint})"
+    return f"error: {error.what}{because}{hint}".replace("\n", " ")
 
 
 class Session:

@@ -32,7 +32,7 @@ _KINDS: dict[object, str] = {float: "a number", int: "a whole number", _stop_str
 def _require_known(name: str) -> None:
     if name not in READERS:
         near = difflib.get_close_matches(name[:100].lower(), READERS, n=1)
-        raise RequestError(f"{name[:100]!r} is no setting", try_=near[0] if near else ", ".join(READERS))
+        raise RequestError(f"{name[:100]!r} is no setting", hint=near[0] if near else ", ".join(READERS))
 
 
 class Settings:

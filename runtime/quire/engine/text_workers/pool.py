@@ -90,7 +90,7 @@ class TextWorkers:
             payload = frame(Prepare(limits, prompt, params, request_id, priority, cache_salt, add_special_tokens))
         except UnicodeEncodeError:
             raise RequestError("the text cannot be encoded", because="it holds half of a UTF-16 surrogate pair",
-                               try_="text that is valid Unicode", param="prompt") from None
+                               hint="text that is valid Unicode", param="prompt") from None
         except (OverflowError, msgspec.MsgspecError) as error:
             raise RequestError("the prompt holds what is no token id", because=str(error), param="prompt") from error
         answer = await self._do(payload, is_long=len(prompt) >= LONG_CHARS)
@@ -104,7 +104,7 @@ class TextWorkers:
             conversation = json.dumps({"messages": messages, "options": options})
         except (TypeError, ValueError, RecursionError) as error:
             raise RequestError("the conversation is no JSON", because=f"{type(error).__name__}: {error}",
-                               try_="texts, numbers, lists and objects", param="messages") from error
+                               hint="texts, numbers, lists and objects", param="messages") from error
         answer = await self._do(frame(Render(conversation, max_chars)), is_long=len(conversation) >= LONG_CHARS)
         assert isinstance(answer, Rendered)
         return answer.prompt
@@ -125,7 +125,7 @@ class TextWorkers:
             if not done:
                 raise BackendError("the request's text was not prepared in time",
                                    because=f"all text workers were busy for {self._timeout_s:g} s",
-                                   try_="the request again, later; or a larger --text-workers")
+                                   hint="the request again, later; or a larger --text-workers")
             answer = job.answer.result()
         finally:
             job.answer.cancel()  # a job of a client that has gone is not begun
@@ -182,7 +182,7 @@ class _Worker:
             return cls(process, *await asyncio.open_connection(sock=ours))
         except OSError as error:
             raise BackendError("a text worker cannot be started", because=error.strerror or str(error),
-                               try_="more memory, processes or descriptors (ulimit -a)") from error
+                               hint="more memory, processes or descriptors (ulimit -a)") from error
 
     async def exchange(self, payload: bytes) -> Answer:
         """Sends a frame and waits for the answer. EOFError or ConnectionError when the process ends."""
@@ -225,7 +225,7 @@ class _Place:
                 answer = await worker.exchange(frame(self._pool.setup))
         except (TimeoutError, EOFError, ConnectionError) as error:
             raise BackendError("a text worker does not start", because=await worker.end(),
-                               try_="its own messages") from error
+                               hint="its own messages") from error
         except BaseException:
             worker.kill()
             raise
@@ -294,4 +294,4 @@ class _Place:
         self._worker = None
         logger.warning("a text worker is replaced: %s", because)
         return Failed(Failure.of(RequestError("the text of this request could not be prepared", because=because,
-                                              try_=hint)))
+                                              hint=hint)))

@@ -52,11 +52,11 @@ class TextWorker:
         except (MemoryError, RecursionError) as error:
             return Failed(Failure.of(RequestError(
                 "the text of this request cannot be prepared", because=f"it takes too much ({type(error).__name__})",
-                try_="a shorter or simpler one")))
+                hint="a shorter or simpler one")))
         except Exception as error:  # a bug: of this job, and nobody else's
             logging.getLogger("quire").exception("a text worker could not do a job")
             return Failed(Failure.of(InternalError("the text of this request cannot be prepared",
-                                                   because=f"{type(error).__name__}: {error}", try_="reporting it")))
+                                                   because=f"{type(error).__name__}: {error}", hint="reporting it")))
 
     def _prepare(self, job: Prepare) -> Prepared:
         if self._inputs is None or self._inputs[0] != job.limits:
@@ -71,7 +71,7 @@ class TextWorker:
         prompt = self._tokenizer.apply_chat_template(content["messages"], **content["options"])
         if len(prompt) > max_chars:
             raise RequestError(f"the conversation makes a prompt of {len(prompt)} characters",
-                               because=f"this model takes at most {max_chars}", try_="a shorter conversation",
+                               because=f"this model takes at most {max_chars}", hint="a shorter conversation",
                                param="messages")
         return Rendered(prompt)
 

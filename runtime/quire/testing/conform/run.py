@@ -108,6 +108,6 @@ def _check_levels(levels: Sequence[str]) -> None:
     for level in levels:
         if level in LATER_LEVELS:
             raise ConfigError(f"level {level} ({LATER_LEVELS[level]})", because="it is not in this version",
-                              try_=f"one of {', '.join(LEVELS)}")
+                              hint=f"one of {', '.join(LEVELS)}")
         if level not in LEVELS:
             raise ConfigError(f"level {level!r}", because=f"levels are {', '.join(LEVELS)}")

@@ -21,13 +21,13 @@ def byte_level_tokenizer(vocabulary: GgufVocabulary, metadata: Mapping[str, Any]
     cut = _pre_tokenizer(metadata.get("tokenizer.ggml.pre"), vocabulary.where)
     if not vocabulary.merges:
         raise ModelError(f"{vocabulary.where} has no tokenizer.ggml.merges", because="byte-level BPE needs them",
-                         try_="--tokenizer with a folder or an id on the hub")
+                         hint="--tokenizer with a folder or an id on the hub")
     vocab = {token: index for index, token in enumerate(vocabulary.tokens)}
     try:
         model = models.BPE(vocab, list(vocabulary.merges), ignore_merges=cut.ignores_merges)
     except Exception as error:  # the library raises bare Exception
         raise ModelError(f"{vocabulary.where}: vocabulary and merges do not fit", because=str(error),
-                         try_="--tokenizer with a folder or an id on the hub") from error
+                         hint="--tokenizer with a folder or an id on the hub") from error
     backend = tokenizers.Tokenizer(model)
     if cut.normalizes:
         backend.normalizer = normalizers.NFC()
@@ -48,5 +48,5 @@ def _pre_tokenizer(name: str | None, where: str) -> PreTokenizer:
     if name not in PRE_TOKENIZERS:
         raise ModelError(f"{where}: tokenizer.ggml.pre={name!r} not supported",
                          because=f"known are {', '.join(sorted(PRE_TOKENIZERS))}",
-                         try_="--tokenizer with the folder or the hub id of the original model")
+                         hint="--tokenizer with the folder or the hub id of the original model")
     return PRE_TOKENIZERS[name]

@@ -63,7 +63,7 @@ def _built(vocabulary: GgufVocabulary, metadata: Mapping[str, Any]) -> tokenizer
     else:
         raise ModelError(f"{vocabulary.where}: tokenizer.ggml.model={kind!r} not supported",
                          because="kinds that are read are gpt2 (byte-level BPE) and llama (SentencePiece BPE)",
-                         try_="--tokenizer with the folder or the hub id of the original model")
+                         hint="--tokenizer with the folder or the hub id of the original model")
     first = vocabulary.special_text("bos") if adds_bos else None
     last = vocabulary.special_text("eos") if vocabulary.flags.get("add_eos_token", False) else None
     if first is not None or last is not None:

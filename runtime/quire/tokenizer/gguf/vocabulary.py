@@ -43,18 +43,18 @@ class GgufVocabulary:
         tokens = list(metadata.get(f"{_PREFIX}tokens", ()))
         if not tokens:
             raise ModelError(f"{where} has no tokenizer", because=f"its metadata have no {_PREFIX}tokens",
-                             try_="--tokenizer with a folder or an id on the hub")
+                             hint="--tokenizer with a folder or an id on the hub")
         types = np.asarray(metadata.get(f"{_PREFIX}token_type", np.full(len(tokens), NORMAL)))
         scores = np.asarray(metadata.get(f"{_PREFIX}scores", np.zeros(len(tokens))))
         for name, array in (("token_type", types), ("scores", scores)):
             if array.shape != (len(tokens),):
                 raise ModelError(f"{where}: {_PREFIX}{name} has shape {list(array.shape)}",
-                                 because=f"there are {len(tokens)} tokens", try_="downloading the file again")
+                                 because=f"there are {len(tokens)} tokens", hint="downloading the file again")
         if len(set(tokens)) != len(tokens):
             seen: set[str] = set()
             twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
             raise ModelError(f"{where}: the token {twice!r} is in the vocabulary twice",
-                             because="a token has one id", try_="--tokenizer with a folder or an id on the hub")
+                             because="a token has one id", hint="--tokenizer with a folder or an id on the hub")
         flags = {name: bool(metadata[f"{_PREFIX}{name}"])
                  for name in ("add_bos_token", "add_eos_token", "add_space_prefix") if f"{_PREFIX}{name}" in metadata}
         merges = [_pair(merge) for merge in metadata.get(f"{_PREFIX}merges", ())]

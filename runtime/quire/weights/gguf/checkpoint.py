@@ -173,7 +173,7 @@ class GgufCheckpoint:
             raise ModelError(
                 f"{self.path}: tensors of type {', '.join(f'{kind} ({n})' for kind, n in sorted(counts.items()))}",
                 because=f"tensor types that are read are {', '.join(READABLE)}; {next(iter(unread))} is not",
-                try_="a file of the model in another quantization, for example Q4_K_M or Q8_0")
+                hint="a file of the model in another quantization, for example Q4_K_M or Q8_0")
 
     def _announce(self) -> None:
         again = Counter(tensor.kind for tensor in self._files.tensors.values() if tensor.kind.is_rounded_again)

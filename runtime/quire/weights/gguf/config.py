@@ -46,7 +46,7 @@ def gguf_config(files: GgufFiles) -> GgufConfig:
     if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
         raise ModelError(f"{files.path}: general.architecture={architecture!r} not supported",
                          because=f"supported architectures of GGUF files are {', '.join(sorted(_ARCHITECTURES))}",
-                         try_="the file of the language model" if architecture == "clip" else "another model")
+                         hint="the file of the language model" if architecture == "clip" else "another model")
     values = Hyperparameters(files.metadata, architecture, str(files.path))
     config = {**_ARCHITECTURES[architecture](values, files), **_rest(values, files)}
     unread = values.finish()
@@ -67,7 +67,7 @@ def _rest(values: Hyperparameters, files: GgufFiles) -> Config:
     embedding = files.tensors.get("token_embd.weight")
     if embedding is None:
         raise ModelError(f"{files.path} has no tensor token_embd.weight", because="every model has embeddings",
-                         try_="a file with the whole model")
+                         hint="a file with the whole model")
     ids = {f"{ours}_token_id": token_id(files.metadata, theirs)
            for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}
     return {"vocab_size": embedding.shape[0], "tie_word_embeddings": "output.weight" not in files.tensors,

@@ -64,7 +64,7 @@ class GgufFile:
                 self.metadata, self.tensors = self._read_head()
             except Malformed as error:
                 raise ModelError(f"{path} is not a valid GGUF file", because=str(error),
-                                 try_="download the file again; an interrupted download is the usual cause") from error
+                                 hint="download the file again; an interrupted download is the usual cause") from error
 
     def blocks(self, name: str) -> np.ndarray:
         """A tensor's data, uint8 [its bytes], read-only. Raises ModelError when the file has been cut short."""
@@ -152,7 +152,7 @@ class GgufFiles:
         if len(parts) > 1 and expected is not None and expected != len(self._file_of):
             raise ModelError(f"{path}: its {len(parts)} parts hold {len(self._file_of)} tensors",
                              because=f"the first says that there are {expected}",
-                             try_="parts of one and the same model")
+                             hint="parts of one and the same model")
         self.tensors: Mapping[str, StoredTensor] = {
             name: file.tensors[name] for name, file in self._file_of.items()
         }
@@ -183,7 +183,7 @@ def part_paths(path: Path) -> list[Path]:
     absent = [part.name for part in parts if not part.is_file()]
     if absent or not parts:
         raise ModelError(f"{path.parent} lacks {len(absent)} of {count} parts: {', '.join(absent[:20])}",
-                         because=f"{path.name} is one part of a split model", try_="downloading the missing parts")
+                         because=f"{path.name} is one part of a split model", hint="downloading the missing parts")
     return [part if part == path else file_of(path.parent, part.name) for part in parts]
 
 

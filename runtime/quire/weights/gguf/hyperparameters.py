@@ -95,7 +95,7 @@ class Hyperparameters:
             raise ModelError(
                 f"{self.where}: {', '.join(f'{self.prefix}{key}={self._values[key]!r:.100}' for key in ignored)} "
                 "not supported", because="it changes what the model computes and this architecture's graph has no "
-                "place for it", try_="a file of another model")
+                "place for it", hint="a file of another model")
         return tuple(self.prefix + key for key in unread if key not in _NEUTRAL)
 
     def _number(self, key: str, default: Any, wanted: str, kinds: tuple[type, ...]) -> Any:
@@ -103,7 +103,7 @@ class Hyperparameters:
         if value is None:
             if default is _MISSING:
                 raise ModelError(f"{self.where}: {self.prefix}{key} is missing",
-                                 because="the model cannot be built without it", try_="another file of the model")
+                                 because="the model cannot be built without it", hint="another file of the model")
             return default
         if isinstance(value, np.ndarray) and value.size:
             if (value != value[0]).any():

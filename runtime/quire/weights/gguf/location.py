@@ -49,7 +49,7 @@ def gguf_in(folder: Path, quantization: str = "") -> Path | None:
                    and (not quantization or wanted.search(str(path.relative_to(folder)).replace("/", "-"))))
     if len(found) > 1:
         raise ModelError(f"{folder} has {len(found)} GGUF models", because="one of them can be served at a time",
-                         try_=f"one of them: {', '.join(str(path.relative_to(folder)) for path in found)}")
+                         hint=f"one of them: {', '.join(str(path.relative_to(folder)) for path in found)}")
     return file_of(folder, str(found[0].relative_to(folder))) if found else None
 
 
@@ -85,5 +85,5 @@ class HubFile:
         if path is None or not path.is_file():
             raise ModelError(f"{self.repo} has no GGUF file {self.file or self.quantization}",
                              because="no file of the repository has that name",
-                             try_="the spelling of a file on the repository's page: org/repo/FILE.gguf")
+                             hint="the spelling of a file on the repository's page: org/repo/FILE.gguf")
         return path

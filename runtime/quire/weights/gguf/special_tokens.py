@@ -39,7 +39,7 @@ def token_id(metadata: Mapping[str, Any], name: str) -> int | None:
         return None
     if not isinstance(found, int) or not 0 <= found < len(tokens):
         raise ModelError(f"tokenizer.ggml.{name}_token_id={found!r}",
-                         because=f"the file's vocabulary has {len(tokens)} tokens", try_="another file of the model")
+                         because=f"the file's vocabulary has {len(tokens)} tokens", hint="another file of the model")
     return found
 
 

@@ -63,5 +63,5 @@ class WeightScheme:
         match = _NAME.fullmatch(name)
         if match is None:
             raise ConfigError(f"quantization scheme {name!r}", because="it is not a scheme's name",
-                              try_="int8, int8_g32, int4_g32, int4_g128_zp ...")
+                              hint="int8, int8_g32, int4_g32, int4_g128_zp ...")
         return WeightScheme(int(match["bits"]), int(match["group"] or 0), bool(match["zeros"]))
