@@ -35,8 +35,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--peer-options", action="append", default=[], metavar="JSON", help="one a --peer")
     parser.add_argument("--formats", default="bfloat16", help="ours: dtypes, and schemes of --quantization")
     parser.add_argument("--options", default="{}", help="JSON, fields of our EngineConfig")
-    parser.add_argument("--device-option", action="append", default=[], metavar="KEY=VALUE", type=key_value,
-                        help="of our cpu device, whose limits are measured with it too; may be repeated")
+    parser.add_argument(
+        "--device-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        type=key_value,
+        help="of our cpu device, whose limits are measured with it too; may be repeated",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--decode-len", type=int, default=128)
@@ -163,9 +169,17 @@ def main() -> None:
     results = []
     if args.starts:
         results += comparison.process_results(process_rows(config["vocab_size"]))
-    results = comparison.speed_results(speed_rows(
-        config["vocab_size"], decode_len=args.decode_len, prefill_len=args.prefill_len, num_prompts=args.num_prompts
-    )) + results
+    results = (
+        comparison.speed_results(
+            speed_rows(
+                config["vocab_size"],
+                decode_len=args.decode_len,
+                prefill_len=args.prefill_len,
+                num_prompts=args.num_prompts,
+            )
+        )
+        + results
+    )
     title = f"{args.checkpoint.resolve().name}, {args.threads} threads, {platform.machine()}, {date.today()}"
     versions = "".join(f"- {label}: {version}\n" for label, version in comparison.versions.items())
     rounds = "one round" if args.rounds == 1 else f"medians of {args.rounds} rounds"

@@ -96,9 +96,18 @@ def outputs_of(backend: LoadedBackend, quantization: str | None, dtype: str, pro
     chosen = choose_schemes(spec, None, quantization, backend.capabilities)
     model = optimize(chosen.model, backend.capabilities.fused_ops)
     plan = ExecutorPlan(
-        model=model, weight_dtype=dtype, act_dtype="float32", kv_dtype="float32", block_size=BLOCK_SIZE,
-        max_model_len=MAX_MODEL_LEN, max_num_batched_tokens=MAX_MODEL_LEN, max_num_seqs=4, max_logits_rows=64,
-        return_logits=True, options=backend.options)
+        model=model,
+        weight_dtype=dtype,
+        act_dtype="float32",
+        kv_dtype="float32",
+        block_size=BLOCK_SIZE,
+        max_model_len=MAX_MODEL_LEN,
+        max_num_batched_tokens=MAX_MODEL_LEN,
+        max_num_seqs=4,
+        max_logits_rows=64,
+        return_logits=True,
+        options=backend.options,
+    )
     executor = backend.create_executor(plan)
     weights = open_weights(demo_model_path(), model, ignorable_tensors=spec.ignorable_tensors)
     memory = executor.load(weights, lambda done, total: None)
@@ -148,11 +157,17 @@ def compare(name: str, found: Outputs, exact: Outputs, prompts: Sequence[Prompt]
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown."""
-    lines = ["| weights | MiB | logits: mean error | max | KL, nats | same likeliest token | perplexity"
-             " | same greedy answer | right answer |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
-    lines += [f"| {r.weights} | {r.weight_mib:.2f} | {r.mean_logit_error:.4f} | {r.max_logit_error:.2f} | "
-              f"{r.mean_kl:.5f} | {r.same_top_token:.2%} | {r.perplexity:.4f} | {r.same_greedy:.1%} | "
-              f"{r.right_answers:.1%} |" for r in rows]
+    lines = [
+        "| weights | MiB | logits: mean error | max | KL, nats | same likeliest token | perplexity"
+        " | same greedy answer | right answer |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {r.weights} | {r.weight_mib:.2f} | {r.mean_logit_error:.4f} | {r.max_logit_error:.2f} | "
+        f"{r.mean_kl:.5f} | {r.same_top_token:.2%} | {r.perplexity:.4f} | {r.same_greedy:.1%} | "
+        f"{r.right_answers:.1%} |"
+        for r in rows
+    ]
     return "\n".join(lines)
 
 

@@ -72,8 +72,14 @@ def _run_one(run: Run, end_s: float, budget_s: float) -> bool | None:
         return None
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
-        ended = subprocess.run(run.words(), env=one_thread, capture_output=True, text=True, check=False,
-                               timeout=None if run.required else end_s - start_s)
+        ended = subprocess.run(
+            run.words(),
+            env=one_thread,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=None if run.required else end_s - start_s,
+        )
     except subprocess.TimeoutExpired:
         print(f"-- {run.name}: NOT RUN TO ITS END, stopped as the budget of {budget_s:.0f} s was spent", flush=True)
         return None

@@ -93,13 +93,19 @@ def commands(target: Target, steps: Mapping[str, Step], results: Path, only: Seq
     values = {
         "python": shlex.quote(sys.executable),
         "quire": f"{shlex.quote(sys.executable)} -m quire.cli.main",
-        "name": target.name, "device": target.device, "chip": target.chip, "extras": target.extras,
+        "name": target.name,
+        "device": target.device,
+        "chip": target.chip,
+        "extras": target.extras,
         "packages": " ".join(map(shlex.quote, target.packages)),
         "options": " ".join(f"--device-option {shlex.quote(f'{key}={text}')}" for key, text in target.options.items()),
         "results": shlex.quote(str(results)),
     }
-    found = [Command("before", tuple(shlex.split(text.format_map(values))), None)
-             for text in target.before if not only or "install" in only]
+    found = [
+        Command("before", tuple(shlex.split(text.format_map(values))), None)
+        for text in target.before
+        if not only or "install" in only
+    ]
     for name in target.steps:
         if only and name not in only:
             continue
@@ -133,8 +139,11 @@ def github_matrix(targets: Mapping[str, Target], own_runners: Sequence[str]) -> 
     unknown = sorted(set(own_runners) - set(targets))
     if unknown:
         raise ValueError(f"no target {', '.join(unknown)} in {MATRIX.name}")
-    return [{"name": target.name, "runner": list(target.runner)} for target in targets.values()
-            if not target.own_runner or target.name in own_runners]
+    return [
+        {"name": target.name, "runner": list(target.runner)}
+        for target in targets.values()
+        if not target.own_runner or target.name in own_runners
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,11 +17,30 @@ import numpy as np
 
 from quire.weights.safetensors_file import SafetensorsCheckpoint
 
-ARCHITECTURE = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
-                "qwen3_moe": "qwen3moe", "gemma2": "gemma2", "gemma3_text": "gemma3", "phi3": "phi3", "gpt2": "gpt2",
-                "gpt_neox": "gptneox", "olmo2": "olmo2"}
-FLOAT16_OFFSETS = {"Q4_0": (0,), "Q5_0": (0,), "Q8_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2),
-                   "Q5_K": (0, 2), "Q6_K": (208,)}
+ARCHITECTURE = {
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "phi3": "phi3",
+    "gpt2": "gpt2",
+    "gpt_neox": "gptneox",
+    "olmo2": "olmo2",
+}
+FLOAT16_OFFSETS = {
+    "Q4_0": (0,),
+    "Q5_0": (0,),
+    "Q8_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_1": (0, 2),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+}
 """Where blocks hold scales."""
 
 Choose = Callable[[str, np.ndarray], gguf.GGMLQuantizationType]
@@ -40,8 +59,12 @@ def everything(kind: str) -> Choose:
     return choose
 
 
-def export(folder: Path, path: Path, choose: Choose = everything("F32"),
-           add_metadata: Callable[[gguf.GGUFWriter], None] = lambda writer: None) -> Path:
+def export(
+    folder: Path,
+    path: Path,
+    choose: Choose = everything("F32"),
+    add_metadata: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
+) -> Path:
     """The checkpoint in `folder` as a GGUF file."""
     config = json.loads((folder / "config.json").read_text())
     architecture = ARCHITECTURE[config["model_type"]]

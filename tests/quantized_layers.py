@@ -32,8 +32,15 @@ class Layer:
 
 
 def random_layer(
-    rng: np.random.Generator, outputs: int, inputs: int, *, bits: int = 4, group_size: int = 32, zeros: bool = False,
-    dtype: Any = np.float16, group_of: Sequence[int] | None = None,
+    rng: np.random.Generator,
+    outputs: int,
+    inputs: int,
+    *,
+    bits: int = 4,
+    group_size: int = 32,
+    zeros: bool = False,
+    dtype: Any = np.float16,
+    group_of: Sequence[int] | None = None,
 ) -> Layer:
     """A layer whose integers reach both ends; `group_size` -1 = one group; zeros are the middle unless `zeros`."""
     size = inputs if group_size == -1 else group_size
@@ -42,8 +49,12 @@ def random_layer(
     q[0, :2] = 0, top - 1
     scales = rng.uniform(0.5, 1.5, (outputs, groups)).astype(np.float32) * (0.5 / top)
     middle = np.full((outputs, groups), top // 2)
-    return Layer(q, scales.astype(dtype), rng.integers(1, top, (outputs, groups)) if zeros else middle,
-                 [k // size for k in range(inputs)] if group_of is None else list(group_of))
+    return Layer(
+        q,
+        scales.astype(dtype),
+        rng.integers(1, top, (outputs, groups)) if zeros else middle,
+        [k // size for k in range(inputs)] if group_of is None else list(group_of),
+    )
 
 
 def pack(numbers: Sequence[int], bits: int) -> list[int]:
@@ -69,28 +80,32 @@ def gptq_tensors(layer: Layer, bits: int = 4, *, v2: bool = False, g_idx: bool =
     qzeros = pack_rows(layer.zeros.T, bits)
     if not v2:
         qzeros = np.array([[(int(word) - ones) % 2**32 for word in row] for row in qzeros], np.uint32).view(np.int32)
-    tensors = {"qweight": np.ascontiguousarray(pack_rows(layer.q, bits).T), "qzeros": qzeros,
-               "scales": np.ascontiguousarray(layer.scales.T)}
+    tensors = {
+        "qweight": np.ascontiguousarray(pack_rows(layer.q, bits).T),
+        "qzeros": qzeros,
+        "scales": np.ascontiguousarray(layer.scales.T),
+    }
     return tensors | ({"g_idx": np.array(layer.group_of, np.int32)} if g_idx else {})
 
 
 def awq_tensors(layer: Layer) -> dict[str, np.ndarray]:
     """qweight, qzeros, scales of version gemm."""
+
     def packed(array: np.ndarray) -> np.ndarray:
         shuffled = [[row[start + place] for start in range(0, len(row), 8) for place in AWQ_ORDER] for row in array.T]
         return pack_rows(np.array(shuffled), 4)
 
-    return {"qweight": packed(layer.q), "qzeros": packed(layer.zeros),
-            "scales": np.ascontiguousarray(layer.scales.T)}
+    return {"qweight": packed(layer.q), "qzeros": packed(layer.zeros), "scales": np.ascontiguousarray(layer.scales.T)}
 
 
-def packed_tensors(
-    layer: Layer, bits: int = 4, *, zeros: str = "", g_idx: bool = False
-) -> dict[str, np.ndarray]:
+def packed_tensors(layer: Layer, bits: int = 4, *, zeros: str = "", g_idx: bool = False) -> dict[str, np.ndarray]:
     """pack-quantized; `zeros`: "" none, "packed" over outputs, "int8" as they are."""
     middle = 2 ** (bits - 1)
-    tensors = {"weight_packed": pack_rows(layer.q, bits), "weight_scale": np.ascontiguousarray(layer.scales),
-               "weight_shape": np.array(layer.q.shape, np.int64)}
+    tensors = {
+        "weight_packed": pack_rows(layer.q, bits),
+        "weight_scale": np.ascontiguousarray(layer.scales),
+        "weight_shape": np.array(layer.q.shape, np.int64),
+    }
     if zeros == "packed":
         tensors["weight_zero_point"] = np.ascontiguousarray(pack_rows(layer.zeros.T, bits).T)
     elif zeros:
@@ -100,8 +115,10 @@ def packed_tensors(
 
 def int8_tensors(layer: Layer, bits: int = 8) -> dict[str, np.ndarray]:
     """int-quantized and naive-quantized."""
-    return {"weight": (layer.q - 2 ** (bits - 1)).astype(np.int8, order="C"),
-            "weight_scale": np.ascontiguousarray(layer.scales)}
+    return {
+        "weight": (layer.q - 2 ** (bits - 1)).astype(np.int8, order="C"),
+        "weight_scale": np.ascontiguousarray(layer.scales),
+    }
 
 
 def of_module(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -35,6 +35,7 @@ class Server:
 
     def wait_ready(self) -> Server:
         """Waits until it listens."""
+
         def address() -> str | None:
             assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()}"
             found = re.search(r"serving on (http://\S+)", self.log.read_text())
@@ -61,6 +62,7 @@ class Server:
 
     def wait_idle(self, timeout_s: float = 20.0) -> None:
         """Waits until nothing runs or waits and every block is free."""
+
         def is_idle() -> bool:
             metrics = self.metrics()
             busy = ("quire_num_requests_running", "quire_num_requests_waiting", "quire_kv_blocks_used")

@@ -76,8 +76,11 @@ def test_lists_of_strings_are_bounded() -> None:
         check_strings("stop", [str(number) for number in range(5000)])
 
 
-@pytest.mark.parametrize("value", [10**5000, [10**5000], "a" * 10**6, list(range(10**5)), {"a": [[["b"]]]}, b"x" * 999],
-                         ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, [10**5000], "a" * 10**6, list(range(10**5)), {"a": [[["b"]]]}, b"x" * 999],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_an_error_shows_is_short(value: Any) -> None:
     assert len(shown(value)) <= 90
 

@@ -89,8 +89,10 @@ def write(golden: Path) -> None:
     """Writes the contract down. Raises SystemExit when other signatures stand there under the same version."""
     now, written = list(contract_lines()), golden.read_text().splitlines() if golden.exists() else []
     if written and written != now and written[0] == now[0]:
-        raise SystemExit(f"the signatures changed, but it is still {now[0]}: raise CONTRACT_VERSION first"
-                         " (quire.device.capabilities), and say so in docs/backend-guide.md")
+        raise SystemExit(
+            f"the signatures changed, but it is still {now[0]}: raise CONTRACT_VERSION first"
+            " (quire.device.capabilities), and say so in docs/backend-guide.md"
+        )
     golden.write_text("\n".join(now) + "\n")
 
 

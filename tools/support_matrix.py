@@ -38,18 +38,29 @@ NOT_IN_KIT = {"L5": "serving", "L7": "soak", "L8": "share of limit"}
 FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "Dtypes": {
         f"{what} {dtype}": (pattern.format(dtype),)
-        for what, pattern in (("compute", "L3/*/act={},*"), ("weights", "L0/has_dtype/weight/{}"),
-                              ("KV", "L0/has_dtype/kv/{}"))
+        for what, pattern in (
+            ("compute", "L3/*/act={},*"),
+            ("weights", "L0/has_dtype/weight/{}"),
+            ("KV", "L0/has_dtype/kv/{}"),
+        )
         for dtype in ("float32", "bfloat16", "float16")
-    } | {"KV int8": ("L0/has_dtype/kv/int8",)},
+    }
+    | {"KV int8": ("L0/has_dtype/kv/int8",)},
     "Models": {
-        "qwen3": ("L3/qwen3*",), "gemma2": ("L3/gemma2*",), "mixtral": ("L3/mixtral*",), "gpt2": ("L3/gpt2*",),
+        "qwen3": ("L3/qwen3*",),
+        "gemma2": ("L3/gemma2*",),
+        "mixtral": ("L3/mixtral*",),
+        "gpt2": ("L3/gpt2*",),
     },
     "Serving": {
-        "chunked prefill": ("L3/*/chunked/*",), "prefix cache": ("L3/*/cached_prefix/*",),
-        "copy on write": ("L3/*/copied_block/*",), "overlapped steps": ("L3/*/token_feedback/*",),
-        "sampling": ("L3/*/sampled_tokens/*",), "pages to the host": ("L1/pages/round_trip/*",),
-        "same bits in any batch": ("L6/*/batch_invariant/*",), "tensor parallelism": ("L3/*/two_ranks/*",),
+        "chunked prefill": ("L3/*/chunked/*",),
+        "prefix cache": ("L3/*/cached_prefix/*",),
+        "copy on write": ("L3/*/copied_block/*",),
+        "overlapped steps": ("L3/*/token_feedback/*",),
+        "sampling": ("L3/*/sampled_tokens/*",),
+        "pages to the host": ("L1/pages/round_trip/*",),
+        "same bits in any batch": ("L6/*/batch_invariant/*",),
+        "tensor parallelism": ("L3/*/two_ranks/*",),
     },
 }
 """Table -> column -> patterns over the kit's cases. A column passes where every case that applies does."""
@@ -71,8 +82,7 @@ class Target:
         levels = {pattern.partition("/")[0] for pattern in chosen}
         if self.result is None or not levels <= set(self.result["levels"]):
             return UNTESTED
-        cases = [case for case in self.result["cases"]
-                 if any(fnmatchcase(case["name"], pattern) for pattern in chosen)]
+        cases = [case for case in self.result["cases"] if any(fnmatchcase(case["name"], pattern) for pattern in chosen)]
         found = Counter(case["status"] for case in cases)
         if found["failed"] or found["unexpected pass"]:
             return "**fail**"
@@ -106,16 +116,31 @@ def read_targets(matrix: Path, results: Path) -> tuple[list[Target], dict[str, A
         if name not in devices:
             raise ValueError(f"{name}.json belongs to no target of {matrix.name}")
         if result["schema"] != 1 or result["device"] != devices[name]:
-            raise ValueError(f"{name}.json: schema {result['schema']}, device {result['device']}; expected 1,"
-                             f" {devices[name]}")
-    return [Target(entry["name"], entry["hardware"], entry["device"], entry.get("chip", ""), found.get(entry["name"]))
-            for entry in entries if entry.get("device")], compiled
+            raise ValueError(
+                f"{name}.json: schema {result['schema']}, device {result['device']}; expected 1, {devices[name]}"
+            )
+    return [
+        Target(entry["name"], entry["hardware"], entry["device"], entry.get("chip", ""), found.get(entry["name"]))
+        for entry in entries
+        if entry.get("device")
+    ], compiled
 
 
 def page(targets: Sequence[Target], compiled: Mapping[str, Any]) -> str:
     """The page."""
-    return "\n".join([*_head(targets), *_levels(targets), *_features(targets), *_ops(targets),
-                      *_compiled(targets, compiled), *_shortcomings(targets)]) + "\n"
+    return (
+        "\n".join(
+            [
+                *_head(targets),
+                *_levels(targets),
+                *_features(targets),
+                *_ops(targets),
+                *_compiled(targets, compiled),
+                *_shortcomings(targets),
+            ]
+        )
+        + "\n"
+    )
 
 
 def _head(targets: Sequence[Target]) -> Iterator[str]:
@@ -154,19 +179,29 @@ def _features(targets: Sequence[Target]) -> Iterator[str]:
     for title, columns in FEATURES.items():
         yield f"## {title}"
         yield ""
-        yield from table(["target", *columns], [
-            [f"`{target.name}`", *(target.state(patterns) for patterns in columns.values())] for target in targets])
+        yield from table(
+            ["target", *columns],
+            [[f"`{target.name}`", *(target.state(patterns) for patterns in columns.values())] for target in targets],
+        )
 
 
 def _ops(targets: Sequence[Target]) -> Iterator[str]:
     """Targets that were run, one column each; the others are named once, as untested."""
     run = [target for target in targets if target.result is not None]
-    ops = sorted({case["name"].split("/")[1] for target in run for case in (target.result or {})["cases"]
-                  if case["name"].startswith("L2/") and not case["name"].startswith("L2/gaps/")})
+    ops = sorted(
+        {
+            case["name"].split("/")[1]
+            for target in run
+            for case in (target.result or {})["cases"]
+            if case["name"].startswith("L2/") and not case["name"].startswith("L2/gaps/")
+        }
+    )
     yield "## Ops"
     yield ""
-    yield from table(["op", *(f"`{target.name}`" for target in run)], [
-        [f"`{op}`", *(target.state((f"L2/{op}", f"L2/{op}/*")) for target in run)] for op in ops])
+    yield from table(
+        ["op", *(f"`{target.name}`" for target in run)],
+        [[f"`{op}`", *(target.state((f"L2/{op}", f"L2/{op}/*")) for target in run)] for op in ops],
+    )
     rest = ", ".join(f"`{target.name}`" for target in targets if target.result is None)
     yield f"Untested, every op: {rest or 'none'}."
     yield ""

@@ -261,10 +261,21 @@ def save(model: Qwen3, tokenizer: Tokenizer, folder: Path) -> None:
     shape = model.shape
     ids = {"eos_token_id": tokenizer.token_to_id(IM_END), "pad_token_id": tokenizer.token_to_id(END_OF_TEXT)}
     config = {
-        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **asdict(shape), "hidden_act": "silu",
-        "attention_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": True, "initializer_range": 0.02,
-        "use_cache": True, "use_sliding_window": False, "sliding_window": None, "rope_scaling": None,
-        "bos_token_id": None, **ids, "torch_dtype": "bfloat16",
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        **asdict(shape),
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "rope_scaling": None,
+        "bos_token_id": None,
+        **ids,
+        "torch_dtype": "bfloat16",
     }
     generation = {**ids, "do_sample": False, "max_new_tokens": 256}
     for name, content in (("config.json", config), ("generation_config.json", generation)):
@@ -315,8 +326,14 @@ def train(model: Qwen3, tokenizer: Tokenizer, args: argparse.Namespace, seen: se
             save(model, tokenizer, args.checkpoint)
             rates = evaluate(model, tokenizer, set(seen), 20)
             print("  ".join(f"{kind} {hits}/{tries}" for kind, (hits, tries) in rates.items()), flush=True)
-    return {"steps": steps, "tokens": tokens, "learnt_tokens": learnt, "conversations": len(seen),
-            "loss": running, "minutes": (time.monotonic() - start) / 60}
+    return {
+        "steps": steps,
+        "tokens": tokens,
+        "learnt_tokens": learnt,
+        "conversations": len(seen),
+        "loss": running,
+        "minutes": (time.monotonic() - start) / 60,
+    }
 
 
 def main() -> int:

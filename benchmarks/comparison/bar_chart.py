@@ -25,14 +25,18 @@ def bar_chart(title: str, results: list[Result]) -> str:
             value = result.median(contender.label)
             length = (WIDTH - LABEL - 80) * value / most
             shapes.append(_text(LABEL - 6, y + 12, contender.label, "11px sans-serif", anchor="end"))
-            shapes.append(f'<rect x="{LABEL}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" '
-                          f'fill="{COLORS[contender.name == OURS]}"/>')
+            shapes.append(
+                f'<rect x="{LABEL}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" '
+                f'fill="{COLORS[contender.name == OURS]}"/>'
+            )
             shapes.append(_text(int(LABEL + length + 6), y + 12, number(value), "11px sans-serif"))
             y += BAR + GAP
         y += 12
     body = "\n".join(shapes)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}">\n'
-            f'<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}">\n'
+        f'<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
+    )
 
 
 def _text(x: int, y: int, text: str, font: str, anchor: str = "start") -> str:

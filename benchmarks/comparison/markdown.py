@@ -9,8 +9,10 @@ from comparison.result import Result, Standing
 
 def markdown(results: list[Result]) -> str:
     """Two tables."""
-    lines = ["| row | quire | figure | limit | share | best peer | its figure | times better |",
-             "|---|---|---:|---:|---:|---|---:|---:|"]
+    lines = [
+        "| row | quire | figure | limit | share | best peer | its figure | times better |",
+        "|---|---|---:|---:|---:|---|---:|---:|",
+    ]
     for result in results:
         lines += [_line(result, standing) for standing in result.standings()]
     labels = [contender.label for contender in results[0].contenders]

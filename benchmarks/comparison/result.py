@@ -49,24 +49,33 @@ class Result:
         return {
             "row": self.row.name,
             "unit": self.row.unit,
-            "rounds": [{"figures": values, "limits": limits}
-                       for values, limits in zip(self.values, self.limits, strict=True)],
+            "rounds": [
+                {"figures": values, "limits": limits} for values, limits in zip(self.values, self.limits, strict=True)
+            ],
             "medians": {contender.label: self.median(contender.label) for contender in self.contenders},
             "standings": [asdict(standing) for standing in self.standings()],
         }
 
     def _standing(self, ours: Contender) -> Standing:
         label, limits = ours.label, [limits[ours.label] for limits in self.limits if ours.label in limits]
-        shares = [values[label] / limit[label]
-                  for values, limit in zip(self.values, self.limits, strict=True) if label in limit]
+        shares = [
+            values[label] / limit[label]
+            for values, limit in zip(self.values, self.limits, strict=True)
+            if label in limit
+        ]
         peers = [peer.label for peer in self._peers(ours)]
         better = min if self.row.lower_is_better else max
         best = better(peers, key=self.median) if peers else None
-        ratios = [self._times_better(values[label], better(values[peer] for peer in peers))
-                  for values in self.values if peers]
+        ratios = [
+            self._times_better(values[label], better(values[peer] for peer in peers)) for values in self.values if peers
+        ]
         return Standing(
-            label, self.median(label), statistics.median(limits) if limits else None,
-            statistics.median(shares) if shares else None, best, self.median(best) if best else None,
+            label,
+            self.median(label),
+            statistics.median(limits) if limits else None,
+            statistics.median(shares) if shares else None,
+            best,
+            self.median(best) if best else None,
             statistics.median(ratios) if ratios else None,
         )
 

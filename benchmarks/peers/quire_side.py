@@ -25,9 +25,7 @@ def engine_config(args: Arguments) -> EngineConfig:
     scheme: dict[str, Any] = {"dtype": args.format} if args.format in DTYPES else {"quantization": args.format}
     settings = {"max_model_len": 2048, "max_num_seqs": 32, "device": "cpu", **scheme, **args.options}
     settings["device_options"] = {"threads": str(args.threads), **settings.get("device_options", {})}
-    return EngineConfig(
-        model=str(args.checkpoint), skip_tokenizer_init=True, enable_prefix_caching=False, **settings
-    )
+    return EngineConfig(model=str(args.checkpoint), skip_tokenizer_init=True, enable_prefix_caching=False, **settings)
 
 
 def main() -> None:

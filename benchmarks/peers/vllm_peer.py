@@ -34,8 +34,14 @@ def make_engine(args: Arguments, options: dict[str, Any]) -> Any:
     from vllm import EngineArgs, LLMEngine
 
     settings = {
-        "dtype": args.format, "max_model_len": 2048, "max_num_seqs": 32, "skip_tokenizer_init": True,
-        "enable_prefix_caching": False, "disable_log_stats": True, "enforce_eager": True, **options,
+        "dtype": args.format,
+        "max_model_len": 2048,
+        "max_num_seqs": 32,
+        "skip_tokenizer_init": True,
+        "enable_prefix_caching": False,
+        "disable_log_stats": True,
+        "enforce_eager": True,
+        **options,
     }
     return LLMEngine.from_engine_args(EngineArgs(model=str(args.checkpoint), **settings))
 

@@ -57,7 +57,8 @@ class Bench {
   double read_bandwidth(int streams) {
     const auto read = streams == 4 ? loops_.read_four_streams : loops_.read_one_stream;
     const int64_t share = readable_.bytes / team_.size() / 4096 * 4096;
-    const double seconds = team_.run([&](int t) { sink = read(static_cast<const std::byte*>(readable_.data) + t * share, share); });
+    const double seconds =
+        team_.run([&](int t) { sink = read(static_cast<const std::byte*>(readable_.data) + t * share, share); });
     return static_cast<double>(share * team_.size()) / seconds;
   }
   double peak(const ArithmeticLoop& loop) {
@@ -75,7 +76,8 @@ class Bench {
   double limit(const Bound& bound) { return bound.loop ? peak(*bound.loop) : read_bandwidth(bound.streams); }
   Bound products(WeightFormat format) const {
     if (format >= WeightFormat::int8 && loops_.int8.run) return {"int8 peak", &loops_.int8};
-    if (format == WeightFormat::bf16 && loops_.bf16.run && std::string_view(table_.isa) == "avx512_bf16") return {"bf16 peak", &loops_.bf16};
+    if (format == WeightFormat::bf16 && loops_.bf16.run && std::string_view(table_.isa) == "avx512_bf16")
+      return {"bf16 peak", &loops_.bf16};
     return {"f32 peak", &loops_.f32};
   }
 
@@ -93,7 +95,8 @@ class Bench {
       shares.push_back(rate / (0.5 * (before + after)));
       if (other_products) f32_shares.push_back(rate / peak(loops_.f32));
     }
-    std::printf("%-34s %8.1f %s  %5.2f of %s", name.c_str(), median(rates) / 1e9, bound.loop ? "Gop/s " : "GB/s  ", median(shares), bound.name);
+    std::printf("%-34s %8.1f %s  %5.2f of %s", name.c_str(), median(rates) / 1e9, bound.loop ? "Gop/s " : "GB/s  ",
+                median(shares), bound.name);
     if (other_products) std::printf(", %.2f of f32 peak", median(f32_shares));
     std::printf(" (best round %.1f)\n", *std::max_element(rates.begin(), rates.end()) / 1e9);
     std::fflush(stdout);
@@ -108,12 +111,16 @@ class Bench {
       bf16.push_back(loops_.bf16.run ? peak(loops_.bf16) : 0.0);
       int8.push_back(loops_.int8.run ? peak(loops_.int8) : 0.0);
     }
-    std::printf("%s, %d threads: read1 %.1f GB/s, read4 %.1f GB/s; peaks f32 %.0f GFLOP/s, bf16 %.0f, int8 %.0f Gop/s (0 = none)\n", table_.isa,
-                team_.size(), median(one) / 1e9, median(four) / 1e9, median(f32) / 1e9, median(bf16) / 1e9, median(int8) / 1e9);
+    std::printf(
+        "%s, %d threads: read1 %.1f GB/s, read4 %.1f GB/s; peaks f32 %.0f GFLOP/s, bf16 %.0f, int8 %.0f Gop/s (0 = "
+        "none)\n",
+        table_.isa, team_.size(), median(one) / 1e9, median(four) / 1e9, median(f32) / 1e9, median(bf16) / 1e9,
+        median(int8) / 1e9);
   }
 
   template <class Args>
-  double run_items(RangeKernel<Args> kernel, const Args& args, int64_t items, std::vector<std::unique_ptr<Buffer>>& scratch) {
+  double run_items(RangeKernel<Args> kernel, const Args& args, int64_t items,
+                   std::vector<std::unique_ptr<Buffer>>& scratch) {
     std::atomic<int64_t> next{0};
     return team_.run([&](int t) {
       for (int64_t i = next; i < items;) {  // claims that shrink, as the runtime's pool makes them
@@ -171,7 +178,8 @@ class Bench {
         a.y = static_cast<float*>(y.data);
         a.y_stride = w.n;
         a.workspace = workspace.data;
-        if (const int64_t items = table_.linear_prepare_items(w, m)) seconds += run_items(table_.linear_prepare, a, items, scratch);
+        if (const int64_t items = table_.linear_prepare_items(w, m))
+          seconds += run_items(table_.linear_prepare, a, items, scratch);
         seconds += run_items(table_.linear, a, table_.linear_items(w, m), scratch);
       }
       return seconds;
@@ -180,11 +188,18 @@ class Bench {
 
   // 16 query heads on 8 KV heads of 128, several layers, blocks shuffled.
   void attention(DType dtype, const char* name, int64_t context, int64_t queries, int layers) {
-    KvCache cache{.data = nullptr, .dtype = dtype, .num_blocks = (context + 63) / 64, .kv_heads = 8, .head_dim = 128, .v_head_dim = 128, .block_size = 64};
+    KvCache cache{.data = nullptr,
+                  .dtype = dtype,
+                  .num_blocks = (context + 63) / 64,
+                  .kv_heads = 8,
+                  .head_dim = 128,
+                  .v_head_dim = 128,
+                  .block_size = 64};
     std::vector<std::unique_ptr<Buffer>> memory, scratch;
     const int64_t heads = 16, q_floats = heads * 128;
     for (int l = 0; l < layers; ++l) memory.push_back(std::make_unique<Buffer>(kv_layer_bytes(cache)));
-    std::vector<int32_t> blocks(cache.num_blocks), starts = {0, static_cast<int32_t>(queries)}, lens = {static_cast<int32_t>(context)};
+    std::vector<int32_t> blocks(cache.num_blocks), starts = {0, static_cast<int32_t>(queries)},
+                                                   lens = {static_cast<int32_t>(context)};
     for (int64_t i = 0; i < cache.num_blocks; ++i) blocks[i] = static_cast<int32_t>(i * 37 % cache.num_blocks);
     Buffer q(queries * q_floats * 4), out(queries * q_floats * 4);
     fill(static_cast<float*>(q.data), queries * q_floats, 3);
@@ -208,19 +223,22 @@ class Bench {
     a.partials = partials.data();
     a.partial_capacity = static_cast<int64_t>(partials.size());
     const bool memory_bound = queries == 1;
-    const double keys = static_cast<double>(queries) * static_cast<double>(context - queries) + 0.5 * static_cast<double>(queries * queries);
-    const double amount = layers * (memory_bound ? static_cast<double>(kv_layer_bytes(cache)) : 4.0 * 128 * heads * keys);
-    report(std::string(name) + " attention " + std::to_string(queries) + " of " + std::to_string(context), amount, memory_bound ? kOneStream : Bound{"f32 peak", &loops_.f32}, [&] {
-      double seconds = 0;
-      for (int l = 0; l < layers; ++l) {
-        a.cache = cache;
-        a.cache.data = memory[l]->data;
-        table_.attention_plan(a, team_.size());
-        seconds += run_items(table_.attention, a, a.num_items, scratch);
-        if (a.num_merges) seconds += run_items(table_.attention_merge, a, a.num_merges, scratch);
-      }
-      return seconds;
-    });
+    const double keys = static_cast<double>(queries) * static_cast<double>(context - queries) +
+                        0.5 * static_cast<double>(queries * queries);
+    const double amount =
+        layers * (memory_bound ? static_cast<double>(kv_layer_bytes(cache)) : 4.0 * 128 * heads * keys);
+    report(std::string(name) + " attention " + std::to_string(queries) + " of " + std::to_string(context), amount,
+           memory_bound ? kOneStream : Bound{"f32 peak", &loops_.f32}, [&] {
+             double seconds = 0;
+             for (int l = 0; l < layers; ++l) {
+               a.cache = cache;
+               a.cache.data = memory[l]->data;
+               table_.attention_plan(a, team_.size());
+               seconds += run_items(table_.attention, a, a.num_items, scratch);
+               if (a.num_merges) seconds += run_items(table_.attention_merge, a, a.num_merges, scratch);
+             }
+             return seconds;
+           });
   }
 
  private:
@@ -247,14 +265,18 @@ int main(int argc, char** argv) {
     bool zeros;
     const char* name;
     int copies;
-  } formats[] = {{WeightFormat::f32, 0, false, "f32", 4}, {WeightFormat::bf16, 0, false, "bf16", 8}, {WeightFormat::f16, 0, false, "f16", 8},
-                 {WeightFormat::int8, 0, false, "int8", 16}, {WeightFormat::int8, 128, false, "int8-g128", 16}, {WeightFormat::int4, 32, false, "int4-g32", 32}};
+  } formats[] = {{WeightFormat::f32, 0, false, "f32", 4},           {WeightFormat::bf16, 0, false, "bf16", 8},
+                 {WeightFormat::f16, 0, false, "f16", 8},           {WeightFormat::int8, 0, false, "int8", 16},
+                 {WeightFormat::int8, 128, false, "int8-g128", 16}, {WeightFormat::int4, 32, false, "int4-g32", 32}};
   for (const auto& f : formats) {
     if (!only.empty() && only != f.name) continue;
     for (int64_t m : {1, 2, 4, 8, 32}) b.linear(f.format, f.group, f.zeros, f.name, m, f.copies);
     b.linear(f.format, f.group, f.zeros, f.name, 512, 1);
   }
-  for (auto [dtype, name] : {std::pair<DType, const char*>{DType::f32, "f32"}, {DType::bf16, "bf16"}, {DType::f16, "f16"}, {DType::i8, "int8"}}) {
+  for (auto [dtype, name] : {std::pair<DType, const char*>{DType::f32, "f32"},
+                             {DType::bf16, "bf16"},
+                             {DType::f16, "f16"},
+                             {DType::i8, "int8"}}) {
     if (!only.empty() && only != name && only != "attention") continue;
     b.attention(dtype, name, 4096, 1, 8);
     b.attention(dtype, name, 32768, 1, 4);

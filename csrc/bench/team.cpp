@@ -45,8 +45,7 @@ double Team::run(const std::function<void(int)>& work) {
   running_.store(size_ - 1);
   generation_.fetch_add(1, std::memory_order_release);
   timed(0);
-  while (running_.load(std::memory_order_acquire) > 0) {
-  }
+  while (running_.load(std::memory_order_acquire) > 0) {}
   double total = 0;
   for (double s : seconds_) total += s;
   return total / size_;

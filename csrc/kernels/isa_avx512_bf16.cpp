@@ -36,21 +36,24 @@ void linear_prepare(const LinearArgs& a, int64_t begin, int64_t end, void* scrat
   avx512_vnni::table().linear_prepare(a, begin, end, scratch);
 }
 void linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
-  if (a.weight->format == WeightFormat::bf16) return float_items<WeightFormat::bf16>(a, begin, end, static_cast<float*>(scratch));
+  if (a.weight->format == WeightFormat::bf16)
+    return float_items<WeightFormat::bf16>(a, begin, end, static_cast<float*>(scratch));
   avx512_vnni::table().linear(a, begin, end, scratch);
 }
 
 // Caches of other dtypes are those tables' matter.
-int64_t attention_table_partial_floats(int64_t max_len, int64_t heads, int64_t kv_heads, int64_t v_head_dim, int64_t block_size,
-                                       int64_t num_threads) {
-  return max_of(attention_partial_floats(max_len, heads, kv_heads, v_head_dim, block_size, num_threads),
-                avx512_vnni::table().attention_partial_floats(max_len, heads, kv_heads, v_head_dim, block_size, num_threads));
+int64_t attention_table_partial_floats(int64_t max_len, int64_t heads, int64_t kv_heads, int64_t v_head_dim,
+                                       int64_t block_size, int64_t num_threads) {
+  return max_of(
+      attention_partial_floats(max_len, heads, kv_heads, v_head_dim, block_size, num_threads),
+      avx512_vnni::table().attention_partial_floats(max_len, heads, kv_heads, v_head_dim, block_size, num_threads));
 }
 void attention_table_plan(AttentionArgs& a, int64_t num_threads) {
   if (a.cache.dtype == DType::bf16) attention_plan(a, num_threads);
   else avx512_vnni::table().attention_plan(a, num_threads);
 }
-int64_t attention_scratch_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t v_head_dim, int64_t block_size) {
+int64_t attention_scratch_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t v_head_dim,
+                                int64_t block_size) {
   return max_of(pair_scratch_bytes(heads, kv_heads, head_dim, v_head_dim, block_size),
                 avx512_vnni::table().attention_scratch_bytes(heads, kv_heads, head_dim, v_head_dim, block_size));
 }

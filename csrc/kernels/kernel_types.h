@@ -23,9 +23,7 @@ using RangeKernel = void (*)(const Args& args, int64_t begin, int64_t end, void*
 
 enum class DType : int32_t { f32 = 0, bf16 = 1, f16 = 2, i8 = 3, i32 = 4 };
 
-constexpr int64_t dtype_bytes(DType t) {
-  return t == DType::f32 || t == DType::i32 ? 4 : (t == DType::i8 ? 1 : 2);
-}
+constexpr int64_t dtype_bytes(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : (t == DType::i8 ? 1 : 2); }
 
 enum class Activation : int32_t { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3, quick_gelu = 4 };
 // gelu: erf form. gelu_tanh: also called gelu_new, gelu_pytorch_tanh. quick_gelu: x * sigmoid(1.702 x).
@@ -57,7 +55,7 @@ struct RowSegment {
 // With RowSegment::dtype i8 the segments hold q, one per byte: int8 -127..127, int4 0..15.
 struct QuantSource {
   const float* scales = nullptr;  // [N, num_groups] stride scale_stride; num_groups = 1 for per-channel
-  const float* zeros = nullptr;   // [N, num_groups] stride scale_stride, in units of q; nullptr = 8 (int4) or 0 (int8)
+  const float* zeros = nullptr;  // [N, num_groups] stride scale_stride, in units of q; nullptr = 8 (int4) or 0 (int8)
   int64_t scale_stride = 0;
 };
 
@@ -65,38 +63,38 @@ struct QuantSource {
 // at 64-byte alignment, point `data` there, then run linear_pack over all panels.
 struct PackedLinear {
   WeightFormat format = WeightFormat::f32;
-  int64_t n = 0;               // output features
-  int64_t k = 0;               // input features
-  int64_t group_size = 0;      // quantized formats; 0 = per channel
-  int32_t has_zeros = 0;       // int4 with zero points of its own
-  int64_t num_panels = 0;      // items of linear_pack; a panel is `panel_columns` output features
+  int64_t n = 0;  // output features
+  int64_t k = 0;  // input features
+  int64_t group_size = 0;  // quantized formats; 0 = per channel
+  int32_t has_zeros = 0;  // int4 with zero points of its own
+  int64_t num_panels = 0;  // items of linear_pack; a panel is `panel_columns` output features
   int64_t panel_columns = 0;
   int64_t panel_bytes = 0;
-  int64_t bytes = 0;           // of the whole matrix
-  void* data = nullptr;        // 64-byte aligned, owned by the caller
+  int64_t bytes = 0;  // of the whole matrix
+  void* data = nullptr;  // 64-byte aligned, owned by the caller
 };
 
 struct PackArgs {
-  const PackedLinear* weight = nullptr;    // its data is written
-  const RowSegment* segments = nullptr;    // their num_rows sum to weight->n
+  const PackedLinear* weight = nullptr;  // its data is written
+  const RowSegment* segments = nullptr;  // their num_rows sum to weight->n
   int64_t num_segments = 0;
-  const QuantSource* quant = nullptr;      // needed for i8 segments; nullptr: float rows, rounded to nearest here
+  const QuantSource* quant = nullptr;  // needed for i8 segments; nullptr: float rows, rounded to nearest here
 };
 
 struct ActivationArgs;
 
 struct LinearArgs {
-  const float* x = nullptr;         // [M, K] stride x_stride
+  const float* x = nullptr;  // [M, K] stride x_stride
   int64_t x_stride = 0;
   int64_t m = 0;
   const PackedLinear* weight = nullptr;
-  const float* bias = nullptr;      // [N] or nullptr
+  const float* bias = nullptr;  // [N] or nullptr
   const float* residual = nullptr;  // [M, N] stride residual_stride, added last; may be y itself; or nullptr
   int64_t residual_stride = 0;
-  float* y = nullptr;               // [M, N] stride y_stride; must not overlap x
+  float* y = nullptr;  // [M, N] stride y_stride; must not overlap x
   int64_t y_stride = 0;
-  void* workspace = nullptr;        // linear_workspace_bytes(), shared by all threads, 64-byte aligned
-  int64_t next_bytes = 0;           // a hint: from a call's last item's weights to those the thread needs next; 0 = not known
+  void* workspace = nullptr;  // linear_workspace_bytes(), shared by all threads, 64-byte aligned
+  int64_t next_bytes = 0;  // a hint: from a call's last item's weights to those the thread needs next; 0 = not known
   // Not null (then it is the table's own `activation`): y holds the gate's values, and becomes act(y) * result.
   RangeKernel<ActivationArgs> gate = nullptr;
   Activation act = Activation::silu;
@@ -139,7 +137,7 @@ struct LayerNormArgs {
   const float* x = nullptr;
   int64_t x_stride = 0;
   const float* weight = nullptr;  // [dim]; nullptr = ones
-  const float* bias = nullptr;    // [dim]; nullptr = zeros
+  const float* bias = nullptr;  // [dim]; nullptr = zeros
   float eps = 1e-5f;
   int64_t dim = 0;
   float* y = nullptr;
@@ -163,8 +161,8 @@ struct ElementwiseArgs {
   const float* a = nullptr;
   int64_t a_stride = 0;
   const float* b = nullptr;  // add, mul
-  int64_t b_stride = 0;      // 0 = one row for all
-  float value = 1.0f;        // scale, softcap
+  int64_t b_stride = 0;  // 0 = one row for all
+  float value = 1.0f;  // scale, softcap
   int64_t dim = 0;
   float* y = nullptr;
   int64_t y_stride = 0;
@@ -174,7 +172,7 @@ struct ElementwiseArgs {
 struct EmbeddingArgs {
   const int32_t* ids = nullptr;
   const void* table = nullptr;  // [num_rows, dim] stride table_stride, of `dtype`
-  DType dtype = DType::f32;     // f32 (then it is also take_rows), bf16, f16
+  DType dtype = DType::f32;  // f32 (then it is also take_rows), bf16, f16
   int64_t num_rows = 0;
   int64_t table_stride = 0;
   float scale = 1.0f;
@@ -186,10 +184,10 @@ struct EmbeddingArgs {
 // MoE combine. y[t] = (accumulate ? y[t] : 0) + sum over j < k, in that order, of weights[t, j] * x[rows[t, j]].
 // rows[t, j] < 0 is skipped (an expert that another rank holds). Items: tokens.
 struct CombineRowsArgs {
-  const float* x = nullptr;       // [rows of all experts, dim] stride x_stride
+  const float* x = nullptr;  // [rows of all experts, dim] stride x_stride
   int64_t x_stride = 0;
   const int32_t* rows = nullptr;  // [T, k]
-  const float* weights = nullptr; // [T, k]
+  const float* weights = nullptr;  // [T, k]
   int64_t k = 0;
   int32_t accumulate = 0;
   int64_t dim = 0;
@@ -203,9 +201,9 @@ struct RowReduceArgs {
   const float* x = nullptr;
   int64_t x_stride = 0;
   int64_t dim = 0;
-  int32_t* argmax = nullptr;     // [M]
-  float* max = nullptr;          // [M]
-  float* logsumexp = nullptr;    // [M]
+  int32_t* argmax = nullptr;  // [M]
+  float* max = nullptr;  // [M]
+  float* logsumexp = nullptr;  // [M]
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -222,7 +220,7 @@ struct RotaryArgs {
   int64_t dims = 0;
   RotaryStyle style = RotaryStyle::neox;
   const int32_t* positions = nullptr;  // [T], rows of cos and sin
-  const float* cos = nullptr;          // [max_len, dims / 2]
+  const float* cos = nullptr;  // [max_len, dims / 2]
   const float* sin = nullptr;
   float* y = nullptr;
   int64_t y_stride = 0;
@@ -259,8 +257,8 @@ struct CacheWriteArgs {
   int64_t k_stride = 0;
   const float* v = nullptr;  // [T, kv_heads, v_head_dim] stride v_stride
   int64_t v_stride = 0;
-  const int32_t* slots = nullptr;       // [T]
-  const RotaryArgs* rotary = nullptr;   // nullptr: k is stored as it is
+  const int32_t* slots = nullptr;  // [T]
+  const RotaryArgs* rotary = nullptr;  // nullptr: k is stored as it is
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -269,46 +267,46 @@ struct CacheWriteArgs {
 // A unit of work: `num_rows` query rows of one sequence with all query heads of one KV head.
 struct AttentionItem {
   int32_t seq = 0;
-  int32_t row = 0;         // first query row, counted from the sequence's query start
+  int32_t row = 0;  // first query row, counted from the sequence's query start
   int32_t num_rows = 0;
   int32_t kv_head = 0;
   int32_t span_begin = 0;  // spans of KV to visit: [span_begin, span_end)
   int32_t span_end = 0;
-  int64_t partial = -1;    // >= 0: offset in floats into AttentionArgs::partials, one state per span and row
+  int64_t partial = -1;  // >= 0: offset in floats into AttentionArgs::partials, one state per span and row
 };
 
 struct AttentionArgs {
   const float* q = nullptr;  // [T, heads, head_dim] row stride q_stride, heads contiguous
   int64_t q_stride = 0;
-  float* out = nullptr;      // [T, heads, v_head_dim] row stride out_stride; must not overlap q
+  float* out = nullptr;  // [T, heads, v_head_dim] row stride out_stride; must not overlap q
   int64_t out_stride = 0;
-  int64_t heads = 0;         // a multiple of cache.kv_heads; head h reads KV head h / (heads / kv_heads)
+  int64_t heads = 0;  // a multiple of cache.kv_heads; head h reads KV head h / (heads / kv_heads)
   KvCache cache;
   int64_t num_seqs = 0;
   const int32_t* query_start_loc = nullptr;  // [S + 1]
-  const int32_t* seq_lens = nullptr;         // [S] keys in the cache, this step's included
-  const int32_t* block_tables = nullptr;     // [S, *] row stride block_table_stride; -1 = not resident, never read
+  const int32_t* seq_lens = nullptr;  // [S] keys in the cache, this step's included
+  const int32_t* block_tables = nullptr;  // [S, *] row stride block_table_stride; -1 = not resident, never read
   int64_t block_table_stride = 0;
   float scale = 1.0f;
-  float softcap = 0.0f;      // > 0: scores become softcap * tanh(score / softcap)
-  int64_t window = 0;        // > 0: row index i sees keys j > i - window
-  int32_t causal = 1;        // 0: every row sees all seq_lens[s] keys (window must be 0)
-  const float* sinks = nullptr;         // [heads] logits that take part in the denominator only
+  float softcap = 0.0f;  // > 0: scores become softcap * tanh(score / softcap)
+  int64_t window = 0;  // > 0: row index i sees keys j > i - window
+  int32_t causal = 1;  // 0: every row sees all seq_lens[s] keys (window must be 0)
+  const float* sinks = nullptr;  // [heads] logits that take part in the denominator only
   const float* alibi_slopes = nullptr;  // [heads] adds slope * (j - i) to the score
   // Filled by attention_plan, or by the caller before it:
-  AttentionItem* items = nullptr;       // [item_capacity]: work list, then (behind it) the merge list
-  int64_t item_capacity = 0;            // attention_item_capacity()
+  AttentionItem* items = nullptr;  // [item_capacity]: work list, then (behind it) the merge list
+  int64_t item_capacity = 0;  // attention_item_capacity()
   int64_t num_items = 0;
   int64_t num_merges = 0;
-  float* partials = nullptr;            // scratch for split contexts; nullptr or small: fewer splits, same bits
-  int64_t partial_capacity = 0;         // floats
+  float* partials = nullptr;  // scratch for split contexts; nullptr or small: fewer splits, same bits
+  int64_t partial_capacity = 0;  // floats
 };
 
 // ---------------------------------------------------------------------------------------------
 // Drawing a token from a row of logits
 
 constexpr int64_t kDrawBlock = 64;  // tokens that are looked at or left out together
-constexpr int kMassLimits = 6;      // thresholds of one masses_above
+constexpr int kMassLimits = 6;  // thresholds of one masses_above
 
 // The key of a row's random numbers; with the token id it makes the Philox counter.
 struct DrawNoise {
@@ -348,7 +346,7 @@ struct KernelTable {
   RangeKernel<ElementwiseArgs> mul;
   RangeKernel<ElementwiseArgs> scale;
   RangeKernel<ElementwiseArgs> softcap;
-  RangeKernel<EmbeddingArgs> embedding;    // and take_rows / gather of MoE: table = x, dtype f32
+  RangeKernel<EmbeddingArgs> embedding;  // and take_rows / gather of MoE: table = x, dtype f32
   RangeKernel<CombineRowsArgs> combine_rows;
   RangeKernel<RowReduceArgs> row_reduce;
 

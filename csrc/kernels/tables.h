@@ -5,14 +5,32 @@
 
 namespace quire {
 
-namespace portable { const KernelTable& table(); }
-namespace avx2 { const KernelTable& table(); }
-namespace avx512 { const KernelTable& table(); }
-namespace avx512_vnni { const KernelTable& table(); }
-namespace avx512_bf16 { const KernelTable& table(); }
-namespace amx { const KernelTable& table(); }
-namespace neon { const KernelTable& table(); }
-namespace neon_dotprod { const KernelTable& table(); }
-namespace neon_i8mm { const KernelTable& table(); }
+namespace portable {
+const KernelTable& table();
+}
+namespace avx2 {
+const KernelTable& table();
+}
+namespace avx512 {
+const KernelTable& table();
+}
+namespace avx512_vnni {
+const KernelTable& table();
+}
+namespace avx512_bf16 {
+const KernelTable& table();
+}
+namespace amx {
+const KernelTable& table();
+}
+namespace neon {
+const KernelTable& table();
+}
+namespace neon_dotprod {
+const KernelTable& table();
+}
+namespace neon_i8mm {
+const KernelTable& table();
+}
 
 }  // namespace quire

@@ -15,7 +15,8 @@ constexpr int64_t kMapFrom = int64_t{1} << 20;
 Buffer::Buffer(int64_t bytes) : bytes_(round_up(bytes, 64)), mapped_(bytes_ >= kMapFrom) {
   if (bytes_ == 0) return;
   if (mapped_) {
-    void* mapped = mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* mapped =
+        mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
     madvise(mapped, static_cast<size_t>(bytes_), MADV_HUGEPAGE);  // a wish: without it only speed is lost

@@ -86,7 +86,8 @@ struct StepContext {
   // Runs a kernel over its items.
   template <class Args>
   void run(RangeKernel<Args> kernel, const Args& args, int64_t items, int64_t elements) const {
-    for_items(items, elements, [&](int64_t begin, int64_t end, int thread) { kernel(args, begin, end, thread_scratch(thread)); });
+    for_items(items, elements,
+              [&](int64_t begin, int64_t end, int thread) { kernel(args, begin, end, thread_scratch(thread)); });
   }
 
   static constexpr int64_t kInlineElements = 8192;  // about a microsecond of row-wise work

@@ -79,8 +79,8 @@ float score_that_reaches(std::vector<float>& chosen, double before, double neede
 float top_p_limit_of_all(const Row& row, float top_p, const KernelTable& kernels, DrawWork& work) {
   work.scores.resize(static_cast<size_t>(row.vocab));
   work.masses.resize(static_cast<size_t>(row.vocab));
-  const double total = kernels.score_masses(row.logits, row.vocab, row.largest, row.temperature, work.scores.data(),
-                                            work.masses.data());
+  const double total =
+      kernels.score_masses(row.logits, row.vocab, row.largest, row.temperature, work.scores.data(), work.masses.data());
   const double needed = static_cast<double>(top_p) * total;
   float limits[kMassLimits] = {-1.0f, -2.5f, -5.0f, -8.0f, -12.0f, -20.0f};
   float low = kEverything, high = 1.0f;  // the bracket: [low, high)

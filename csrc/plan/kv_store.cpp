@@ -23,7 +23,8 @@ void move_block(const KvCache& cache, int64_t block, const HostPages& pages, int
   for (int64_t head = 0; head < heads; ++head, base += kv_block_head_bytes(cache)) {
     auto* cache_k = reinterpret_cast<Element*>(base);
     Element* cache_v = cache_k + size * dim;
-    auto* scales = reinterpret_cast<uint32_t*>(base + kv_block_head_elements(cache) * static_cast<int64_t>(sizeof(Element)));
+    auto* scales =
+        reinterpret_cast<uint32_t*>(base + kv_block_head_elements(cache) * static_cast<int64_t>(sizeof(Element)));
     for (int64_t token = 0; token < size; ++token) {
       const int64_t row = token * heads + head;
       for (int64_t i = 0; i < dim; ++i) move(cache_k[i * size + token], k[row * dim + i]);
@@ -138,8 +139,8 @@ void KvStore::copy_blocks(int64_t group, const int32_t* copies, int64_t count, T
     }
     pool.parallel_for(count, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i)
-        std::memmove(data + copies[2 * i + 1] * bytes, chained ? staged.data() + i * bytes : data + copies[2 * i] * bytes,
-                     static_cast<size_t>(bytes));
+        std::memmove(data + copies[2 * i + 1] * bytes,
+                     chained ? staged.data() + i * bytes : data + copies[2 * i] * bytes, static_cast<size_t>(bytes));
     });
   }
 }

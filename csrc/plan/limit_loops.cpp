@@ -26,33 +26,33 @@ uint64_t fold(const Vector& vector) {
 }
 
 // Reads and float32 multiply-adds with vectors of BYTES, compiled for TARGET.
-#define QUIRE_LIMIT_LOOPS(NAME, BYTES, TARGET)                                                      \
-  typedef float F32_##NAME __attribute__((vector_size(BYTES)));                                     \
-  typedef uint64_t U64_##NAME __attribute__((vector_size(BYTES)));                                  \
-  template <int kStreams>                                                                           \
-  TARGET uint64_t read_##NAME(const std::byte* data, int64_t bytes) {                               \
-    constexpr int kLine = 64 / BYTES, kAhead = 8 / kStreams; /* lines of a stream an iteration */   \
-    const int64_t part = bytes / kStreams / (64 * kAhead) * (64 * kAhead);                          \
-    U64_##NAME sums[kStreams * kLine] = {};                                                         \
-    for (int64_t i = 0; i < part; i += 64 * kAhead)                                                 \
-      for (int stream = 0; stream < kStreams; ++stream) {                                           \
-        const auto* lines = reinterpret_cast<const U64_##NAME*>(data + stream * part + i);          \
-        for (int j = 0; j < kAhead * kLine; ++j) sums[stream * kLine + j % kLine] ^= lines[j];      \
-      }                                                                                             \
-    uint64_t sum = 0;                                                                               \
-    for (const U64_##NAME& s : sums)                                                                \
-      for (int i = 0; i < BYTES / 8; ++i) sum ^= s[i];                                              \
-    return sum;                                                                                     \
-  }                                                                                                 \
-  TARGET uint64_t multiply_add_##NAME(int64_t iterations, int seed) {                               \
-    F32_##NAME c[kChains];                                                                          \
-    const F32_##NAME a = F32_##NAME{} + 1e-3f * static_cast<float>(seed), b = F32_##NAME{} + 0.5f;  \
-    for (F32_##NAME& chain : c) chain = a;                                                          \
-    for (int64_t i = 0; i < iterations; ++i)                                                        \
-      for (int j = 0; j < kChains; ++j) c[j] = c[j] * b + a;                                        \
-    for (int j = 1; j < kChains; ++j) c[0] += c[j];                                                 \
-    return static_cast<uint64_t>(c[0][0] + c[0][BYTES / 4 - 1]);                                    \
-  }                                                                                                 \
+#define QUIRE_LIMIT_LOOPS(NAME, BYTES, TARGET)                                                     \
+  typedef float F32_##NAME __attribute__((vector_size(BYTES)));                                    \
+  typedef uint64_t U64_##NAME __attribute__((vector_size(BYTES)));                                 \
+  template <int kStreams>                                                                          \
+  TARGET uint64_t read_##NAME(const std::byte* data, int64_t bytes) {                              \
+    constexpr int kLine = 64 / BYTES, kAhead = 8 / kStreams; /* lines of a stream an iteration */  \
+    const int64_t part = bytes / kStreams / (64 * kAhead) * (64 * kAhead);                         \
+    U64_##NAME sums[kStreams * kLine] = {};                                                        \
+    for (int64_t i = 0; i < part; i += 64 * kAhead)                                                \
+      for (int stream = 0; stream < kStreams; ++stream) {                                          \
+        const auto* lines = reinterpret_cast<const U64_##NAME*>(data + stream * part + i);         \
+        for (int j = 0; j < kAhead * kLine; ++j) sums[stream * kLine + j % kLine] ^= lines[j];     \
+      }                                                                                            \
+    uint64_t sum = 0;                                                                              \
+    for (const U64_##NAME& s : sums)                                                               \
+      for (int i = 0; i < BYTES / 8; ++i) sum ^= s[i];                                             \
+    return sum;                                                                                    \
+  }                                                                                                \
+  TARGET uint64_t multiply_add_##NAME(int64_t iterations, int seed) {                              \
+    F32_##NAME c[kChains];                                                                         \
+    const F32_##NAME a = F32_##NAME{} + 1e-3f * static_cast<float>(seed), b = F32_##NAME{} + 0.5f; \
+    for (F32_##NAME& chain : c) chain = a;                                                         \
+    for (int64_t i = 0; i < iterations; ++i)                                                       \
+      for (int j = 0; j < kChains; ++j) c[j] = c[j] * b + a;                                       \
+    for (int j = 1; j < kChains; ++j) c[0] += c[j];                                                \
+    return static_cast<uint64_t>(c[0][0] + c[0][BYTES / 4 - 1]);                                   \
+  }                                                                                                \
   constexpr double kF32_##NAME = 2.0 * (BYTES / 4) * kChains;
 
 QUIRE_LIMIT_LOOPS(baseline, 16, )
@@ -65,11 +65,12 @@ QUIRE_LIMIT_LOOPS(avx512, 64, __attribute__((target("avx512f,avx512bw,avx512vl,a
 __attribute__((target("avx2"))) uint64_t int8_avx2(int64_t iterations, int seed) {
   const __m256i a = _mm256_set1_epi8(static_cast<char>(seed & 1)), b = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
 #define QUIRE_START(c) __m256i c = a;
-#define QUIRE_STEP(c)                                                                                      \
-  {                                                                                                        \
-    __m256i t;                                                                                             \
-    asm volatile("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"                       \
-                 : "+x"(c), "=&x"(t) : "x"(a), "x"(b), "x"(ones));                                         \
+#define QUIRE_STEP(c)                                                                \
+  {                                                                                  \
+    __m256i t;                                                                       \
+    asm volatile("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0" \
+                 : "+x"(c), "=&x"(t)                                                 \
+                 : "x"(a), "x"(b), "x"(ones));                                       \
   }
 #define QUIRE_ADD(c) sum = _mm256_add_epi32(sum, c);
   QUIRE_CHAINS(QUIRE_START)
@@ -82,14 +83,14 @@ __attribute__((target("avx2"))) uint64_t int8_avx2(int64_t iterations, int seed)
 #undef QUIRE_ADD
 }
 
-#define QUIRE_DOT_LOOP(NAME, TARGET, INSTRUCTION, BITS)                                  \
-  TARGET uint64_t NAME(int64_t iterations, int seed) {                                   \
-    const __m512i a = _mm512_set1_epi16(static_cast<short>((BITS) + (seed & 1)));        \
-    QUIRE_CHAINS(QUIRE_START)                                                            \
-    for (int64_t i = 0; i < iterations; ++i) { QUIRE_CHAINS(INSTRUCTION) }               \
-    __m512i sum = _mm512_setzero_si512();                                                \
-    QUIRE_CHAINS(QUIRE_ADD)                                                              \
-    return fold(sum);                                                                    \
+#define QUIRE_DOT_LOOP(NAME, TARGET, INSTRUCTION, BITS)                           \
+  TARGET uint64_t NAME(int64_t iterations, int seed) {                            \
+    const __m512i a = _mm512_set1_epi16(static_cast<short>((BITS) + (seed & 1))); \
+    QUIRE_CHAINS(QUIRE_START)                                                     \
+    for (int64_t i = 0; i < iterations; ++i) { QUIRE_CHAINS(INSTRUCTION) }        \
+    __m512i sum = _mm512_setzero_si512();                                         \
+    QUIRE_CHAINS(QUIRE_ADD)                                                       \
+    return fold(sum);                                                             \
   }
 #define QUIRE_START(c) __m512i c = _mm512_setzero_si512();
 #define QUIRE_ADD(c) sum = _mm512_xor_si512(sum, c);

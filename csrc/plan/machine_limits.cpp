@@ -33,7 +33,8 @@ double best_seconds(int num_threads, const std::function<void(int)>& work) {
       if (ready.fetch_add(1) == num_threads - 1) start = std::chrono::steady_clock::now(), ready.fetch_add(1);
       while (ready.load() <= num_threads) std::this_thread::yield();
       work(thread);
-      ends[static_cast<size_t>(thread)] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      ends[static_cast<size_t>(thread)] =
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     };
     std::vector<std::thread> threads;
     for (int thread = 1; thread < num_threads; ++thread) threads.emplace_back(run, thread);
@@ -58,7 +59,8 @@ MachineLimits measure_limits(int num_threads, std::string_view kernels) {
   const LimitLoops loops = limit_loops(kernels);
   const int64_t share = kReadBytes / num_threads / 4096 * 4096;
   const auto read_bytes_per_s = [&](auto* read) {
-    const double seconds = best_seconds(num_threads, [&](int thread) { sink += read(data.data() + thread * share, share); });
+    const double seconds =
+        best_seconds(num_threads, [&](int thread) { sink += read(data.data() + thread * share, share); });
     return static_cast<double>(share * num_threads) / seconds;
   };
   MachineLimits limits;

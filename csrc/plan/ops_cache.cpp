@@ -40,7 +40,10 @@ struct RotaryFields {
 class Rotary final : public RowOp {
  public:
   Rotary(Fields& f, const OpResources& r)
-      : x_(f.operand("x")), y_(f.operand("y")), heads_(f.integer("heads")), rotary_(f, r, heads_ > 0 ? x_.width / heads_ : 0) {
+      : x_(f.operand("x")),
+        y_(f.operand("y")),
+        heads_(f.integer("heads")),
+        rotary_(f, r, heads_ > 0 ? x_.width / heads_ : 0) {
     if (heads_ < 1 || x_.width % heads_ || y_.width != x_.width) throw f.error("heads", "does not divide x");
     describe({{x_, false}, {y_, true}}, x_.width);
   }
@@ -137,16 +140,24 @@ class RotaryCacheWrite final : public RowOp {
 class PagedAttention final : public Op {
  public:
   PagedAttention(Fields& f, const OpResources& r)
-      : at_(f, r), q_(f.operand("q")), y_(f.operand("y")), heads_(f.integer("heads")), window_(f.integer("window")),
-        scale_(f.real("scale")), softcap_(f.real("softcap")), causal_(f.boolean("causal")),
-        sinks_(f.optional_integer("sinks")), alibi_slopes_(f.optional_integer("alibi_slopes")) {
+      : at_(f, r),
+        q_(f.operand("q")),
+        y_(f.operand("y")),
+        heads_(f.integer("heads")),
+        window_(f.integer("window")),
+        scale_(f.real("scale")),
+        softcap_(f.real("softcap")),
+        causal_(f.boolean("causal")),
+        sinks_(f.optional_integer("sinks")),
+        alibi_slopes_(f.optional_integer("alibi_slopes")) {
     const KvCache& cache = r.kv.group(at_.group).shape;
     if (heads_ < 1 || heads_ % cache.kv_heads) throw f.error("heads", "is not a multiple of the KV heads");
     if (q_.width != heads_ * cache.head_dim) throw f.error("q", "does not fit the cache");
     if (y_.width != heads_ * cache.v_head_dim) throw f.error("y", "does not fit the cache");
     if (!causal_ && window_ != 0) throw f.error("window", "needs causal attention");
     for (const int64_t per_head : {sinks_, alibi_slopes_})
-      if (per_head >= 0 && r.weights.vector_size(per_head) != heads_) throw f.error("heads", "are not those of sinks or slopes");
+      if (per_head >= 0 && r.weights.vector_size(per_head) != heads_)
+        throw f.error("heads", "are not those of sinks or slopes");
     const AttentionShape shape{at_.group, heads_, window_, causal_};
     const auto known = std::find_if(r.attention.begin(), r.attention.end(),
                                     [&](const AttentionWork& work) { return work.shape == shape; });

@@ -12,8 +12,13 @@ namespace {
 class RouteExperts final : public Op {
  public:
   RouteExperts(Fields& f, const OpResources&)
-      : logits_(f.operand("logits")), ids_(f.operand("ids")), weights_(f.operand("weights")), k_(f.integer("k")),
-        softmax_(f.text("score") == "softmax"), normalize_(f.boolean("normalize")), scale_(f.real("scale")) {
+      : logits_(f.operand("logits")),
+        ids_(f.operand("ids")),
+        weights_(f.operand("weights")),
+        k_(f.integer("k")),
+        softmax_(f.text("score") == "softmax"),
+        normalize_(f.boolean("normalize")),
+        scale_(f.real("scale")) {
     if (!softmax_ && f.text("score") != "sigmoid") throw f.error("score", "is neither softmax nor sigmoid");
     if (k_ < 1 || k_ > logits_.width) throw f.error("k", "must be between 1 and the number of experts");
   }
@@ -24,11 +29,14 @@ class RouteExperts final : public Op {
     const float* logits = step.pointer<float>(logits_);
     int32_t* ids = step.pointer<int32_t>(ids_);
     float* weights = step.pointer<float>(weights_);
-    step.pool.parallel_for(step.rows(logits_), [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t row = begin; row < end; ++row)
-        route(logits + row * logits_.row_stride, ids + row * ids_.row_stride, weights + row * weights_.row_stride,
-              static_cast<float*>(step.thread_scratch(thread)));
-    }, 16);
+    step.pool.parallel_for(
+        step.rows(logits_),
+        [&](int64_t begin, int64_t end, int thread) {
+          for (int64_t row = begin; row < end; ++row)
+            route(logits + row * logits_.row_stride, ids + row * ids_.row_stride, weights + row * weights_.row_stride,
+                  static_cast<float*>(step.thread_scratch(thread)));
+        },
+        16);
   }
 
  private:
@@ -66,8 +74,13 @@ class RouteExperts final : public Op {
 class Experts final : public Op {
  public:
   Experts(Fields& f, const OpResources& r)
-      : x_(f.operand("x")), ids_(f.operand("ids")), weights_(f.operand("weights")), y_(f.operand("y")),
-        w13_(f.integers("w13")), w2_(f.integers("w2")), kernels_(&r.kernels) {
+      : x_(f.operand("x")),
+        ids_(f.operand("ids")),
+        weights_(f.operand("weights")),
+        y_(f.operand("y")),
+        w13_(f.integers("w13")),
+        w2_(f.integers("w2")),
+        kernels_(&r.kernels) {
     const std::string act = f.text("act");
     if (w13_.empty() || w13_.size() != w2_.size()) throw f.error("w13", "and w2 must hold the same experts");
     for (size_t e = 0; e < w13_.size(); ++e) {
@@ -77,17 +90,20 @@ class Experts final : public Op {
         throw f.error("w13", "does not fit x and w2");
     }
     mlp_ = down_[0]->k;
-    activation_.act = act == "silu" ? Activation::silu : act == "gelu" ? Activation::gelu
-                    : act == "gelu_tanh" ? Activation::gelu_tanh : act == "relu" ? Activation::relu
-                    : act == "quick_gelu" ? Activation::quick_gelu : throw f.error("act", "names no activation: " + act);
+    activation_.act = act == "silu"         ? Activation::silu
+                      : act == "gelu"       ? Activation::gelu
+                      : act == "gelu_tanh"  ? Activation::gelu_tanh
+                      : act == "relu"       ? Activation::relu
+                      : act == "quick_gelu" ? Activation::quick_gelu
+                                            : throw f.error("act", "names no activation: " + act);
   }
 
   void require(const PlanLimits& limits, Requirements& needs) override {
     const int64_t tokens = max_rows(x_, limits), rows = tokens * ids_.width;
     needs.workspace(plan_memory(rows).bytes);
     // An expert is chosen at most once a token.
-    needs.scratch(std::max(kernels_->linear_scratch_bytes(*up_[0], tokens),
-                           kernels_->linear_scratch_bytes(*down_[0], tokens)));
+    needs.scratch(
+        std::max(kernels_->linear_scratch_bytes(*up_[0], tokens), kernels_->linear_scratch_bytes(*down_[0], tokens)));
     order_.resize(static_cast<size_t>(rows));
     source_.resize(static_cast<size_t>(rows));
     used_.reserve(up_.size());
@@ -102,8 +118,8 @@ class Experts final : public Op {
     float* gathered = reinterpret_cast<float*>(step.workspace);
     float* hidden = reinterpret_cast<float*>(step.workspace + memory.hidden);
     std::byte* workspace = step.workspace + memory.linear;
-    const EmbeddingArgs gather{source_.data(), step.pointer<float>(x_), DType::f32, tokens, x_.row_stride, 1.0f,
-                               x_.width, gathered, x_.width};
+    const EmbeddingArgs gather{
+        source_.data(), step.pointer<float>(x_), DType::f32, tokens, x_.row_stride, 1.0f, x_.width, gathered, x_.width};
     step.run(kernels_->embedding, gather, rows, x_.width);
     multiply(step, up_, gathered, x_.width, hidden, 2 * mlp_, workspace, memory.linear_bytes);
     ActivationArgs gate = activation_;
@@ -114,8 +130,9 @@ class Experts final : public Op {
     gate.y = hidden;
     step.run(kernels_->activation, gate, rows, 4 * mlp_);
     multiply(step, down_, hidden, 2 * mlp_, gathered, y_.width, workspace, memory.linear_bytes);
-    const CombineRowsArgs combine{gathered, y_.width, order_.data(), step.pointer<float>(weights_), ids_.width, 0,
-                                  y_.width, step.pointer<float>(y_), y_.row_stride};
+    const CombineRowsArgs combine{gathered,     y_.width, order_.data(), step.pointer<float>(weights_),
+                                  ids_.width,   0,        y_.width,      step.pointer<float>(y_),
+                                  y_.row_stride};
     step.run(kernels_->combine_rows, combine, tokens, ids_.width * y_.width);
   }
 
@@ -186,7 +203,8 @@ class Experts final : public Op {
       args.y_stride = y_stride;
       args.workspace = workspace + offset;
       offset += round_up(kernels_->linear_workspace_bytes(matrix, args.m), 64);
-      if (offset > workspace_bytes) throw std::length_error("experts: the kernels' workspace grows faster than linearly");
+      if (offset > workspace_bytes)
+        throw std::length_error("experts: the kernels' workspace grows faster than linearly");
       args_.push_back(args);
       item_starts_[u] = items;
       items += kernels_->linear_items(matrix, args.m);
@@ -197,8 +215,11 @@ class Experts final : public Op {
         step.run(kernels_->linear_prepare, args, kernels_->linear_prepare_items(*args.weight, args.m), args.weight->k);
     item_starts_[used_.size()] = items;
     step.pool.parallel_for(items, [&](int64_t begin, int64_t end, int thread) {
-      size_t u = static_cast<size_t>(std::upper_bound(item_starts_.begin(), item_starts_.begin() + static_cast<int64_t>(used_.size()), begin) -
-                                     item_starts_.begin()) - 1;
+      size_t u =
+          static_cast<size_t>(
+              std::upper_bound(item_starts_.begin(), item_starts_.begin() + static_cast<int64_t>(used_.size()), begin) -
+              item_starts_.begin()) -
+          1;
       for (; begin < end; ++u) {
         const int64_t stop = std::min(end, item_starts_[u + 1]);
         kernels_->linear(args_[u], begin - item_starts_[u], stop - item_starts_[u], step.thread_scratch(thread));

@@ -32,8 +32,12 @@ class LinearOp : public RowConsumer {
 
  protected:
   LinearOp(Fields& f, const OpResources& r)
-      : x_(f.operand("x")), y_(f.operand("y")), weight_(f.integer("weight")), bias_(f.optional_integer("bias")),
-        kernels_(&r.kernels), matrix_(&r.weights.linear(weight_)) {
+      : x_(f.operand("x")),
+        y_(f.operand("y")),
+        weight_(f.integer("weight")),
+        bias_(f.optional_integer("bias")),
+        kernels_(&r.kernels),
+        matrix_(&r.weights.linear(weight_)) {
     if (x_.width != matrix_->k) throw f.error("x", "does not fit the weight");
     if (bias_ >= 0 && r.weights.vector_size(bias_) != matrix_->n) throw f.error("bias", "does not fit the weight");
   }
@@ -138,6 +142,8 @@ class GatedLinear final : public LinearOp {
 
 }  // namespace
 
-OpMakers linear_ops() { return {{"linear", make<Linear<false>>}, {"linear_add", make<Linear<true>>}, {"gated_linear", make<GatedLinear>}}; }
+OpMakers linear_ops() {
+  return {{"linear", make<Linear<false>>}, {"linear_add", make<Linear<true>>}, {"gated_linear", make<GatedLinear>}};
+}
 
 }  // namespace quire

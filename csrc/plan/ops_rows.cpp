@@ -14,8 +14,12 @@ float* f32(const StepContext& step, const Operand& operand) { return step.pointe
 class RmsNorm final : public RowOp {
  public:
   RmsNorm(Fields& f, const OpResources& r)
-      : x_(f.operand("x")), y_(f.operand("y")), weight_(f.integer("weight")), offset_(f.real("weight_offset")),
-        eps_(f.real("eps")), groups_(f.integer("groups")) {
+      : x_(f.operand("x")),
+        y_(f.operand("y")),
+        weight_(f.integer("weight")),
+        offset_(f.real("weight_offset")),
+        eps_(f.real("eps")),
+        groups_(f.integer("groups")) {
     dim_ = r.weights.vector_size(weight_);
     if (dim_ * groups_ != x_.width || y_.width != x_.width) throw f.error("x", "does not fit the weight");
     describe({{x_, false}, {y_, true}}, x_.width);
@@ -37,15 +41,22 @@ class RmsNorm final : public RowOp {
 class AddRmsNorm final : public RowOp {
  public:
   AddRmsNorm(Fields& f, const OpResources& r)
-      : a_(f.operand("a")), b_(f.operand("b")), sum_(f.operand("sum")), y_(f.operand("y")),
-        weight_(f.integer("weight")), offset_(f.real("weight_offset")), eps_(f.real("eps")) {
+      : a_(f.operand("a")),
+        b_(f.operand("b")),
+        sum_(f.operand("sum")),
+        y_(f.operand("y")),
+        weight_(f.integer("weight")),
+        offset_(f.real("weight_offset")),
+        eps_(f.real("eps")) {
     if (r.weights.vector_size(weight_) != a_.width) throw f.error("a", "does not fit the weight");
     describe({{a_, false}, {b_, false}, {sum_, true}, {y_, true}}, a_.width);
   }
 
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
-    const AddRmsNormArgs args{f32(step, a_), a_.row_stride, f32(step, b_), b_.row_stride, step.weights.vector(weight_),
-                              offset_, eps_, a_.width, f32(step, sum_), sum_.row_stride, f32(step, y_), y_.row_stride};
+    const AddRmsNormArgs args{
+        f32(step, a_), a_.row_stride, f32(step, b_), b_.row_stride,   step.weights.vector(weight_),
+        offset_,       eps_,          a_.width,      f32(step, sum_), sum_.row_stride,
+        f32(step, y_), y_.row_stride};
     run_kernel(step.kernels.add_rms_norm, args, begin, end);
   }
 
@@ -58,15 +69,19 @@ class AddRmsNorm final : public RowOp {
 class LayerNorm final : public RowOp {
  public:
   LayerNorm(Fields& f, const OpResources& r)
-      : x_(f.operand("x")), y_(f.operand("y")), weight_(f.integer("weight")), bias_(f.optional_integer("bias")),
+      : x_(f.operand("x")),
+        y_(f.operand("y")),
+        weight_(f.integer("weight")),
+        bias_(f.optional_integer("bias")),
         eps_(f.real("eps")) {
     if (r.weights.vector_size(weight_) != x_.width) throw f.error("x", "does not fit the weight");
     describe({{x_, false}, {y_, true}}, x_.width);
   }
 
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
-    const LayerNormArgs args{f32(step, x_), x_.row_stride, step.weights.vector(weight_), step.weights.vector(bias_),
-                             eps_, x_.width, f32(step, y_), y_.row_stride};
+    const LayerNormArgs args{
+        f32(step, x_), x_.row_stride, step.weights.vector(weight_), step.weights.vector(bias_), eps_, x_.width,
+        f32(step, y_), y_.row_stride};
     run_kernel(step.kernels.layer_norm, args, begin, end);
   }
 
@@ -96,14 +111,13 @@ class ActivationOp final : public RowOp {
 class GatedActivation final : public RowOp {
  public:
   GatedActivation(Fields& f, const OpResources&)
-      : gate_(f.operand("gate")), up_(f.operand("up")), y_(f.operand("y")),
-        act_(activation_named(f, f.text("act"))) {
+      : gate_(f.operand("gate")), up_(f.operand("up")), y_(f.operand("y")), act_(activation_named(f, f.text("act"))) {
     describe({{gate_, false}, {up_, false}, {y_, true}}, 4 * gate_.width);
   }
 
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
-    const ActivationArgs args{act_, f32(step, gate_), gate_.row_stride, f32(step, up_), up_.row_stride, gate_.width,
-                              f32(step, y_), y_.row_stride};
+    const ActivationArgs args{act_,           f32(step, gate_), gate_.row_stride, f32(step, up_),
+                              up_.row_stride, gate_.width,      f32(step, y_),    y_.row_stride};
     run_kernel(step.kernels.activation, args, begin, end);
   }
 
@@ -119,8 +133,8 @@ class Add final : public RowOp {
   }
 
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
-    const ElementwiseArgs args{f32(step, a_), a_.row_stride, f32(step, b_), b_.row_stride, 1.0f, a_.width,
-                               f32(step, y_), y_.row_stride};
+    const ElementwiseArgs args{f32(step, a_), a_.row_stride, f32(step, b_), b_.row_stride,
+                               1.0f,          a_.width,      f32(step, y_), y_.row_stride};
     run_kernel(step.kernels.add, args, begin, end);
   }
 
@@ -131,8 +145,7 @@ class Add final : public RowOp {
 // y = x + vector in every row: the bias that follows a sum over ranks.
 class AddVector final : public RowOp {
  public:
-  AddVector(Fields& f, const OpResources& r)
-      : x_(f.operand("x")), y_(f.operand("y")), vector_(f.integer("vector")) {
+  AddVector(Fields& f, const OpResources& r) : x_(f.operand("x")), y_(f.operand("y")), vector_(f.integer("vector")) {
     if (r.weights.vector_size(vector_) != x_.width) throw f.error("x", "does not fit the vector");
     describe({{x_, false}, {y_, true}}, x_.width);
   }
@@ -149,7 +162,7 @@ class AddVector final : public RowOp {
 };
 
 // scale and softcap: one operand and one number.
-template <RangeKernel<ElementwiseArgs> KernelTable::*kKernel>
+template <RangeKernel<ElementwiseArgs> KernelTable::* kKernel>
 class Valued final : public RowOp {
  public:
   Valued(Fields& f, const OpResources&) : x_(f.operand("x")), y_(f.operand("y")), value_(f.real("value")) {
@@ -157,7 +170,8 @@ class Valued final : public RowOp {
   }
 
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
-    const ElementwiseArgs args{f32(step, x_), x_.row_stride, nullptr, 0, value_, x_.width, f32(step, y_), y_.row_stride};
+    const ElementwiseArgs args{f32(step, x_), x_.row_stride, nullptr,       0,
+                               value_,        x_.width,      f32(step, y_), y_.row_stride};
     run_kernel(step.kernels.*kKernel, args, begin, end);
   }
 
@@ -170,8 +184,11 @@ class Valued final : public RowOp {
 class Embedding final : public Op {
  public:
   Embedding(Fields& f, const OpResources& r)
-      : ids_(f.operand("ids")), y_(f.operand("y")), table_(f.optional_integer("table")),
-        linear_(f.optional_integer("linear")), scale_(f.real("scale")) {
+      : ids_(f.operand("ids")),
+        y_(f.operand("y")),
+        table_(f.optional_integer("table")),
+        linear_(f.optional_integer("linear")),
+        scale_(f.real("scale")) {
     if ((table_ < 0) == (linear_ < 0)) throw f.error("table", "or linear must be given, not both");
     const int64_t dim = table_ >= 0 ? r.weights.table(table_).dim : r.weights.linear(linear_).k;
     if (dim != y_.width) throw f.error("y", "does not fit the table");
@@ -180,8 +197,15 @@ class Embedding final : public Op {
   void run(StepContext& step) override {
     if (table_ < 0) return gather_packed(step);
     const EmbeddingTable& table = step.weights.table(table_);
-    const EmbeddingArgs args{step.pointer<int32_t>(ids_), table.rows, table.dtype, table.num_rows, table.dim,
-                             scale_, table.dim, f32(step, y_), y_.row_stride};
+    const EmbeddingArgs args{step.pointer<int32_t>(ids_),
+                             table.rows,
+                             table.dtype,
+                             table.num_rows,
+                             table.dim,
+                             scale_,
+                             table.dim,
+                             f32(step, y_),
+                             y_.row_stride};
     step.run(step.kernels.embedding, args, step.rows(y_), y_.width);
   }
 
@@ -190,18 +214,21 @@ class Embedding final : public Op {
     const PackedLinear& weight = step.weights.linear(linear_);
     const int32_t* ids = step.pointer<int32_t>(ids_);
     float* y = f32(step, y_);
-    step.pool.parallel_for(step.rows(y_), [&](int64_t begin, int64_t end, int) {
-      for (int64_t row = begin; row < end; ++row) {
-        float* out = y + row * y_.row_stride;
-        if (ids[row] < 0 || ids[row] >= weight.n) {
-          std::fill_n(out, weight.k, 0.0f);
-          continue;
-        }
-        step.kernels.linear_unpack(weight, ids[row], ids[row] + 1, out);
-        if (scale_ != 1.0f)
-          for (int64_t i = 0; i < weight.k; ++i) out[i] *= scale_;
-      }
-    }, 4);
+    step.pool.parallel_for(
+        step.rows(y_),
+        [&](int64_t begin, int64_t end, int) {
+          for (int64_t row = begin; row < end; ++row) {
+            float* out = y + row * y_.row_stride;
+            if (ids[row] < 0 || ids[row] >= weight.n) {
+              std::fill_n(out, weight.k, 0.0f);
+              continue;
+            }
+            step.kernels.linear_unpack(weight, ids[row], ids[row] + 1, out);
+            if (scale_ != 1.0f)
+              for (int64_t i = 0; i < weight.k; ++i) out[i] *= scale_;
+          }
+        },
+        4);
   }
 
   Operand ids_, y_;
@@ -214,8 +241,15 @@ class TakeRows final : public Op {
   TakeRows(Fields& f, const OpResources&) : x_(f.operand("x")), rows_(f.operand("rows")), y_(f.operand("y")) {}
 
   void run(StepContext& step) override {
-    const EmbeddingArgs args{step.pointer<int32_t>(rows_), f32(step, x_), DType::f32, step.rows(x_), x_.row_stride,
-                             1.0f, x_.width, f32(step, y_), y_.row_stride};
+    const EmbeddingArgs args{step.pointer<int32_t>(rows_),
+                             f32(step, x_),
+                             DType::f32,
+                             step.rows(x_),
+                             x_.row_stride,
+                             1.0f,
+                             x_.width,
+                             f32(step, y_),
+                             y_.row_stride};
     step.run(step.kernels.embedding, args, step.rows(y_), y_.width);
   }
 
@@ -230,16 +264,18 @@ class CopyView final : public Op {
       : x_(f.operand("x")), y_(f.operand("y")), sizes_(f.integers("sizes")), strides_(f.integers("strides")) {
     int64_t width = 1;
     for (const int64_t size : sizes_) width *= size;
-    if (sizes_.size() != strides_.size() || sizes_.empty() || width != y_.width)
-      throw f.error("sizes", "do not fit y");
+    if (sizes_.size() != strides_.size() || sizes_.empty() || width != y_.width) throw f.error("sizes", "do not fit y");
   }
 
   void run(StepContext& step) override {
     const float* x = f32(step, x_);
     float* y = f32(step, y_);
-    step.pool.parallel_for(step.rows(y_), [&](int64_t begin, int64_t end, int) {
-      for (int64_t row = begin; row < end; ++row) copy(x + row * x_.row_stride, y + row * y_.row_stride, 0);
-    }, 1 + StepContext::kChunkElements / y_.width);
+    step.pool.parallel_for(
+        step.rows(y_),
+        [&](int64_t begin, int64_t end, int) {
+          for (int64_t row = begin; row < end; ++row) copy(x + row * x_.row_stride, y + row * y_.row_stride, 0);
+        },
+        1 + StepContext::kChunkElements / y_.width);
   }
 
  private:

@@ -41,7 +41,10 @@ bool populate_pages(std::byte* data, int64_t bytes) {
 }  // namespace
 
 PagePopulator::PagePopulator(std::vector<Lane> lanes)
-    : lanes_(std::move(lanes)), fork_generation_(fork_generation()), progress_(lanes_.size()), used_(lanes_.size()),
+    : lanes_(std::move(lanes)),
+      fork_generation_(fork_generation()),
+      progress_(lanes_.size()),
+      used_(lanes_.size()),
       last_step_(std::chrono::steady_clock::now()) {
   for (size_t lane = 0; lane < lanes_.size(); ++lane) use(static_cast<int64_t>(lane), 0);
   thread_ = std::thread([this] { loop(); });

@@ -14,12 +14,17 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& problem) { throw std::invalid_argument("step: " + problem); }
 
-std::string of(int64_t count, int64_t limit) { return std::to_string(count) + ", the plan holds " + std::to_string(limit); }
+std::string of(int64_t count, int64_t limit) {
+  return std::to_string(count) + ", the plan holds " + std::to_string(limit);
+}
 
 }  // namespace
 
 Plan::Plan(const Options& options)
-    : options_(options), kernels_(select_kernels(options.kernels)), pool_(options.num_threads), weights_(kernels_),
+    : options_(options),
+      kernels_(select_kernels(options.kernels)),
+      pool_(options.num_threads),
+      weights_(kernels_),
       kv_(options.kv_dtype, options.block_size) {}
 
 void Plan::add_op(Fields fields, bool head) {
@@ -54,7 +59,8 @@ void Plan::allocate_kv(const std::vector<int64_t>& blocks_per_pool, int64_t ahea
     PagePopulator::Lane& lane = lanes.emplace_back();
     for (const Buffer& buffer : pool) lane.buffers.push_back(buffer.data());
     lane.buffer_bytes = pool.empty() ? 0 : pool.front().bytes();
-    const double share = static_cast<double>(lane.buffer_bytes) * static_cast<double>(pool.size()) / static_cast<double>(kv_.bytes());
+    const double share =
+        static_cast<double>(lane.buffer_bytes) * static_cast<double>(pool.size()) / static_cast<double>(kv_.bytes());
     lane.ahead_bytes = static_cast<int64_t>(share * static_cast<double>(ahead_bytes));
   }
   populator_.emplace(std::move(lanes));
@@ -83,7 +89,8 @@ void Plan::check(const StepInput& input) const {
   if (tokens < 1 || tokens > limits.max_tokens) refuse("tokens " + of(tokens, limits.max_tokens));
   if (seqs < 1 || seqs > limits.max_seqs) refuse("sequences " + of(seqs, limits.max_seqs));
   if (static_cast<int64_t>(input.query_start_loc.size()) != seqs + 1) refuse("query_start_loc is not [S + 1]");
-  if (input.query_start_loc.front() != 0 || input.query_start_loc.back() != tokens) refuse("query_start_loc does not span the tokens");
+  if (input.query_start_loc.front() != 0 || input.query_start_loc.back() != tokens)
+    refuse("query_start_loc does not span the tokens");
   for (int64_t s = 0; s < seqs; ++s) {
     const auto at = static_cast<size_t>(s);
     const int64_t length = input.query_start_loc[at + 1] - input.query_start_loc[at];
@@ -91,7 +98,8 @@ void Plan::check(const StepInput& input) const {
     if (input.num_computed[at] < 0 || input.num_computed[at] + length > limits.max_len)
       refuse("a sequence's length is " + of(input.num_computed[at] + length, limits.max_len));
   }
-  if (!input.positions.empty() && static_cast<int64_t>(input.positions.size()) != tokens) refuse("positions are not [T]");
+  if (!input.positions.empty() && static_cast<int64_t>(input.positions.size()) != tokens)
+    refuse("positions are not [T]");
   for (const int32_t id : input.token_ids)
     if (id < 0 || (limits.vocab_size && id >= limits.vocab_size)) refuse("token id " + of(id, limits.vocab_size));
   for (const int32_t position : input.positions)
@@ -107,11 +115,13 @@ void Plan::check(const StepInput& input) const {
 }
 
 void Plan::check_groups(const StepInput& input) const {
-  if (static_cast<int64_t>(input.groups.size()) != kv_.num_groups()) refuse("groups " + of(static_cast<int64_t>(input.groups.size()), kv_.num_groups()));
+  if (static_cast<int64_t>(input.groups.size()) != kv_.num_groups())
+    refuse("groups " + of(static_cast<int64_t>(input.groups.size()), kv_.num_groups()));
   for (int64_t g = 0; g < kv_.num_groups(); ++g) {
     const GroupInput& group = input.groups[static_cast<size_t>(g)];
     const int64_t blocks = kv_.num_blocks(g), width = group.blocks_per_seq;
-    if (static_cast<int64_t>(group.block_tables.size()) != input.num_seqs() * width) refuse("block_tables are not [S, B]");
+    if (static_cast<int64_t>(group.block_tables.size()) != input.num_seqs() * width)
+      refuse("block_tables are not [S, B]");
     for (const int32_t block : group.block_tables)
       if (block < -1 || block >= blocks) refuse("block id " + of(block, blocks));
     for (int64_t s = 0; s < input.num_seqs(); ++s) {
@@ -141,8 +151,10 @@ void Plan::derive(const StepInput& input, StepContext& step) {
       const int32_t index = input.num_computed[s] + t - begin;
       positions_[static_cast<size_t>(t)] = index;
       for (GroupStep& group : step.groups) {
-        const int32_t block = group.block_tables[static_cast<int64_t>(s) * group.block_table_stride + index / block_size];
-        group.slots[static_cast<size_t>(t)] = block < 0 ? -1 : static_cast<int32_t>(block * block_size + index % block_size);
+        const int32_t block =
+            group.block_tables[static_cast<int64_t>(s) * group.block_table_stride + index / block_size];
+        group.slots[static_cast<size_t>(t)] =
+            block < 0 ? -1 : static_cast<int32_t>(block * block_size + index % block_size);
       }
     }
   }
@@ -171,8 +183,17 @@ void Plan::run_step(const StepInput& input, StepOutput& output) {
     expect_use(input);
   }
   if (options_.poison) arena_.poison();
-  StepContext step{kernels_, pool_, weights_, kv_, arena_.data(), workspace_.data(), scratch_.data(),
-                   needs_.scratch_bytes, partials_.as<float>(), needs_.partial_floats, attention_};
+  StepContext step{kernels_,
+                   pool_,
+                   weights_,
+                   kv_,
+                   arena_.data(),
+                   workspace_.data(),
+                   scratch_.data(),
+                   needs_.scratch_bytes,
+                   partials_.as<float>(),
+                   needs_.partial_floats,
+                   attention_};
   step.num_tokens = input.num_tokens();
   step.num_seqs = input.num_seqs();
   step.token_ids = input.token_ids.data();

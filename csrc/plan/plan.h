@@ -50,7 +50,8 @@ class Plan {
   int64_t populated_bytes() const { return populator_ ? populator_->populated_bytes() : 0; }
 
   int64_t activation_bytes() const;  // arena, workspaces, scratch, attention's lists and partial sums
-  std::vector<std::string> ops() const;  // names in order, the head's last; once prepared, those of chains (row_chain.h)
+  std::vector<std::string> ops()
+      const;  // names in order, the head's last; once prepared, those of chains (row_chain.h)
 
   // Runs one step. Token ids must be resolved (not -1). Throws std::invalid_argument on a batch that does not
   // fit the plan, before anything is computed.

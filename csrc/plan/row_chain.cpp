@@ -35,13 +35,14 @@ class RowChain final : public Op {
 
   bool takes(const RowAccess& access, const PlanLimits& limits) const {
     return access.operand.rows == symbol_ && std::all_of(accesses_.begin(), accesses_.end(), [&](const RowAccess& own) {
-      return keep_apart(own, access, limits);
-    });
+             return keep_apart(own, access, limits);
+           });
   }
   bool takes(const RowOp& op, const PlanLimits& limits) const {
-    return op.symbol() == symbol_ && std::all_of(op.accesses().begin(), op.accesses().end(), [&](const RowAccess& access) {
-      return access.operand.space != Space::arena || takes(access, limits);
-    });
+    return op.symbol() == symbol_ &&
+           std::all_of(op.accesses().begin(), op.accesses().end(), [&](const RowAccess& access) {
+             return access.operand.space != Space::arena || takes(access, limits);
+           });
   }
   void add(std::unique_ptr<RowOp> op) {
     for (const RowAccess& access : op->accesses())
@@ -63,7 +64,8 @@ class RowChain final : public Op {
   void run(StepContext& step) override {
     const int64_t rows = step.rows(symbol_), together = consumer_ ? consumer_->prepared_together(step) : 0;
     const int64_t small = std::max<int64_t>(1, kPieceElements / elements_);
-    size_t alone = links_.size();  // the first link that wants more rows at a time: those before it do not wait for them
+    size_t alone =
+        links_.size();  // the first link that wants more rows at a time: those before it do not wait for them
     int64_t piece = small;
     for (size_t i = links_.size(); i-- > 0;)
       if (const int64_t wanted = links_[i]->piece(rows); wanted > small) {
@@ -126,7 +128,8 @@ std::vector<std::unique_ptr<Op>> chain_rows(std::vector<std::unique_ptr<Op>> ops
       continue;
     }
     auto* const consumer = dynamic_cast<RowConsumer*>(op.get());
-    if (chain && consumer && consumer->consumed().rows_per_symbol == 1 && chain->takes({consumer->consumed(), false}, limits))
+    if (chain && consumer && consumer->consumed().rows_per_symbol == 1 &&
+        chain->takes({consumer->consumed(), false}, limits))
       chain->set_consumer(*consumer);
     close();
     chained.push_back(std::move(op));

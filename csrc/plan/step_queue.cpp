@@ -21,7 +21,8 @@ void feed_tokens(StepInput& input, const std::vector<int32_t>& tokens) {
       if (id != -1) continue;
       const int32_t row = input.prev_row[s];
       if (row < 0 || row >= static_cast<int32_t>(tokens.size()))
-        throw std::invalid_argument("step: prev_row " + std::to_string(row) + " is no row that the step before sampled");
+        throw std::invalid_argument("step: prev_row " + std::to_string(row) +
+                                    " is no row that the step before sampled");
       id = std::max(tokens[static_cast<size_t>(row)], 0);
     }
   }
@@ -32,7 +33,8 @@ void check_prev_rows(const StepInput& input) {
   if (input.prev_row.size() != seqs || input.query_start_loc.size() != seqs + 1)
     throw std::invalid_argument("step: prev_row is not [S] or query_start_loc is not [S + 1]");
   for (size_t s = 0; s <= seqs; ++s)
-    if (input.query_start_loc[s] < (s ? input.query_start_loc[s - 1] : 0) || input.query_start_loc[s] > input.num_tokens())
+    if (input.query_start_loc[s] < (s ? input.query_start_loc[s - 1] : 0) ||
+        input.query_start_loc[s] > input.num_tokens())
       throw std::invalid_argument("step: query_start_loc does not grow");
 }
 
@@ -60,7 +62,8 @@ int64_t StepQueue::submit(std::unique_ptr<StepInput> input) {
 
 StepQueue::Ticket* StepQueue::find(int64_t number) {
   const int64_t index = number - first_;
-  return index < 0 || index >= static_cast<int64_t>(tickets_.size()) ? nullptr : tickets_[static_cast<size_t>(index)].get();
+  return index < 0 || index >= static_cast<int64_t>(tickets_.size()) ? nullptr
+                                                                     : tickets_[static_cast<size_t>(index)].get();
 }
 
 std::unique_ptr<StepOutput> StepQueue::wait(int64_t number) {
@@ -152,7 +155,8 @@ std::unique_ptr<StepOutput> StepQueue::run(Ticket& ticket, const Ticket* before)
   try {
     if (needs_tokens(*ticket.input)) {
       check_prev_rows(*ticket.input);
-      if (!before || !before->tokens_known) throw std::invalid_argument("step: a token id is -1, but the step before gave no tokens");
+      if (!before || !before->tokens_known)
+        throw std::invalid_argument("step: a token id is -1, but the step before gave no tokens");
       feed_tokens(*ticket.input, before->tokens);
     }
     plan_.run(*ticket.input, *output);

@@ -126,7 +126,7 @@ void write_weight_file(const std::string& path, const std::vector<WeightPiece>& 
 
 WeightCopy::WeightCopy(const std::string& path, const std::vector<int64_t>& bytes, ThreadPool& pool) {
   const File file(path, O_RDONLY);
-  struct stat status {};
+  struct stat status{};
   if (fstat(file.descriptor(), &status) != 0) fail(path, std::strerror(errno));
   if (status.st_size < static_cast<off_t>(sizeof(Header))) fail(path, "too short to be packed weights");
   bytes_ = status.st_size;
@@ -134,7 +134,8 @@ WeightCopy::WeightCopy(const std::string& path, const std::vector<int64_t>& byte
   data_ = copy_.data();
   std::atomic<bool> whole{true};
   pool.parallel_for((bytes_ + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end, int) {
-    if (!file.read_at(begin * kBlock, data_ + begin * kBlock, std::min(end * kBlock, bytes_) - begin * kBlock)) whole = false;
+    if (!file.read_at(begin * kBlock, data_ + begin * kBlock, std::min(end * kBlock, bytes_) - begin * kBlock))
+      whole = false;
   });
   if (!whole) fail(path, "it could not be read to its end");
   check(path, bytes, pool);
@@ -155,7 +156,8 @@ void WeightCopy::check(const std::string& path, const std::vector<int64_t>& byte
     const Entry& entry = table[i];
     if (entry.bytes != bytes[i] || entry.offset % kPage || entry.offset < 0 || entry.offset > bytes_ - entry.bytes)
       fail(path, "of another model");
-    if (piece_checksum(data_ + entry.offset, entry.bytes, pool) != entry.checksum) fail(path, "its contents are damaged");
+    if (piece_checksum(data_ + entry.offset, entry.bytes, pool) != entry.checksum)
+      fail(path, "its contents are damaged");
     pieces_.push_back(data_ + entry.offset);
   }
 }

@@ -52,7 +52,8 @@ void store(void* target, DType dtype, int64_t index, float value) {
 float to_float(const void* source, DType dtype, int64_t index) {
   switch (dtype) {
     case DType::f32: return static_cast<const float*>(source)[index];
-    case DType::bf16: return std::bit_cast<float>(static_cast<uint32_t>(static_cast<const uint16_t*>(source)[index]) << 16);
+    case DType::bf16:
+      return std::bit_cast<float>(static_cast<uint32_t>(static_cast<const uint16_t*>(source)[index]) << 16);
     case DType::f16: return half_to_float(static_cast<const uint16_t*>(source)[index]);
     default: throw std::invalid_argument("weights are float32, bfloat16 or float16");
   }
@@ -60,10 +61,12 @@ float to_float(const void* source, DType dtype, int64_t index) {
 
 int64_t WeightStore::add_linear(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros) {
   const bool int8 = format == WeightFormat::int8, int4 = format == WeightFormat::int4;
-  const bool fits = int4 ? group_size == 32 || group_size == 64 || group_size == 128
-                  : int8 ? group_size == 16 || (group_size % 32 == 0 && group_size <= 512) : group_size == 0;
+  const bool fits = int4   ? group_size == 32 || group_size == 64 || group_size == 128
+                    : int8 ? group_size == 16 || (group_size % 32 == 0 && group_size <= 512)
+                           : group_size == 0;
   if (!fits || group_size < 0 || (has_zeros && !int4))
-    throw std::invalid_argument("no kernels for groups of " + std::to_string(group_size) + (has_zeros ? " with zero points" : ""));
+    throw std::invalid_argument("no kernels for groups of " + std::to_string(group_size) +
+                                (has_zeros ? " with zero points" : ""));
   linears_.push_back(kernels_.linear_layout(format, n, k, group_size, has_zeros));
   linear_data_.emplace_back();
   return static_cast<int64_t>(linears_.size()) - 1;
@@ -117,9 +120,8 @@ void WeightStore::pack_linear(int64_t index, const std::vector<RowSegment>& segm
   if (!data.data()) data = Buffer(weight.bytes);
   weight.data = data.data();
   const PackArgs args{&weight, segments.data(), static_cast<int64_t>(segments.size()), quant};
-  pool.parallel_for(weight.num_panels, [&](int64_t begin, int64_t end, int) {
-    kernels_.linear_pack(args, begin, end, nullptr);
-  });
+  pool.parallel_for(weight.num_panels,
+                    [&](int64_t begin, int64_t end, int) { kernels_.linear_pack(args, begin, end, nullptr); });
 }
 
 void WeightStore::fill_vector(int64_t index, const void* source, DType dtype, int64_t size) {
@@ -141,21 +143,25 @@ void WeightStore::fill_table(int64_t index, const std::vector<RowSegment>& segme
   int64_t rows = 0;
   for (const RowSegment& segment : segments) rows += segment.num_rows;
   if (rows != table.num_rows)
-    throw std::invalid_argument("a table of " + std::to_string(table.num_rows) + " rows was given " + std::to_string(rows));
+    throw std::invalid_argument("a table of " + std::to_string(table.num_rows) + " rows was given " +
+                                std::to_string(rows));
   for (const RowSegment& segment : segments) {
     const auto* source = static_cast<const std::byte*>(segment.rows);
     const int64_t source_bytes = segment.row_stride * dtype_bytes(segment.dtype);
-    pool.parallel_for(segment.num_rows, [&, target](int64_t begin, int64_t end, int) {
-      for (int64_t row = begin; row < end; ++row) {
-        const std::byte* from = source + row * source_bytes;
-        std::byte* to = target + row * row_bytes;
-        if (segment.dtype == table.dtype) {
-          std::memcpy(to, from, static_cast<size_t>(row_bytes));
-        } else {
-          for (int64_t i = 0; i < table.dim; ++i) store(to, table.dtype, i, to_float(from, segment.dtype, i));
-        }
-      }
-    }, 16);
+    pool.parallel_for(
+        segment.num_rows,
+        [&, target](int64_t begin, int64_t end, int) {
+          for (int64_t row = begin; row < end; ++row) {
+            const std::byte* from = source + row * source_bytes;
+            std::byte* to = target + row * row_bytes;
+            if (segment.dtype == table.dtype) {
+              std::memcpy(to, from, static_cast<size_t>(row_bytes));
+            } else {
+              for (int64_t i = 0; i < table.dim; ++i) store(to, table.dtype, i, to_float(from, segment.dtype, i));
+            }
+          }
+        },
+        16);
     target += segment.num_rows * row_bytes;
   }
 }
@@ -164,7 +170,8 @@ const PackedLinear& WeightStore::linear(int64_t index) const { return linears_.a
 
 std::vector<WeightPiece> WeightStore::pieces() const {
   std::vector<WeightPiece> pieces;
-  for (const PackedLinear& linear : linears_) pieces.push_back({static_cast<const std::byte*>(linear.data), linear.bytes});
+  for (const PackedLinear& linear : linears_)
+    pieces.push_back({static_cast<const std::byte*>(linear.data), linear.bytes});
   for (size_t i = 0; i < vectors_.size(); ++i)
     pieces.push_back({reinterpret_cast<const std::byte*>(vectors_[i]), vector_sizes_[i] * 4});
   for (const EmbeddingTable& table : tables_) pieces.push_back({table.rows, table.bytes()});

@@ -12,9 +12,10 @@ struct Case {
   float softcap = 0;
   bool causal = true, sinks = false, alibi = false;
   std::string name() const {
-    return std::string("attention ") + dtype_name(dtype) + " block " + std::to_string(block_size) + " dims " + std::to_string(head_dim) + "/" +
-           std::to_string(v_head_dim) + " heads " + std::to_string(kv_heads) + "x" + std::to_string(group) + " window " + std::to_string(window) +
-           (softcap > 0 ? " softcap" : "") + (causal ? "" : " full") + (sinks ? " sinks" : "") + (alibi ? " alibi" : "");
+    return std::string("attention ") + dtype_name(dtype) + " block " + std::to_string(block_size) + " dims " +
+           std::to_string(head_dim) + "/" + std::to_string(v_head_dim) + " heads " + std::to_string(kv_heads) + "x" +
+           std::to_string(group) + " window " + std::to_string(window) + (softcap > 0 ? " softcap" : "") +
+           (causal ? "" : " full") + (sinks ? " sinks" : "") + (alibi ? " alibi" : "");
   }
 };
 
@@ -24,9 +25,15 @@ class World {
   World(const KernelTable& table, const Case& c, std::vector<int64_t> lengths, uint64_t seed)
       : table_(table), case_(c), lengths_(std::move(lengths)), random_(seed) {
     const int64_t seqs = static_cast<int64_t>(lengths_.size());
-    for (int64_t length : lengths_) blocks_per_seq_ = std::max(blocks_per_seq_, (length + c.block_size - 1) / c.block_size + 1);
-    cache_ = KvCache{.data = nullptr, .dtype = c.dtype, .num_blocks = seqs * blocks_per_seq_ + 3, .kv_heads = c.kv_heads,
-                     .head_dim = c.head_dim, .v_head_dim = c.v_head_dim, .block_size = c.block_size};
+    for (int64_t length : lengths_)
+      blocks_per_seq_ = std::max(blocks_per_seq_, (length + c.block_size - 1) / c.block_size + 1);
+    cache_ = KvCache{.data = nullptr,
+                     .dtype = c.dtype,
+                     .num_blocks = seqs * blocks_per_seq_ + 3,
+                     .kv_heads = c.kv_heads,
+                     .head_dim = c.head_dim,
+                     .v_head_dim = c.v_head_dim,
+                     .block_size = c.block_size};
     memory_ = std::make_unique<AlignedBytes>(kv_layer_bytes(cache_));  // all NaN
     cache_.data = memory_->as();
     std::vector<int32_t> ids(cache_.num_blocks);
@@ -40,14 +47,21 @@ class World {
       const std::vector<float> q = random_.floats(length * heads() * c.head_dim, -2, 2);
       q_.push_back(rounds() ? typed(q, DType::bf16).values : q);
       // int8 rounds once more where it is written, and its values do not change by being rounded again.
-      const std::vector<float> k = random_.floats(length * c.kv_heads * c.head_dim, -2, 2), v = random_.floats(length * c.kv_heads * c.v_head_dim, -2, 2);
+      const std::vector<float> k = random_.floats(length * c.kv_heads * c.head_dim, -2, 2),
+                               v = random_.floats(length * c.kv_heads * c.v_head_dim, -2, 2);
       k_.push_back(c.dtype == DType::i8 ? quantized(k, c.head_dim).values : typed(k, c.dtype).values);
       v_.push_back(c.dtype == DType::i8 ? quantized(v, c.v_head_dim).values : typed(v, c.dtype).values);
       std::vector<int32_t> slots;
       for (int64_t i = 0; i < length; ++i)
-        slots.push_back(static_cast<int32_t>(tables_[s * blocks_per_seq_ + i / c.block_size] * c.block_size + i % c.block_size));
-      CacheWriteArgs w{.cache = cache_, .k = k_[s].data(), .k_stride = c.kv_heads * c.head_dim, .v = v_[s].data(),
-                       .v_stride = c.kv_heads * c.v_head_dim, .slots = slots.data(), .rotary = nullptr};
+        slots.push_back(
+            static_cast<int32_t>(tables_[s * blocks_per_seq_ + i / c.block_size] * c.block_size + i % c.block_size));
+      CacheWriteArgs w{.cache = cache_,
+                       .k = k_[s].data(),
+                       .k_stride = c.kv_heads * c.head_dim,
+                       .v = v_[s].data(),
+                       .v_stride = c.kv_heads * c.v_head_dim,
+                       .slots = slots.data(),
+                       .rotary = nullptr};
       table.cache_write(w, 0, length, nullptr);
     }
     sinks_ = random_.floats(heads(), -1, 3);
@@ -61,8 +75,10 @@ class World {
   const std::vector<float>& q(int64_t s) const { return q_[s]; }
 
   // Attention of rows [from, to) of each sequence in one batch, when `to` keys are in the cache.
-  std::vector<std::vector<float>> run(const std::vector<int64_t>& from, const std::vector<int64_t>& to, int64_t threads, bool with_partials) {
-    const int64_t seqs = static_cast<int64_t>(lengths_.size()), q_floats = heads() * case_.head_dim, q_stride = q_floats + 3;
+  std::vector<std::vector<float>> run(const std::vector<int64_t>& from, const std::vector<int64_t>& to, int64_t threads,
+                                      bool with_partials) {
+    const int64_t seqs = static_cast<int64_t>(lengths_.size()), q_floats = heads() * case_.head_dim,
+                  q_stride = q_floats + 3;
     std::vector<int32_t> starts = {0}, lens;
     std::vector<float> q;
     std::vector<int32_t> tables = tables_;
@@ -97,13 +113,19 @@ class World {
     a.sinks = case_.sinks ? sinks_.data() : nullptr;
     a.alibi_slopes = case_.alibi ? slopes_.data() : nullptr;
     const int64_t max_len = *std::max_element(lengths_.begin(), lengths_.end());
-    std::vector<AttentionItem> items(table_.attention_item_capacity(tokens, seqs, case_.kv_heads, max_len, case_.block_size, threads));
-    std::vector<float> partials(with_partials ? table_.attention_partial_floats(max_len, heads(), case_.kv_heads, case_.v_head_dim, case_.block_size, threads) : 0, kNaN);
+    std::vector<AttentionItem> items(
+        table_.attention_item_capacity(tokens, seqs, case_.kv_heads, max_len, case_.block_size, threads));
+    std::vector<float> partials(with_partials
+                                    ? table_.attention_partial_floats(max_len, heads(), case_.kv_heads,
+                                                                      case_.v_head_dim, case_.block_size, threads)
+                                    : 0,
+                                kNaN);
     a.items = items.data();
     a.item_capacity = static_cast<int64_t>(items.size());
     a.partials = with_partials ? partials.data() : nullptr;
     a.partial_capacity = static_cast<int64_t>(partials.size());
-    const int64_t scratch_bytes = table_.attention_scratch_bytes(heads(), case_.kv_heads, case_.head_dim, case_.v_head_dim, case_.block_size);
+    const int64_t scratch_bytes =
+        table_.attention_scratch_bytes(heads(), case_.kv_heads, case_.head_dim, case_.v_head_dim, case_.block_size);
     table_.attention_plan(a, threads);
     merges += a.num_merges;
     run_in_pieces(table_.attention, std::as_const(a), a.num_items, scratch_bytes);
@@ -126,7 +148,8 @@ class World {
     for (int64_t j = first; j < last; ++j) {
       double score = 0;
       for (int64_t e = 0; e < case_.head_dim; ++e)
-        score += static_cast<double>(q_[s][(i * heads() + h) * case_.head_dim + e]) * k_[s][(j * case_.kv_heads + g) * case_.head_dim + e];
+        score += static_cast<double>(q_[s][(i * heads() + h) * case_.head_dim + e]) *
+                 k_[s][(j * case_.kv_heads + g) * case_.head_dim + e];
       score /= std::sqrt(static_cast<double>(case_.head_dim));
       if (case_.softcap > 0) score = case_.softcap * std::tanh(score / case_.softcap);
       if (case_.alibi) score += slopes_[h] * static_cast<double>(j - i);
@@ -134,7 +157,9 @@ class World {
       top = std::max(top, score);
     }
     double total = case_.sinks ? std::exp(sinks_[h] - top) : 0, value = 0;
-    auto v = [&](size_t j) { return v_[s][((first + static_cast<int64_t>(j)) * case_.kv_heads + g) * case_.v_head_dim + d]; };
+    auto v = [&](size_t j) {
+      return v_[s][((first + static_cast<int64_t>(j)) * case_.kv_heads + g) * case_.v_head_dim + d];
+    };
     for (size_t j = 0; j < scores.size(); ++j) {
       total += std::exp(scores[j] - top);
       value += std::exp(scores[j] - top) * v(j);
@@ -166,7 +191,8 @@ class World {
   std::vector<float> sinks_, slopes_;
 };
 
-void test_case(const KernelTable& table, Checker& check, const Case& c, const std::vector<int64_t>& lengths, int64_t reference_step) {
+void test_case(const KernelTable& table, Checker& check, const Case& c, const std::vector<int64_t>& lengths,
+               int64_t reference_step) {
   World world(table, c, lengths, 5);
   const std::vector<int64_t> none(lengths.size(), 0);
   const auto all = world.run(none, lengths, 1, false);
@@ -195,7 +221,8 @@ void test_case(const KernelTable& table, Checker& check, const Case& c, const st
       if (!work) break;
       const auto part = world.run(from, to, step % 2 ? 16 : 2, step % 3 != 2);
       for (size_t s = 0; s < lengths.size(); ++s)
-        check.same_bits(part[s].data(), &all[s][from[s] * row], (to[s] - from[s]) * row, c.name() + " chunked by " + std::to_string(chunk));
+        check.same_bits(part[s].data(), &all[s][from[s] * row], (to[s] - from[s]) * row,
+                        c.name() + " chunked by " + std::to_string(chunk));
       from = to;
     }
   }
@@ -207,8 +234,18 @@ void test_attention(const KernelTable& table, Checker& check) {
   const std::vector<int64_t> lengths = {1, 37, 90, 16};
   for (DType dtype : {DType::f32, DType::bf16, DType::f16, DType::i8})
     for (int64_t block_size : {16, 64})
-      for (auto [k_dim, v_dim, kv_heads, group] : {std::tuple<int64_t, int64_t, int64_t, int64_t>{16, 16, 2, 2}, {20, 12, 1, 3}, {64, 64, 2, 1}, {24, 40, 1, 5}, {6, 3, 1, 8}, {7, 5, 2, 3}}) {
-        Case c{.dtype = dtype, .block_size = block_size, .head_dim = k_dim, .v_head_dim = v_dim, .kv_heads = kv_heads, .group = group};
+      for (auto [k_dim, v_dim, kv_heads, group] : {std::tuple<int64_t, int64_t, int64_t, int64_t>{16, 16, 2, 2},
+                                                   {20, 12, 1, 3},
+                                                   {64, 64, 2, 1},
+                                                   {24, 40, 1, 5},
+                                                   {6, 3, 1, 8},
+                                                   {7, 5, 2, 3}}) {
+        Case c{.dtype = dtype,
+               .block_size = block_size,
+               .head_dim = k_dim,
+               .v_head_dim = v_dim,
+               .kv_heads = kv_heads,
+               .group = group};
         test_case(table, check, c, lengths, 5);
         c.window = 19;
         test_case(table, check, c, lengths, 5);
@@ -225,19 +262,32 @@ void test_attention(const KernelTable& table, Checker& check) {
   }
   // Several items of many rows, and blocks that an item's first rows do not reach.
   for (auto [k_dim, v_dim, window] : {std::tuple<int64_t, int64_t, int64_t>{128, 128, 0}, {96, 80, 77}}) {
-    Case c{.dtype = DType::bf16, .block_size = 64, .head_dim = k_dim, .v_head_dim = v_dim, .kv_heads = 1, .group = 2, .window = window};
+    Case c{.dtype = DType::bf16,
+           .block_size = 64,
+           .head_dim = k_dim,
+           .v_head_dim = v_dim,
+           .kv_heads = 1,
+           .group = 2,
+           .window = window};
     test_case(table, check, c, {230, 3, 129}, 19);
   }
   // Contexts over several spans, with splits.
-  for (auto [dtype, window] : {std::pair<DType, int64_t>{DType::f16, 0}, {DType::f16, 1500}, {DType::bf16, 0}, {DType::bf16, 1500}, {DType::i8, 0}, {DType::i8, 1500}}) {
-    Case c{.dtype = dtype, .block_size = 48, .head_dim = 8, .v_head_dim = 8, .kv_heads = 1, .group = 2, .window = window};
+  for (auto [dtype, window] : {std::pair<DType, int64_t>{DType::f16, 0},
+                               {DType::f16, 1500},
+                               {DType::bf16, 0},
+                               {DType::bf16, 1500},
+                               {DType::i8, 0},
+                               {DType::i8, 1500}}) {
+    Case c{
+        .dtype = dtype, .block_size = 48, .head_dim = 8, .v_head_dim = 8, .kv_heads = 1, .group = 2, .window = window};
     test_case(table, check, c, {2600, 1100}, 311);
     World world(table, c, {2600, 1100}, 9);
     const auto whole = world.run({2599, 1099}, {2600, 1100}, 1, true);
     check.expect(world.merges == 0, "one thread does not split");
     const auto split = world.run({2599, 1099}, {2600, 1100}, 8, true);
     check.expect(world.merges > 0, "few items on many threads are split");
-    for (int s = 0; s < 2; ++s) check.same_bits(split[s].data(), whole[s].data(), world.row_floats(), "split over spans");
+    for (int s = 0; s < 2; ++s)
+      check.same_bits(split[s].data(), whole[s].data(), world.row_floats(), "split over spans");
   }
 }
 

@@ -44,8 +44,7 @@ class Random {
 // Memory at 64-byte alignment, exactly `bytes` long, so that the address sanitizer sees every overrun.
 class AlignedBytes {
  public:
-  explicit AlignedBytes(int64_t bytes, int fill = 0xff)
-      : size_(bytes), data_(nullptr) {
+  explicit AlignedBytes(int64_t bytes, int fill = 0xff) : size_(bytes), data_(nullptr) {
     if (posix_memalign(&data_, 64, static_cast<size_t>(bytes > 0 ? bytes : 1)) != 0) std::abort();
     std::memset(data_, fill, static_cast<size_t>(bytes));  // 0xff: floats are NaN, ids are -1
   }
@@ -53,7 +52,9 @@ class AlignedBytes {
   AlignedBytes(const AlignedBytes&) = delete;
   AlignedBytes& operator=(const AlignedBytes&) = delete;
   template <class T = void>
-  T* as() { return static_cast<T*>(data_); }
+  T* as() {
+    return static_cast<T*>(data_);
+  }
   int64_t size() const { return size_; }
 
  private:
@@ -143,7 +144,9 @@ inline Typed typed(const std::vector<float>& source, DType dtype) {
   return t;
 }
 
-inline const char* dtype_name(DType t) { return t == DType::f32 ? "f32" : t == DType::bf16 ? "bf16" : t == DType::f16 ? "f16" : "i8"; }
+inline const char* dtype_name(DType t) {
+  return t == DType::f32 ? "f32" : t == DType::bf16 ? "bf16" : t == DType::f16 ? "f16" : "i8";
+}
 
 // Vectors of `dim` as an int8 cache keeps them: values are scale * q.
 struct QuantizedVectors {

@@ -80,7 +80,8 @@ struct Packed {
   std::unique_ptr<AlignedBytes> memory;
   std::vector<float> values;  // [N, K] as the kernels see them
 };
-Packed pack(const KernelTable& table, const Format& f, int64_t n, int64_t k, DType first, DType second, Random& random, Checker& check) {
+Packed pack(const KernelTable& table, const Format& f, int64_t n, int64_t k, DType first, DType second, Random& random,
+            Checker& check) {
   Packed p;
   p.weight = table.linear_layout(f.format, n, k, f.group_size, f.has_zeros);
   p.memory = std::make_unique<AlignedBytes>(p.weight.bytes);
@@ -94,11 +95,15 @@ Packed pack(const KernelTable& table, const Format& f, int64_t n, int64_t k, DTy
   table.linear_unpack(p.weight, 0, n, p.values.data());
   std::vector<float> source;
   for (int64_t row = 0; row < n; ++row)
-    for (int64_t i = 0; i < k; ++i) source.push_back(row < n0 ? a.values[row * (k + 3) + i] : b.values[(row - n0) * k + i]);
+    for (int64_t i = 0; i < k; ++i)
+      source.push_back(row < n0 ? a.values[row * (k + 3) + i] : b.values[(row - n0) * k + i]);
   if (f.format <= WeightFormat::f16) {
-    const DType dtype = f.format == WeightFormat::f32 ? DType::f32 : f.format == WeightFormat::bf16 ? DType::bf16 : DType::f16;
+    const DType dtype = f.format == WeightFormat::f32    ? DType::f32
+                        : f.format == WeightFormat::bf16 ? DType::bf16
+                                                         : DType::f16;
     const Typed want = typed(source, dtype);
-    for (size_t i = 0; i < source.size(); ++i) check.expect(want.values[i] == p.values[i], std::string(f.name) + " packed weight");
+    for (size_t i = 0; i < source.size(); ++i)
+      check.expect(want.values[i] == p.values[i], std::string(f.name) + " packed weight");
   } else {
     const int64_t group = f.group_size ? f.group_size : k;
     for (int64_t row = 0; row < n; ++row)
@@ -114,7 +119,8 @@ Packed pack(const KernelTable& table, const Format& f, int64_t n, int64_t k, DTy
 void test_shape(const KernelTable& table, Checker& check, const Format& f, int64_t n, int64_t k, Random& random) {
   const Packed p = pack(table, f, n, k, DType::bf16, n % 2 ? DType::f16 : DType::f32, random, check);
   const int64_t rows = 203, x_stride = k + 5;
-  const std::vector<float> x = random.floats(rows * x_stride), bias = random.floats(n), residual = random.floats(rows * (n + 2));
+  const std::vector<float> x = random.floats(rows * x_stride), bias = random.floats(n),
+                           residual = random.floats(rows * (n + 2));
   LinearArgs a;
   a.x = x.data();
   a.x_stride = x_stride;
@@ -133,7 +139,8 @@ void test_shape(const KernelTable& table, Checker& check, const Format& f, int64
         want += product;
         size += std::fabs(product);
       }
-      check.close(all[r * (n + 1) + c], want, 3e-7 * size + activation_rounding(table, f, &x[r * x_stride], &p.values[c * k], k), 0, name);
+      check.close(all[r * (n + 1) + c], want,
+                  3e-7 * size + activation_rounding(table, f, &x[r * x_stride], &p.values[c * k], k), 0, name);
     }
   for (int64_t r = 0; r < rows; ++r) check.expect(std::isnan(all[r * (n + 1) + n]), name + " wrote past its row");
   // A row's bits depend on nothing but the row: other batch sizes, other places in the batch.
@@ -154,7 +161,8 @@ void test_shape(const KernelTable& table, Checker& check, const Format& f, int64
   const std::vector<float> plain = run_linear(table, a, 0);
   a.m = 60;
   std::vector<float> in_place = random.floats(60 * n), before = in_place;
-  AlignedBytes workspace(table.linear_workspace_bytes(p.weight, a.m)), scratch(table.linear_scratch_bytes(p.weight, a.m));
+  AlignedBytes workspace(table.linear_workspace_bytes(p.weight, a.m)),
+      scratch(table.linear_scratch_bytes(p.weight, a.m));
   a.workspace = workspace.as();
   a.residual = a.y = in_place.data();
   a.residual_stride = a.y_stride = n;
@@ -198,7 +206,8 @@ void test_gated(const KernelTable& table, Checker& check, const Format& f, int64
       args.y = want.data();
       args.y_stride = n + 3;
       table.activation(args, 0, m, nullptr);
-      check.same_bits(y.data(), want.data(), m * (n + 3), std::string(f.name) + " gated n=" + std::to_string(n) + " m=" + std::to_string(m));
+      check.same_bits(y.data(), want.data(), m * (n + 3),
+                      std::string(f.name) + " gated n=" + std::to_string(n) + " m=" + std::to_string(m));
     }
   }
 }
@@ -240,7 +249,8 @@ void test_given_integers(const KernelTable& table, Checker& check, const Format&
   const int64_t n = 21, k = 160, groups = f.group_size ? (k + f.group_size - 1) / f.group_size : 1;
   std::vector<int8_t> q(n * k);
   std::vector<float> scales, zeros;
-  for (int8_t& v : q) v = static_cast<int8_t>(f.format == WeightFormat::int4 ? random.below(16) : random.below(255) - 127);
+  for (int8_t& v : q)
+    v = static_cast<int8_t>(f.format == WeightFormat::int4 ? random.below(16) : random.below(255) - 127);
   for (int64_t i = 0; i < n * groups; ++i) {
     scales.push_back(from_f16(to_f16(random.uniform(0.001f, 0.04f))));
     zeros.push_back(static_cast<float>(random.below(16)));
@@ -249,7 +259,8 @@ void test_given_integers(const KernelTable& table, Checker& check, const Format&
   AlignedBytes memory(w.bytes);
   w.data = memory.as();
   const RowSegment segment{q.data(), DType::i8, k, n};
-  const QuantSource source{.scales = scales.data(), .zeros = f.has_zeros ? zeros.data() : nullptr, .scale_stride = groups};
+  const QuantSource source{
+      .scales = scales.data(), .zeros = f.has_zeros ? zeros.data() : nullptr, .scale_stride = groups};
   PackArgs args{.weight = &w, .segments = &segment, .num_segments = 1, .quant = &source};
   run_in_pieces(table.linear_pack, args, w.num_panels);
   std::vector<float> got(n * k);
@@ -288,8 +299,12 @@ void test_extreme_rows(const KernelTable& table, Checker& check, const Format& f
           want += static_cast<double>(x[r * k + i]) * p.values[c * k + i];
           size += std::fabs(static_cast<double>(x[r * k + i]) * p.values[c * k + i]);
         }
-        if (r == 3 || r == 4) check.expect(!std::isfinite(y[r * n + c]) || p.values[c * k + (r == 3 ? 5 : 40)] == 0.0f, std::string(f.name) + " hides a NaN or infinity");
-        else check.close(y[r * n + c], want, 3e-7 * size + activation_rounding(table, f, &x[r * k], &p.values[c * k], k), 0, std::string(f.name) + " extreme rows");
+        if (r == 3 || r == 4)
+          check.expect(!std::isfinite(y[r * n + c]) || p.values[c * k + (r == 3 ? 5 : 40)] == 0.0f,
+                       std::string(f.name) + " hides a NaN or infinity");
+        else
+          check.close(y[r * n + c], want, 3e-7 * size + activation_rounding(table, f, &x[r * k], &p.values[c * k], k),
+                      0, std::string(f.name) + " extreme rows");
       }
   }
 }
@@ -299,7 +314,8 @@ void test_extreme_rows(const KernelTable& table, Checker& check, const Format& f
 void test_linear(const KernelTable& table, Checker& check) {
   Random random(1);
   for (const Format& f : kFormats)
-    for (auto [n, k] : {std::pair<int64_t, int64_t>{1, 1}, {3, 2}, {16, 64}, {17, 33}, {65, 255}, {130, 96}, {64, 777}, {200, 512}})
+    for (auto [n, k] :
+         {std::pair<int64_t, int64_t>{1, 1}, {3, 2}, {16, 64}, {17, 33}, {65, 255}, {130, 96}, {64, 777}, {200, 512}})
       test_shape(table, check, f, n, k, random);
   for (const Format& f : kFormats)  // so many inputs that tables go over them in several passes
     if (f.format < WeightFormat::int8) test_shape(table, check, f, 70, 3333, random);

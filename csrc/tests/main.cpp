@@ -45,7 +45,8 @@ int main(int argc, char** argv) {
   const struct {
     const char* name;
     Test run;
-  } tests[] = {{"linear", test_linear}, {"rowwise", test_rowwise}, {"cache", test_cache}, {"attention", test_attention}};
+  } tests[] = {
+      {"linear", test_linear}, {"rowwise", test_rowwise}, {"cache", test_cache}, {"attention", test_attention}};
   int failures = 0;
   long checks = 0;
   std::vector<quire::RangeKernel<quire::AttentionArgs>> tested;
@@ -60,7 +61,8 @@ int main(int argc, char** argv) {
       const auto start = std::chrono::steady_clock::now();
       test.run(table, check);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      std::printf("%-12s %-10s %8ld checks %4d failures  %.2f s\n", table.isa, test.name, check.checks(), check.failures(), seconds);
+      std::printf("%-12s %-10s %8ld checks %4d failures  %.2f s\n", table.isa, test.name, check.checks(),
+                  check.failures(), seconds);
       failures += check.failures();
       checks += check.checks();
     }
@@ -74,9 +76,7 @@ int main(int argc, char** argv) {
   bool refused = false;
   try {
     quire::select_kernels("no-such-isa");
-  } catch (const std::invalid_argument&) {
-    refused = true;
-  }
+  } catch (const std::invalid_argument&) { refused = true; }
   selection.expect(refused, "an unknown table is refused");
   failures += selection.failures();
   std::printf(failures ? "FAILED: %d\n" : "all passed\n", failures);

@@ -20,7 +20,8 @@ double reference_activation(Activation act, double x) {
 }
 
 void test_activations(const KernelTable& table, Checker& check, Random& random) {
-  for (Activation act : {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::quick_gelu})
+  for (Activation act :
+       {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::quick_gelu})
     for (int64_t dim : kDims) {
       const int64_t stride = 2 * dim + 3;  // gate and up as views of a merged linear
       const std::vector<float> x = random.floats(kRows * stride, -12, 12);
@@ -55,7 +56,8 @@ void test_activations(const KernelTable& table, Checker& check, Random& random) 
   for (Activation act : {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu}) {
     a.act = act;
     table.activation(a, 0, 1, nullptr);
-    check.expect(y[2] == 1e30f && y[4] == 100.0f && y[0] == 0.0f && std::fabs(y[3]) < 1e-20 && std::fabs(y[5]) < 1e-20, "activation far from zero");
+    check.expect(y[2] == 1e30f && y[4] == 100.0f && y[0] == 0.0f && std::fabs(y[3]) < 1e-20 && std::fabs(y[5]) < 1e-20,
+                 "activation far from zero");
     check.expect(std::isnan(y[7]), "activation of NaN");
     check.close(y[6], 0.5e-30, 0, 1e-6, "activation near zero");
   }
@@ -93,8 +95,15 @@ void test_norms(const KernelTable& table, Checker& check, Random& random) {
       const int64_t stride = dim * groups + 5;
       const std::vector<float> x = random.floats(kRows * stride, -3, 5), w = random.floats(dim), b = random.floats(dim);
       std::vector<float> y(kRows * stride, kNaN);
-      RmsNormArgs r{.x = x.data(), .x_stride = stride, .weight = w.data(), .weight_offset = 1.0f, .eps = 1e-5f,
-                    .dim = dim, .groups = groups, .y = y.data(), .y_stride = stride};
+      RmsNormArgs r{.x = x.data(),
+                    .x_stride = stride,
+                    .weight = w.data(),
+                    .weight_offset = 1.0f,
+                    .eps = 1e-5f,
+                    .dim = dim,
+                    .groups = groups,
+                    .y = y.data(),
+                    .y_stride = stride};
       run_in_pieces(table.rms_norm, r, kRows);
       for (int64_t t = 0; t < kRows; ++t)
         for (int64_t g = 0; g < groups; ++g) {
@@ -102,15 +111,32 @@ void test_norms(const KernelTable& table, Checker& check, Random& random) {
           double squares = 0;
           for (int64_t i = 0; i < dim; ++i) squares += static_cast<double>(in[i]) * in[i];
           for (int64_t i = 0; i < dim; ++i)
-            check.close(y[t * stride + g * dim + i], in[i] / std::sqrt(squares / dim + 1e-5) * (w[i] + 1.0), 1e-7, 2e-6, "rms_norm");
+            check.close(y[t * stride + g * dim + i], in[i] / std::sqrt(squares / dim + 1e-5) * (w[i] + 1.0), 1e-7, 2e-6,
+                        "rms_norm");
         }
       if (groups > 1) continue;
       std::vector<float> sum = random.floats(kRows * dim), residual = sum, z(kRows * dim);
-      AddRmsNormArgs s{.x = x.data(), .x_stride = stride, .residual = sum.data(), .residual_stride = dim, .weight = nullptr,
-                       .weight_offset = 0.0f, .eps = 1e-6f, .dim = dim, .sum = sum.data(), .sum_stride = dim, .y = z.data(), .y_stride = dim};
+      AddRmsNormArgs s{.x = x.data(),
+                       .x_stride = stride,
+                       .residual = sum.data(),
+                       .residual_stride = dim,
+                       .weight = nullptr,
+                       .weight_offset = 0.0f,
+                       .eps = 1e-6f,
+                       .dim = dim,
+                       .sum = sum.data(),
+                       .sum_stride = dim,
+                       .y = z.data(),
+                       .y_stride = dim};
       run_in_pieces(table.add_rms_norm, s, kRows);
-      LayerNormArgs l{.x = x.data(), .x_stride = stride, .weight = w.data(), .bias = b.data(), .eps = 1e-5f, .dim = dim,
-                      .y = y.data(), .y_stride = stride};
+      LayerNormArgs l{.x = x.data(),
+                      .x_stride = stride,
+                      .weight = w.data(),
+                      .bias = b.data(),
+                      .eps = 1e-5f,
+                      .dim = dim,
+                      .y = y.data(),
+                      .y_stride = stride};
       run_in_pieces(table.layer_norm, l, kRows);
       for (int64_t t = 0; t < kRows; ++t) {
         double squares = 0, mean = 0, variance = 0;
@@ -124,7 +150,8 @@ void test_norms(const KernelTable& table, Checker& check, Random& random) {
           const double v = x[t * stride + i] + residual[t * dim + i];
           check.close(sum[t * dim + i], v, 1e-7, 2e-7, "add of add_rms_norm");
           check.close(z[t * dim + i], v / std::sqrt(squares / dim + 1e-6), 1e-6, 2e-6, "add_rms_norm");
-          check.close(y[t * stride + i], (x[t * stride + i] - mean) / std::sqrt(variance + 1e-5) * w[i] + b[i], dim == 1 ? 1e-4 : 4e-6, 4e-6, "layer_norm");
+          check.close(y[t * stride + i], (x[t * stride + i] - mean) / std::sqrt(variance + 1e-5) * w[i] + b[i],
+                      dim == 1 ? 1e-4 : 4e-6, 4e-6, "layer_norm");
         }
       }
     }
@@ -137,8 +164,15 @@ void test_rows(const KernelTable& table, Checker& check, Random& random) {
       const Typed rows = typed(random.floats(7 * stride, -2, 2), dtype);
       const std::vector<int32_t> ids = {3, 0, 6, 6, -1, 7};
       std::vector<float> y(ids.size() * dim, kNaN);
-      EmbeddingArgs e{.ids = ids.data(), .table = rows.bytes.data(), .dtype = dtype, .num_rows = 7, .table_stride = stride,
-                      .scale = 1.5f, .dim = dim, .y = y.data(), .y_stride = dim};
+      EmbeddingArgs e{.ids = ids.data(),
+                      .table = rows.bytes.data(),
+                      .dtype = dtype,
+                      .num_rows = 7,
+                      .table_stride = stride,
+                      .scale = 1.5f,
+                      .dim = dim,
+                      .y = y.data(),
+                      .y_stride = dim};
       run_in_pieces(table.embedding, e, static_cast<int64_t>(ids.size()));
       for (size_t r = 0; r < ids.size(); ++r)
         for (int64_t i = 0; i < dim; ++i) {
@@ -151,8 +185,15 @@ void test_rows(const KernelTable& table, Checker& check, Random& random) {
   const std::vector<int32_t> index = {4, 0, 11, 2, -1, 3, -1, -1, -1, 1, 1, 5};
   for (int accumulate : {0, 1}) {
     std::vector<float> y = random.floats(tokens * dim), before = y;
-    CombineRowsArgs c{.x = x.data(), .x_stride = dim, .rows = index.data(), .weights = weights.data(), .k = k,
-                      .accumulate = accumulate, .dim = dim, .y = y.data(), .y_stride = dim};
+    CombineRowsArgs c{.x = x.data(),
+                      .x_stride = dim,
+                      .rows = index.data(),
+                      .weights = weights.data(),
+                      .k = k,
+                      .accumulate = accumulate,
+                      .dim = dim,
+                      .y = y.data(),
+                      .y_stride = dim};
     run_in_pieces(table.combine_rows, c, tokens);
     for (int64_t t = 0; t < tokens; ++t)
       for (int64_t i = 0; i < dim; ++i) {
@@ -172,7 +213,12 @@ void test_reduce(const KernelTable& table, Checker& check, Random& random) {
     for (int64_t i = 0; i < dim; ++i) x[2 * dim + i] = -std::numeric_limits<float>::infinity();
     std::vector<int32_t> argmax(kRows);
     std::vector<float> max(kRows), logsumexp(kRows);
-    RowReduceArgs r{.x = x.data(), .x_stride = dim, .dim = dim, .argmax = argmax.data(), .max = max.data(), .logsumexp = logsumexp.data()};
+    RowReduceArgs r{.x = x.data(),
+                    .x_stride = dim,
+                    .dim = dim,
+                    .argmax = argmax.data(),
+                    .max = max.data(),
+                    .logsumexp = logsumexp.data()};
     run_in_pieces(table.row_reduce, r, kRows);
     for (int64_t t = 0; t < kRows; ++t) {
       int64_t best = -1;

@@ -23,8 +23,7 @@ thread_local Membership membership;
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads)
-    : num_threads_(std::max(num_threads, 1)), fork_generation_(fork_generation()) {
+ThreadPool::ThreadPool(int num_threads) : num_threads_(std::max(num_threads, 1)), fork_generation_(fork_generation()) {
   threads_.reserve(static_cast<size_t>(num_threads_));
   for (int thread = 0; thread < num_threads_; ++thread) threads_.emplace_back([this, thread] { member(thread); });
 }
@@ -57,17 +56,17 @@ void ThreadPool::lead(const std::function<void()>& work) {
     bool ended = false;
     std::exception_ptr error;  // the member keeps no part of it
   } outcome;
-  post([&] {
-    try {
-      work();
-    } catch (...) {
-      outcome.error = std::current_exception();
-    }
-  }, [&] {
-    std::lock_guard<std::mutex> lock(outcome.mutex);
-    outcome.ended = true;
-    outcome.changed.notify_one();
-  });
+  post(
+      [&] {
+        try {
+          work();
+        } catch (...) { outcome.error = std::current_exception(); }
+      },
+      [&] {
+        std::lock_guard<std::mutex> lock(outcome.mutex);
+        outcome.ended = true;
+        outcome.changed.notify_one();
+      });
   std::unique_lock<std::mutex> lock(outcome.mutex);
   outcome.changed.wait(lock, [&] { return outcome.ended; });
   if (outcome.error) std::rethrow_exception(std::move(outcome.error));
@@ -80,11 +79,13 @@ void ThreadPool::offer_next() {
 }
 
 bool ThreadPool::lead_next() {
-  if (!task_open_.load(std::memory_order_relaxed) || !task_open_.exchange(false, std::memory_order_acq_rel)) return false;
+  if (!task_open_.load(std::memory_order_relaxed) || !task_open_.exchange(false, std::memory_order_acq_rel))
+    return false;
   Task task;
   {
     std::lock_guard<std::mutex> lock(monitor_->mutex);
-    if (monitor_->led || monitor_->tasks.empty()) return false;  // another post let a second member in, which was faster
+    if (monitor_->led || monitor_->tasks.empty())
+      return false;  // another post let a second member in, which was faster
     task = std::move(monitor_->tasks.front());
     monitor_->tasks.pop_front();
     monitor_->led = true;
@@ -120,8 +121,7 @@ void ThreadPool::share(Function function, void* context, int64_t items, int64_t 
     std::lock_guard<std::mutex> lock(monitor_->mutex);
     monitor_->wake.notify_all();
   }
-  while (work(thread)) {
-  }
+  while (work(thread)) {}
   SpinWait wait;
   while (done_.load(std::memory_order_acquire) != items) wait.turn();
 }

@@ -52,9 +52,9 @@ class ThreadPool {
       return;
     }
     using Plain = std::remove_reference_t<Body>;
-    run([](void* context, int64_t begin, int64_t end, int thread) {
-      (*static_cast<Plain*>(context))(begin, end, thread);
-    }, const_cast<void*>(static_cast<const void*>(&body)), items, min_chunk);
+    run([](void* context, int64_t begin, int64_t end,
+           int thread) { (*static_cast<Plain*>(context))(begin, end, thread); },
+        const_cast<void*>(static_cast<const void*>(&body)), items, min_chunk);
   }
 
  private:

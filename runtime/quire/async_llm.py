@@ -60,14 +60,21 @@ class AsyncLLM:
     it ends later, running requests end with a BackendError, and `supervision` says what comes then.
     """
 
-    def __init__(self, config: EngineConfig, *, supervision: Supervision | None = None, num_text_workers: int = 2,
-                 text_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        supervision: Supervision | None = None,
+        num_text_workers: int = 2,
+        text_timeout_s: float = 30.0,
+    ) -> None:
         self._config = config
         self._text_workers: TextWorkers | None = None
         if not config.skip_tokenizer_init:
             self._text_workers = TextWorkers(num_workers=num_text_workers, timeout_s=text_timeout_s)
-        self._supervisor = EngineSupervisor(config, supervision or Supervision(), on_message=self._take,
-                                            on_loss=self._fail_all)
+        self._supervisor = EngineSupervisor(
+            config, supervision or Supervision(), on_message=self._take, on_loss=self._fail_all
+        )
         self._streams: dict[str, _Stream] = {}
         self._numbers = itertools.count()
         self._stats_waiters: list[asyncio.Future[EngineStats]] = []
@@ -120,8 +127,12 @@ class AsyncLLM:
         self._started()
         assert self._inputs is not None
         if self._text_workers is None:
-            raise RequestError("chat without a tokenizer", because="skip_tokenizer_init is set",
-                               hint="completions with token ids", param="messages")
+            raise RequestError(
+                "chat without a tokenizer",
+                because="skip_tokenizer_init is set",
+                hint="completions with token ids",
+                param="messages",
+            )
         return await self._text_workers.render(messages, options, max_chars=self._inputs.max_prompt_chars)
 
     @property
@@ -150,8 +161,16 @@ class AsyncLLM:
         """How often another engine process took the place of one that had ended."""
         return self._supervisor.num_restarts
 
-    async def prepare(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, priority: int = 0,
-                      cache_salt: str | None = None, add_special_tokens: bool = True) -> PreparedRequest:
+    async def prepare(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        add_special_tokens: bool = True,
+    ) -> PreparedRequest:
         """Tokenizes, in a text worker, and validates. Raises RequestError; BackendError when no worker is free."""
         limits = self._started()
         assert self._inputs is not None
@@ -162,11 +181,23 @@ class AsyncLLM:
             self._inputs.check_length(content)
         if self._text_workers is not None and (isinstance(content, str) or params.bad_words):
             prepared = await self._text_workers.prepare(
-                limits, content, params, request_id=request_id, priority=priority, cache_salt=cache_salt,
-                add_special_tokens=add_special_tokens)
+                limits,
+                content,
+                params,
+                request_id=request_id,
+                priority=priority,
+                cache_salt=cache_salt,
+                add_special_tokens=add_special_tokens,
+            )
         else:
-            prepared = self._inputs.prepare(content, params, request_id=request_id, priority=priority,
-                                            cache_salt=cache_salt, add_special_tokens=add_special_tokens)
+            prepared = self._inputs.prepare(
+                content,
+                params,
+                request_id=request_id,
+                priority=priority,
+                cache_salt=cache_salt,
+                add_special_tokens=add_special_tokens,
+            )
         # An id may come again while the engine's last words on the one before are on their way.
         message = replace(prepared.message, request_id=f"{prepared.request_id}.{next(self._numbers)}")
         return replace(prepared, message=message)
@@ -230,8 +261,9 @@ class AsyncLLM:
         except TimeoutError:
             if self.last_stats is not None:
                 return self.last_stats
-            raise BackendError("the engine does not answer", because="it has said nothing since its start",
-                               hint="asking again later") from None
+            raise BackendError(
+                "the engine does not answer", because="it has said nothing since its start", hint="asking again later"
+            ) from None
         finally:
             if waiter in self._stats_waiters:
                 self._stats_waiters.remove(waiter)
@@ -274,8 +306,11 @@ class AsyncLLM:
 
     def _give_up(self, outputs: list[SequenceOutput], reason: Exception) -> None:
         logger.error("outputs of the engine could not be taken in; their requests end", exc_info=reason)
-        error = InternalError("outputs of the engine could not be taken in",
-                              because=f"{type(reason).__name__}: {reason}", hint="reporting it with the log")
+        error = InternalError(
+            "outputs of the engine could not be taken in",
+            because=f"{type(reason).__name__}: {reason}",
+            hint="reporting it with the log",
+        )
         request_ids = dict.fromkeys(output.request_id for output in outputs)
         for request_id in request_ids:
             self._fail(request_id, error)

@@ -1,12 +1,12 @@
 """Every error Quire raises on purpose: what happened, because of what, and a hint what to do.
 
-    QuireError
-    ├── ConfigError          the configuration cannot work (user)
-    ├── RequestError         one request is wrong; others go on (user, HTTP 400)
-    ├── ModelError           a checkpoint or its config.json is not what it should be (user)
-    ├── BackendError         a device or its plugin failed or is absent
-    │   └── ContractError    plugin and core do not speak the same contract
-    └── InternalError        a bug in Quire; please report it
+QuireError
+├── ConfigError          the configuration cannot work (user)
+├── RequestError         one request is wrong; others go on (user, HTTP 400)
+├── ModelError           a checkpoint or its config.json is not what it should be (user)
+├── BackendError         a device or its plugin failed or is absent
+│   └── ContractError    plugin and core do not speak the same contract
+└── InternalError        a bug in Quire; please report it
 """
 
 from __future__ import annotations

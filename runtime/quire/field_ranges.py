@@ -102,8 +102,12 @@ NUMBER_RANGES: Mapping[str, NumberRange] = {
 
 def refused(param: str, value: object, allowed: str) -> RequestError:
     """The error for a value outside its range."""
-    return RequestError(f"{param}={shown(value)} is not allowed", because=f"{param} must be {allowed}",
-                        hint=f"a value that is {allowed}", param=param)
+    return RequestError(
+        f"{param}={shown(value)} is not allowed",
+        because=f"{param} must be {allowed}",
+        hint=f"a value that is {allowed}",
+        param=param,
+    )
 
 
 def shown(value: object) -> str:
@@ -204,8 +208,12 @@ def check_depth(param: str, value: Any) -> None:
         level = [item for outer in level for item in _items(outer) if isinstance(item, (Mapping, list, tuple))]
         if not level:
             return
-    raise RequestError(f"{param} is nested too deeply", because=f"at most {MAX_DEPTH} levels are taken",
-                       hint="a flatter one", param=param)
+    raise RequestError(
+        f"{param} is nested too deeply",
+        because=f"at most {MAX_DEPTH} levels are taken",
+        hint="a flatter one",
+        param=param,
+    )
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -42,14 +42,16 @@ class ForeignField:
     hint: str = ""
 
 
-def ignored(reason: str, *neutral: Any, example: Any = True,
-            origin: Literal["OpenAI", "vLLM", "both"] = "vLLM") -> ForeignField:
+def ignored(
+    reason: str, *neutral: Any, example: Any = True, origin: Literal["OpenAI", "vLLM", "both"] = "vLLM"
+) -> ForeignField:
     """A field that is taken without effect."""
     return ForeignField("ignored", reason, neutral, example, origin)
 
 
-def refused(reason: str, *neutral: Any, example: Any = True, origin: Literal["OpenAI", "vLLM", "both"] = "vLLM",
-            hint: str = "") -> ForeignField:
+def refused(
+    reason: str, *neutral: Any, example: Any = True, origin: Literal["OpenAI", "vLLM", "both"] = "vLLM", hint: str = ""
+) -> ForeignField:
     """A field that only its neutral values may have."""
     return ForeignField("refused", reason, neutral, example, origin, hint)
 

@@ -20,8 +20,16 @@ Conversation = list[dict[str, Any]]
 ProgressBar = bool | Callable[..., Any] | None
 """Whether to show one; None = on a terminal; or what makes it, called as `tqdm.tqdm` is."""
 
-_VLLM_GENERATE = frozenset({"lora_request", "prompt_adapter_request", "guided_options_request", "prompt_token_ids",
-                            "tokenization_kwargs", "mm_processor_kwargs"})
+_VLLM_GENERATE = frozenset(
+    {
+        "lora_request",
+        "prompt_adapter_request",
+        "guided_options_request",
+        "prompt_token_ids",
+        "tokenization_kwargs",
+        "mm_processor_kwargs",
+    }
+)
 _VLLM_CHAT = _VLLM_GENERATE | {"chat_template", "chat_template_content_format"}
 """Arguments of vLLM's methods that are taken where they say nothing."""
 
@@ -82,31 +90,54 @@ class LLM:
         """
         _refuse(others, "generate", _VLLM_GENERATE)
         if not isinstance(prompts, Iterable):
-            raise RequestError(f"prompts is {prompts!r}", because="prompts are texts or token ids",
-                               hint='a text, {"prompt_token_ids": [...]} or a list of those', param="prompts")
+            raise RequestError(
+                f"prompts is {prompts!r}",
+                because="prompts are texts or token ids",
+                hint='a text, {"prompt_token_ids": [...]} or a list of those',
+                param="prompts",
+            )
         items = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
         if items and isinstance(items[0], int):
-            raise RequestError("prompts is a list of ints", because="it could be one prompt or many",
-                               hint='{"prompt_token_ids": [...]} or a list of those', param="prompts")
+            raise RequestError(
+                "prompts is a list of ints",
+                because="it could be one prompt or many",
+                hint='{"prompt_token_ids": [...]} or a list of those',
+                param="prompts",
+            )
         return self._run(items, sampling_params, use_tqdm, priority, add_special_tokens=True)
 
-    def chat(self, messages: Conversation | Sequence[Conversation],
-             sampling_params: SamplingParams | Sequence[SamplingParams] | None = None, use_tqdm: ProgressBar = None, *,
-             tools: list[dict[str, Any]] | None = None, add_generation_prompt: bool = True,
-             continue_final_message: bool = False, chat_template_kwargs: Mapping[str, Any] | None = None,
-             **others: Any) -> list[RequestOutput]:
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: ProgressBar = None,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **others: Any,
+    ) -> list[RequestOutput]:
         """Answers one conversation or several, each a list of {"role", "content"}; arguments as `generate`."""
         if others.get("chat_template_content_format") == "auto":
             del others["chat_template_content_format"]  # vLLM's default, and what happens here
         _refuse(others, "chat", _VLLM_CHAT)
         if isinstance(messages, (str, Mapping)):
-            raise RequestError("messages is no list of messages", because="a conversation is a list",
-                               hint='[{"role": "user", "content": "..."}]', param="messages")
+            raise RequestError(
+                "messages is no list of messages",
+                because="a conversation is a list",
+                hint='[{"role": "user", "content": "..."}]',
+                param="messages",
+            )
         conversations: list[Any] = [messages] if messages and isinstance(messages[0], dict) else list(messages)
         prompts = [
-            self._engine.render_chat(conversation, tools=tools, add_generation_prompt=add_generation_prompt,
-                                     continue_final_message=continue_final_message,
-                                     chat_template_kwargs=chat_template_kwargs)
+            self._engine.render_chat(
+                conversation,
+                tools=tools,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                chat_template_kwargs=chat_template_kwargs,
+            )
             for conversation in conversations
         ]
         return self._run(prompts, sampling_params, use_tqdm, None, add_special_tokens=False)
@@ -150,8 +181,9 @@ class LLM:
                     self._engine.abort_all()
                 self._left_requests = True
                 order = [
-                    self._engine.add_request(prompt, prompt_params, priority=rank,
-                                             add_special_tokens=add_special_tokens)
+                    self._engine.add_request(
+                        prompt, prompt_params, priority=rank, add_special_tokens=add_special_tokens
+                    )
                     for prompt, prompt_params, rank in zip(prompts, params_list, priorities, strict=True)
                 ]
                 finished = self._drain(len(order), sys.stderr.isatty() if use_tqdm is None else use_tqdm)
@@ -167,9 +199,11 @@ class LLM:
     def _refuse_reentry(self) -> None:
         """Calls from several threads are served one after the other; one inside another, of the same thread, never."""
         if self._turn_of == threading.get_ident():
-            raise RequestError("this LLM is asked while it answers, by the same thread",
-                               because="a signal handler or a callback calls it in the middle of its own call",
-                               hint="the call after the first has returned")
+            raise RequestError(
+                "this LLM is asked while it answers, by the same thread",
+                because="a signal handler or a callback calls it in the middle of its own call",
+                hint="the call after the first has returned",
+            )
 
     def _per_prompt(
         self, name: str, params: SamplingParams | Sequence[SamplingParams] | None, count: int
@@ -181,11 +215,16 @@ class LLM:
         several = list(params) if isinstance(params, Sequence) else [params]
         for one in several:
             if not isinstance(one, SamplingParams):
-                raise RequestError(f"{name} is {one!r}", because=f"it is a {type(one).__name__}, not a SamplingParams",
-                                   hint="SamplingParams(...)", param=name)
+                raise RequestError(
+                    f"{name} is {one!r}",
+                    because=f"it is a {type(one).__name__}, not a SamplingParams",
+                    hint="SamplingParams(...)",
+                    param=name,
+                )
         if len(several) != count:
-            raise RequestError(f"{len(several)} {name} for {count} prompts", because="each prompt takes one",
-                               param=name)
+            raise RequestError(
+                f"{len(several)} {name} for {count} prompts", because="each prompt takes one", param=name
+            )
         return several
 
     def _drain(self, count: int, make_bar: bool | Callable[..., Any]) -> dict[str, RequestOutput]:
@@ -221,6 +260,9 @@ def _refuse(others: Mapping[str, Any], method: str, known: frozenset[str]) -> No
     """Raises RequestError for an argument that means something."""
     for name, value in others.items():
         if name not in known or value is not None:
-            raise RequestError(f"LLM.{method} has no argument {name!r}",
-                               because="it would change the answers" if name in known else "nobody reads it",
-                               hint=f"the call without {name}", param=name)
+            raise RequestError(
+                f"LLM.{method} has no argument {name!r}",
+                because="it would change the answers" if name in known else "nobody reads it",
+                hint=f"the call without {name}",
+                param=name,
+            )

@@ -141,8 +141,12 @@ class SamplingParams:
         given = {**dict(zip(names, args, strict=False)), **values}
         unknown = next((name for name in given if name not in names), None)
         if unknown is not None:
-            raise RequestError(f"{unknown}: unknown field", because="SamplingParams has no such field",
-                               hint="a field of SamplingParams", param=unknown)
+            raise RequestError(
+                f"{unknown}: unknown field",
+                because="SamplingParams has no such field",
+                hint="a field of SamplingParams",
+                param=unknown,
+            )
         return cls(**{name: value for name, value in given.items() if value is not None or name == "max_tokens"})
 
     def clone(self) -> SamplingParams:
@@ -171,8 +175,12 @@ class SamplingParams:
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise refused("allowed_token_ids", [], "at least one token id, or none at all")
         if self.stop and not self.detokenize:
-            raise RequestError("stop strings with detokenize=False", because="stop strings are looked for in the text",
-                               hint="stop_token_ids, or detokenize=True", param="stop")
+            raise RequestError(
+                "stop strings with detokenize=False",
+                because="stop strings are looked for in the text",
+                hint="stop_token_ids, or detokenize=True",
+                param="stop",
+            )
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -35,8 +35,12 @@ def loaded_by(code: str) -> set[str]:
 def imports_of(file: Path) -> Iterator[tuple[str, bool]]:
     """(top-level module, whether it is imported inside a function) of every import statement."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    inside = {id(node) for function in ast.walk(tree) if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-              for node in ast.walk(function)}
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -68,8 +72,14 @@ def test_import_quire_is_fast() -> None:
     assert times_us[0] < 300_000
 
 
-@pytest.mark.parametrize("code", ["from quire import LLM, SamplingParams", "import quire.engine.llm_engine",
-                                  "from quire.device.registry import list_devices"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from quire import LLM, SamplingParams",
+        "import quire.engine.llm_engine",
+        "from quire.device.registry import list_devices",
+    ],
+)
 def test_the_offline_engine_needs_no_server_package(code: str) -> None:
     assert not loaded_by(code) & (FRAMEWORKS | SERVER_ONLY | ON_DEMAND)
 

@@ -16,8 +16,13 @@ def test_a_figure_stands_beside_its_limit() -> None:
 def test_limits_that_were_not_measured_are_left_out() -> None:
     plain = MachineLimits(read_bytes_per_s=40e9, flops_per_s=240e9, description="2 threads")
     assert limits_line(plain) == "limits: read 40.0 GB/s, arithmetic 240 GFLOP/s (2 threads)"
-    full = MachineLimits(read_bytes_per_s=40e9, flops_per_s=480e9, single_stream_bytes_per_s=35e9,
-                         bf16_flops_per_s=960e9, int8_ops_per_s=1920e9)
+    full = MachineLimits(
+        read_bytes_per_s=40e9,
+        flops_per_s=480e9,
+        single_stream_bytes_per_s=35e9,
+        bf16_flops_per_s=960e9,
+        int8_ops_per_s=1920e9,
+    )
     assert "one stream a thread: 35.0" in limits_line(full)
     assert "bfloat16 960 GFLOP/s, int8 1920 Gop/s" in limits_line(full)
 

@@ -17,8 +17,13 @@ from comparison.rows import Row, process_rows, speed_rows
 from quire.device.capabilities import MachineLimits
 
 LIMITS = MachineLimits(read_bytes_per_s=40e9, flops_per_s=200e9, int8_ops_per_s=800e9)
-CONTENDERS = [Contender("quire", "bfloat16"), Contender("quire", "int4"), Contender("llama-cpp", "BF16"),
-              Contender("llama-cpp", "F16"), Contender("llama-cpp", "Q4_0")]
+CONTENDERS = [
+    Contender("quire", "bfloat16"),
+    Contender("quire", "int4"),
+    Contender("llama-cpp", "BF16"),
+    Contender("llama-cpp", "F16"),
+    Contender("llama-cpp", "Q4_0"),
+]
 
 
 def rows() -> list[Row]:
@@ -43,8 +48,13 @@ def test_figures_follow_from_times() -> None:
 
 def test_limits_follow_from_what_our_answer_reads_and_computes() -> None:
     decode, prefill, batch = rows()
-    answer = {"first_s": 1.0, "total_s": 2.0, "decode_bytes": 1e9, "prefill_operations": 512e9,
-              "batch_operations": 32 * 64e9}
+    answer = {
+        "first_s": 1.0,
+        "total_s": 2.0,
+        "decode_bytes": 1e9,
+        "prefill_operations": 512e9,
+        "batch_operations": 32 * 64e9,
+    }
     assert decode.limit(answer, LIMITS, 16) == 40
     assert prefill.limit(answer, LIMITS, 16) == 200
     assert prefill.limit(answer, LIMITS, 4) == 800
@@ -80,8 +90,10 @@ def test_without_a_peer_of_the_width_all_are_taken() -> None:
     assert only.standings()[0].best_peer == "llama-cpp BF16"
 
 
-@pytest.mark.parametrize(("name", "bits"), [("BF16", 16), ("bfloat16", 16), ("float32", 32), ("Q8_0", 8),
-                                            ("Q4_K_M", 4), ("int4_g32", 4), ("int8", 8)])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("BF16", 16), ("bfloat16", 16), ("float32", 32), ("Q8_0", 8), ("Q4_K_M", 4), ("int4_g32", 4), ("int8", 8)],
+)
 def test_bits_of_a_format(name: str, bits: int) -> None:
     assert Contender("x", name).bits == bits
 
@@ -95,8 +107,11 @@ def test_tables_and_chart_hold_every_figure() -> None:
     words = [element.text for element in chart.iter() if element.text and element.text.strip()]
     assert words[0] == "a & b"
     assert words.count("llama-cpp Q4_0") == len(results)
-    bars = [float(element.get("width", "0")) for element in chart.iter() if element.tag.endswith("rect")
-            and element.get("width") != "100%"]
+    bars = [
+        float(element.get("width", "0"))
+        for element in chart.iter()
+        if element.tag.endswith("rect") and element.get("width") != "100%"
+    ]
     assert len(bars) == len(results) * len(CONTENDERS)
     assert bars[0] / bars[4] == pytest.approx(30.5 / 1040.5, rel=0.01)
     assert json.loads(json.dumps(results[0].as_json()))["medians"]["quire int4"] == 60.5

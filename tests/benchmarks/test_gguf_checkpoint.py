@@ -20,10 +20,12 @@ from quire.sampling_params import SamplingParams  # noqa: E402
 
 
 def tokens_of(model: Path) -> list[int]:
-    engine = LLMEngine(EngineConfig(model=str(model), device="reference", max_model_len=64, skip_tokenizer_init=True,
-                                    dtype="bfloat16"))
-    engine.add_request({"prompt_token_ids": [5, 9, 300, 7]}, SamplingParams(temperature=0.0, max_tokens=8,
-                                                                            ignore_eos=True))
+    engine = LLMEngine(
+        EngineConfig(model=str(model), device="reference", max_model_len=64, skip_tokenizer_init=True, dtype="bfloat16")
+    )
+    engine.add_request(
+        {"prompt_token_ids": [5, 9, 300, 7]}, SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
+    )
     outputs = []
     while engine.has_unfinished():
         outputs += engine.step()
@@ -44,8 +46,13 @@ LLAMA = {
 }  # fmt: skip
 
 
-LLAMA3_SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                  "original_max_position_embeddings": 64}
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 @pytest.mark.parametrize("scaling", [None, LLAMA3_SCALING])
@@ -60,12 +67,19 @@ def test_llama_rows_and_frequencies(tmp_path: Path, scaling: dict | None) -> Non
     for i in range(2):
         block = f"model.layers.{i}"
         shapes |= {f"{block}.{name}.weight": (64,) for name in ("input_layernorm", "post_attention_layernorm")}
-        shapes |= {f"{block}.self_attn.{name}_proj.weight": (rows, 64) for name, rows in
-                   (("q", 64), ("k", 32), ("v", 32), ("o", 64))}
-        shapes |= {f"{block}.mlp.gate_proj.weight": (96, 64), f"{block}.mlp.up_proj.weight": (96, 64),
-                   f"{block}.mlp.down_proj.weight": (64, 96)}
-    tensors = {name: (random.standard_normal(shape) * 0.3 + (len(shape) == 1)).astype(ml_dtypes.bfloat16)
-               for name, shape in shapes.items()}
+        shapes |= {
+            f"{block}.self_attn.{name}_proj.weight": (rows, 64)
+            for name, rows in (("q", 64), ("k", 32), ("v", 32), ("o", 64))
+        }
+        shapes |= {
+            f"{block}.mlp.gate_proj.weight": (96, 64),
+            f"{block}.mlp.up_proj.weight": (96, 64),
+            f"{block}.mlp.down_proj.weight": (64, 96),
+        }
+    tensors = {
+        name: (random.standard_normal(shape) * 0.3 + (len(shape) == 1)).astype(ml_dtypes.bfloat16)
+        for name, shape in shapes.items()
+    }
     save_file(tensors, folder / "model.safetensors")
     write_bf16_gguf(folder, tmp_path / "llama.gguf")
     assert tokens_of(tmp_path / "llama.gguf") == tokens_of(folder)

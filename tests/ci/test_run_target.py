@@ -66,8 +66,10 @@ def test_a_failed_step_does_not_stop_the_others_and_is_not_forgotten(
     runner: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     python, file = sys.executable, tmp_path / "out.json"
-    steps = {"first": runner.Step("", ("{python} -c 'raise SystemExit(3)'",)),
-             "second": runner.Step("", ("{python} -c 'print(1)'",), "{results}/out.json")}
+    steps = {
+        "first": runner.Step("", ("{python} -c 'raise SystemExit(3)'",)),
+        "second": runner.Step("", ("{python} -c 'print(1)'",), "{results}/out.json"),
+    }
     target = runner.Target(name="t", hardware="", runner=(), steps=("first", "second"))
     found = runner.commands(target, steps, tmp_path)
     assert [command.words[0] for command in found] == [python, python]

@@ -36,8 +36,9 @@ def test_startup_is_of_fresh_processes(quire: Callable, on_fake: tuple[str, ...]
     ended = quire("bench", "startup", *on_fake, "--max-model-len", "64", "--repeats", "2", "--json", "-")
     assert ended.code == 0
     figures = {figure["name"]: figure for figure in json.loads(ended.out)["figures"]}
-    stages = [figures[f"start to {name}"]["value"] for name in ("interpreter and imports", "model loaded",
-                                                                "first token")]
+    stages = [
+        figures[f"start to {name}"]["value"] for name in ("interpreter and imports", "model loaded", "first token")
+    ]
     assert 0 < stages[0] < stages[1] < stages[2]
     assert figures["peak memory"]["limit"] > 0
     assert figures["private memory at the end"]["value"] < figures["peak memory"]["value"]
@@ -49,8 +50,9 @@ def test_startup_that_fails_is_an_error(quire: Callable) -> None:
     assert "a process that was to make one token failed" in ended.err
 
 
-def test_a_result_that_cannot_be_written_is_said_before_the_run(quire: Callable, tmp_path: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_cannot_be_written_is_said_before_the_run(
+    quire: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ran(*_: object, **__: object) -> None:
         raise AssertionError("it ran")
 

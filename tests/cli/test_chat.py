@@ -45,8 +45,9 @@ def test_model_as_first_word(quire: Callable, byte_model: Any) -> None:
     assert ended.out == "?@A\n"
 
 
-def test_an_interrupted_answer_stays_in_the_conversation(quire: Callable, on_fake: tuple[str, ...], prompts: list[str],
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_answer_stays_in_the_conversation(
+    quire: Callable, on_fake: tuple[str, ...], prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     step, calls = LLMEngine.step, iter(range(1000))
 
     def interrupted(engine: LLMEngine) -> Any:

@@ -69,8 +69,9 @@ def test_a_wrong_line_is_one_line_and_the_talk_goes_on(chat: Callable, line: str
 
 
 def test_settings_are_listed_set_and_reset(chat: Callable) -> None:
-    ended = chat("/set", "/set max_tokens 5", "a", "/set stop C", "a", "/set max-tokens default", "/set stop default",
-                 "a")
+    ended = chat(
+        "/set", "/set max_tokens 5", "a", "/set stop C", "a", "/set max-tokens default", "/set stop default", "a"
+    )
     assert ended.out == "?@ABC\n?@AB\n?@A\n"
     assert all(f"\n{name} " in ended.err for name in READERS)
     assert "stopped after 5 tokens (--max-tokens; /set max_tokens N" in ended.err

@@ -53,8 +53,9 @@ def executed(folder: Path) -> list[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_executes_what_lies_there(command: str, hostile: Path, byte_model: Path) -> None:
     words = [word.format(model=byte_model) for word in COMMANDS[command]]
-    ended = subprocess.run([*QUIRE, *words], cwd=hostile, input="a\n", capture_output=True, text=True, timeout=120,
-                           check=False)
+    ended = subprocess.run(
+        [*QUIRE, *words], cwd=hostile, input="a\n", capture_output=True, text=True, timeout=120, check=False
+    )
     assert executed(hostile) == []
     assert ended.returncode == 0, ended.stderr
 
@@ -80,8 +81,12 @@ def test_a_path_of_the_environment_brings_it_in_for_no_child(hostile: Path, monk
         monkeypatch.setenv("PYTHONPATH", path)
         environment = python_environment()
         grandchild = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import numpy, json, yaml'])"
-        subprocess.run([*python_command("x")[:2], "-c", f"import numpy, json; {grandchild}"], env=environment,
-                       capture_output=True, check=True)
+        subprocess.run(
+            [*python_command("x")[:2], "-c", f"import numpy, json; {grandchild}"],
+            env=environment,
+            capture_output=True,
+            check=True,
+        )
         assert executed(hostile) == []
         kept = environment.get("PYTHONPATH", "")
         assert (str(hostile / "below") in kept) == ("below" in path)
@@ -93,6 +98,13 @@ def test_a_command_leaves_it_before_it_imports_more(hostile: Path, byte_model: P
         if name not in ("numpy", "zmq", "msgspec", "tokenizers", "jinja2", "regex", "ml_dtypes", "tqdm"):
             (hostile / f"{name}.py").unlink()
     words = ["generate", "--model", str(byte_model), *MODEL, "--max-tokens", "2", "a"]
-    ended = subprocess.run([*QUIRE, *words], cwd=hostile, env={**os.environ, "PYTHONPATH": ":"}, capture_output=True,
-                           text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        [*QUIRE, *words],
+        cwd=hostile,
+        env={**os.environ, "PYTHONPATH": ":"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (ended.returncode, executed(hostile)) == (0, []), ended.stderr

@@ -98,8 +98,9 @@ def test_a_missing_template_is_announced_once(quire: Callable, on_fake: tuple[st
 
 
 def test_answers_have_a_cap_unless_it_is_lifted(quire: Callable, on_fake: tuple[str, ...], tmp_path: Path) -> None:
-    wide = copied(on_fake, tmp_path / "wide", "config.json", '"max_position_embeddings": 1024',
-                  '"max_position_embeddings": 1300')
+    wide = copied(
+        on_fake, tmp_path / "wide", "config.json", '"max_position_embeddings": 1024', '"max_position_embeddings": 1300'
+    )
     long = ("generate", "a", "--raw", *wide, "--temperature", "0", "--ignore-eos")
     assert quire(*long).err == "stopped after 1024 tokens (--max-tokens N; 0 = no cap)\n"
     full = quire(*long, "--max-tokens", "0").err
@@ -122,8 +123,9 @@ def test_utf8_that_was_read_as_ascii_is_mended(quire: Callable, on_fake: tuple[s
 
 
 @pytest.mark.parametrize("words", [("generate", "a"), ("chat",)])
-def test_ctrl_c_while_the_model_is_loaded(quire: Callable, on_fake: tuple[str, ...], words: tuple[str, ...],
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_the_model_is_loaded(
+    quire: Callable, on_fake: tuple[str, ...], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -40,8 +40,9 @@ def test_inspect_the_demo_model(quire: Callable) -> None:
     )
 
 
-@pytest.mark.parametrize(("flag", "value"), [
-    ("--context", "0"), ("--memory-gib", "0"), ("--memory-gib", "nan"), ("--num-kv-blocks", "7")])
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--context", "0"), ("--memory-gib", "0"), ("--memory-gib", "nan"), ("--num-kv-blocks", "7")]
+)
 def test_inspect_refuses_what_it_cannot_use(quire: Callable, flag: str, value: str) -> None:
     ended = quire("inspect", "demo", "--device", "reference", flag, value)
     assert (ended.code, ended.out) == (2, "")

@@ -168,16 +168,31 @@ def test_an_output_that_takes_nothing_is_no_traceback(byte_model: Path, target: 
     words = ["generate", "a", "--model", str(byte_model), "--device", "fake", "--load-format", "dummy"]
     command = [*QUIRE, *words]
     redirect = ">&-" if target == "closed" else f"> {target}"
-    ended = subprocess.run(["sh", "-c", f'"$@" {redirect}', "sh", *command], stderr=subprocess.PIPE, text=True,
-                           timeout=60, check=False)
+    ended = subprocess.run(
+        ["sh", "-c", f'"$@" {redirect}', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
     assert (ended.returncode, "Traceback" in ended.stderr, "Exception" in ended.stderr) == (code, False, False)
 
 
 def test_text_that_the_output_cannot_hold_is_replaced(byte_model: Path) -> None:
-    words = ["generate", "\u00e3", "--raw", "--model", str(byte_model), "--device", "fake", "--load-format", "dummy",
-             "--temperature", "0", "--max-tokens", "40"]
-    ended = subprocess.run([*QUIRE, *words], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"},
-                           timeout=60, check=False)
+    words = [
+        "generate",
+        "\u00e3",
+        "--raw",
+        "--model",
+        str(byte_model),
+        "--device",
+        "fake",
+        "--load-format",
+        "dummy",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "40",
+    ]
+    ended = subprocess.run(
+        [*QUIRE, *words], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, timeout=60, check=False
+    )
     assert (ended.returncode, b"?" in ended.stdout, b"Traceback" in ended.stderr) == (0, True, False)
 
 

@@ -11,7 +11,7 @@ from quire.errors import ConfigError
 
 LINE = (
     "serve demo --trust-remote-code --enforce-eager --swap-space 4 --cpu-offload-gb=0 --no-enable-chunked-prefill "
-    "--limit-mm-per-prompt {\"image\":1} --gpu-memory-utilization 0.5 --served-model-name x --disable-log-requests"
+    '--limit-mm-per-prompt {"image":1} --gpu-memory-utilization 0.5 --served-model-name x --disable-log-requests'
 )
 
 

@@ -78,8 +78,10 @@ def build_model() -> ModelGraph:
         layers=(_layer(0, "full", 0, 0), _layer(1, "sliding", 0, WINDOW)),
         heads={"logits": _head()},
         axes={"heads": Axis(HEADS), "kv_heads": Axis(KV_HEADS), "mlp": Axis(MLP), "vocab": Axis(VOCAB)},
-        kv_groups={"full": KVGroupSpec("full", 0, arrays, 1, "kv"),
-                   "sliding": KVGroupSpec("sliding", WINDOW, arrays, 1, "kv")},
+        kv_groups={
+            "full": KVGroupSpec("full", 0, arrays, 1, "kv"),
+            "sliding": KVGroupSpec("sliding", WINDOW, arrays, 1, "kv"),
+        },
     )
 
 
@@ -103,17 +105,28 @@ class RandomWeights:
 
 def make_plan(model: ModelGraph | None = None, **changes: object) -> ExecutorPlan:
     plan = ExecutorPlan(
-        model=model or build_model(), weight_dtype="float32", act_dtype="float32", kv_dtype="float32",
-        block_size=BLOCK, max_model_len=64, max_num_batched_tokens=64, max_num_seqs=8, max_logits_rows=3,
+        model=model or build_model(),
+        weight_dtype="float32",
+        act_dtype="float32",
+        kv_dtype="float32",
+        block_size=BLOCK,
+        max_model_len=64,
+        max_num_batched_tokens=64,
+        max_num_seqs=8,
+        max_logits_rows=3,
         return_logits=True,
     )
     return replace(plan, **changes)  # type: ignore[arg-type]
 
 
 def greedy(num_rows: int, position: Sequence[int]) -> SamplingBatch:
-    return SamplingBatch(rows=np.arange(num_rows, dtype=np.int32), temperature=np.zeros(num_rows, np.float32),
-                         seed=np.zeros(num_rows, np.uint64), sequence_index=np.zeros(num_rows, np.uint32),
-                         position=np.array(position, np.int32))
+    return SamplingBatch(
+        rows=np.arange(num_rows, dtype=np.int32),
+        temperature=np.zeros(num_rows, np.float32),
+        seed=np.zeros(num_rows, np.uint64),
+        sequence_index=np.zeros(num_rows, np.uint32),
+        position=np.array(position, np.int32),
+    )
 
 
 @dataclass
@@ -138,14 +151,23 @@ class Driver:
         lengths = [n for _, n in chunks]
         ends = np.cumsum([0, *lengths]).astype(np.int32)
         width = max(len(table) for seq, _ in chunks for table in seq.tables.values())
-        groups = {name: GroupBatch(np.array([seq.tables[name] + [-1] * (width - len(seq.tables[name]))
-                                             for seq, _ in chunks], np.int32)) for name in chunks[0][0].tables}
-        sampling = replace(greedy(len(chunks), [seq.num_computed + n for seq, n in chunks]),
-                           rows=(ends[1:] - 1).astype(np.int32))
+        groups = {
+            name: GroupBatch(
+                np.array([seq.tables[name] + [-1] * (width - len(seq.tables[name])) for seq, _ in chunks], np.int32)
+            )
+            for name in chunks[0][0].tables
+        }
+        sampling = replace(
+            greedy(len(chunks), [seq.num_computed + n for seq, n in chunks]), rows=(ends[1:] - 1).astype(np.int32)
+        )
         values = {
-            "step": self.steps, "query_start_loc": ends, "groups": groups, "sampling": sampling,
-            "token_ids": np.array([t for seq, n in chunks
-                                   for t in seq.tokens[seq.num_computed : seq.num_computed + n]], np.int32),
+            "step": self.steps,
+            "query_start_loc": ends,
+            "groups": groups,
+            "sampling": sampling,
+            "token_ids": np.array(
+                [t for seq, n in chunks for t in seq.tokens[seq.num_computed : seq.num_computed + n]], np.int32
+            ),
             "num_computed": np.array([seq.num_computed for seq, _ in chunks], np.int32),
             "prev_row": np.full(len(chunks), -1, np.int32),
             "logits_indices": np.arange(ends[-1], dtype=np.int32),

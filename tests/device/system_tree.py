@@ -16,7 +16,8 @@ def system_tree(root: Path, *, group: str, mounts: str, files: Mapping[str, Mapp
     process = root / "proc/self"
     process.mkdir(parents=True)
     (root / "proc/meminfo").write_text(
-        f"MemTotal:       {HOST_BYTES // 1024} kB\nMemFree: 12 kB\nMemAvailable:   {HOST_AVAILABLE // 1024} kB\n")
+        f"MemTotal:       {HOST_BYTES // 1024} kB\nMemFree: 12 kB\nMemAvailable:   {HOST_AVAILABLE // 1024} kB\n"
+    )
     (process / "cgroup").write_text(group)
     (process / "mountinfo").write_text(f"23 28 0:21 / /sys rw - sysfs sysfs rw\n{mounts}\n")
     for folder, contents in files.items():
@@ -30,8 +31,10 @@ def system_tree(root: Path, *, group: str, mounts: str, files: Mapping[str, Mapp
 def v1_mounts(*, seen: str = "/", joined: bool = True) -> str:
     """Mounts of version 1; processors have one mount as "cpu,cpuacct" or one of their own."""
     processors = "cpu,cpuacct" if joined else "cpu"
-    return "\n".join(f"{40 + number} 23 0:3{number} {seen} /sys/fs/cgroup/{name} rw shared:9 - cgroup cgroup rw,{name}"
-                     for number, name in enumerate((processors, "cpuset", "memory")))
+    return "\n".join(
+        f"{40 + number} 23 0:3{number} {seen} /sys/fs/cgroup/{name} rw shared:9 - cgroup cgroup rw,{name}"
+        for number, name in enumerate((processors, "cpuset", "memory"))
+    )
 
 
 def unlimited_v1(**others: object) -> dict[str, object]:

@@ -17,8 +17,12 @@ def _i32(*values: int) -> np.ndarray:
 def _batch() -> StepBatch:
     """Two tokens of a sequence with 3 computed, three of a new one; blocks of 4."""
     return StepBatch(
-        step=0, token_ids=_i32(5, 6, 7, 8, 9), query_start_loc=_i32(0, 2, 5), num_computed=_i32(3, 0),
-        prev_row=_i32(-1, -1), groups={"full": GroupBatch(np.array([[8, 2], [-1, 6]], np.int32))},
+        step=0,
+        token_ids=_i32(5, 6, 7, 8, 9),
+        query_start_loc=_i32(0, 2, 5),
+        num_computed=_i32(3, 0),
+        prev_row=_i32(-1, -1),
+        groups={"full": GroupBatch(np.array([[8, 2], [-1, 6]], np.int32))},
         logits_indices=_i32(1, 4),
     )
 

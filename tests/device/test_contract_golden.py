@@ -26,7 +26,8 @@ def test_the_contract_is_as_written_down(signatures: ModuleType) -> None:
     gone, new = sorted(set(written) - set(now)), sorted(set(now) - set(written))
     assert written == now, (
         f"the contract changed.\ngone: {gone}\nnew: {new}\nIf that is meant: raise CONTRACT_VERSION, write it into the"
-        " guide for authors of backends, and run python tools/contract_signatures.py --write")
+        " guide for authors of backends, and run python tools/contract_signatures.py --write"
+    )
 
 
 def test_every_exported_name_is_written_down() -> None:

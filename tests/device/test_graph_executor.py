@@ -98,8 +98,9 @@ def test_block_copies_happen_first(tiny: ModuleType) -> None:
     driver.step([(line, 10)])
     fork = _line(tiny, PROMPT, {"full": [11, 12, 13, 14, 15], "sliding": [16, 17, 18, 19, 0]})
     fork.num_computed = 10
-    copies = {group: np.array(list(zip(TABLES[group][:3], fork.tables[group][:3], strict=True)), np.int32)
-              for group in TABLES}
+    copies = {
+        group: np.array(list(zip(TABLES[group][:3], fork.tables[group][:3], strict=True)), np.int32) for group in TABLES
+    }
     driver.step([(fork, 7)], copies=copies)
     np.testing.assert_array_equal(driver.logits_of(fork), _run(tiny, [17])[10:])
 
@@ -239,8 +240,11 @@ def test_groups_of_one_pool_share_storage(tiny: ModuleType) -> None:
 
 def _weight_bytes(tiny: ModuleType) -> dict[str, int]:
     plan = tiny.make_plan()
-    return dict(GraphExecutor(ReferenceLibrary(), plan).load(tiny.RandomWeights(plan.model),
-                                                            lambda done, total: None).bytes_by_purpose)
+    return dict(
+        GraphExecutor(ReferenceLibrary(), plan)
+        .load(tiny.RandomWeights(plan.model), lambda done, total: None)
+        .bytes_by_purpose
+    )
 
 
 def test_a_pool_without_blocks_is_named(tiny: ModuleType) -> None:

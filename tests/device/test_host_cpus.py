@@ -39,20 +39,34 @@ def test_a_system_that_pins_nothing(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert available_cpus() == 1
 
 
-@pytest.mark.parametrize(("quota", "cpus"), [
-    ("max 100000", 16), ("400000 100000", 4), ("150000 100000", 2), ("20000 100000", 1), ("1000 1000000", 1),
-    ("9900000 100000", 16), ("100000 0", 16), ("nonsense", 16),
-])
+@pytest.mark.parametrize(
+    ("quota", "cpus"),
+    [
+        ("max 100000", 16),
+        ("400000 100000", 4),
+        ("150000 100000", 2),
+        ("20000 100000", 1),
+        ("1000 1000000", 1),
+        ("9900000 100000", 16),
+        ("100000 0", 16),
+        ("nonsense", 16),
+    ],
+)
 def test_a_quota_of_version_2(root: Path, quota: str, cpus: int) -> None:
     v2(root, {"": {"cpu.max": quota}})
     assert available_cpus() == cpus
 
 
 def test_quotas_of_all_groups_above_count(root: Path) -> None:
-    v2(root, {"kubepods.slice": {"cpu.max": "300000 100000"},
-              "kubepods.slice/pod.slice": {"cpu.max": "max 100000"},
-              "kubepods.slice/pod.slice/cri-1.scope": {"cpu.max": "800000 100000"}},
-       group="/kubepods.slice/pod.slice/cri-1.scope")
+    v2(
+        root,
+        {
+            "kubepods.slice": {"cpu.max": "300000 100000"},
+            "kubepods.slice/pod.slice": {"cpu.max": "max 100000"},
+            "kubepods.slice/pod.slice/cri-1.scope": {"cpu.max": "800000 100000"},
+        },
+        group="/kubepods.slice/pod.slice/cri-1.scope",
+    )
     assert available_cpus() == 3
 
 
@@ -60,9 +74,12 @@ def test_quotas_of_all_groups_above_count(root: Path) -> None:
 @pytest.mark.parametrize("joined", [True, False])
 def test_a_quota_of_version_1(root: Path, joined: bool, quota: int, cpus: int) -> None:
     processors = "cpu,cpuacct" if joined else "cpu"
-    system_tree(root, group=f"4:{processors}:/docker/1\n6:memory:/docker/1\n",
-                mounts=v1_mounts(seen="/docker/1", joined=joined),
-                files={processors: {"cpu.cfs_quota_us": quota, "cpu.cfs_period_us": 100000}})
+    system_tree(
+        root,
+        group=f"4:{processors}:/docker/1\n6:memory:/docker/1\n",
+        mounts=v1_mounts(seen="/docker/1", joined=joined),
+        files={processors: {"cpu.cfs_quota_us": quota, "cpu.cfs_period_us": 100000}},
+    )
     assert available_cpus() == cpus
 
 

@@ -34,8 +34,17 @@ def test_a_system_that_says_nothing(root: Path) -> None:
 
 
 def test_a_container_of_its_own_names(root: Path) -> None:
-    v2(root, {"": {"memory.max": 8 * GIB, "memory.high": "max", "memory.current": 3 * GIB,
-                   "memory.stat": f"anon 12\nactive_file 500\ninactive_file {GIB}"}})
+    v2(
+        root,
+        {
+            "": {
+                "memory.max": 8 * GIB,
+                "memory.high": "max",
+                "memory.current": 3 * GIB,
+                "memory.stat": f"anon 12\nactive_file 500\ninactive_file {GIB}",
+            }
+        },
+    )
     assert host_memory() == (8 * GIB, 6 * GIB)
 
 
@@ -51,11 +60,16 @@ def test_a_group_is_slowed_down_before_its_limit(root: Path) -> None:
 
 def test_limits_of_all_groups_above_count(root: Path) -> None:
     """A user's systemd slice: the smallest total and the smallest rest are of two groups."""
-    v2(root, {"": {},
-              "user.slice": {"memory.max": 4 * GIB, "memory.current": 3.5 * GIB},
-              "user.slice/user-1.slice": {"memory.max": "max", "memory.current": 1},
-              "user.slice/user-1.slice/app.scope": {"memory.max": 2 * GIB, "memory.current": GIB}},
-       group="/user.slice/user-1.slice/app.scope")
+    v2(
+        root,
+        {
+            "": {},
+            "user.slice": {"memory.max": 4 * GIB, "memory.current": 3.5 * GIB},
+            "user.slice/user-1.slice": {"memory.max": "max", "memory.current": 1},
+            "user.slice/user-1.slice/app.scope": {"memory.max": 2 * GIB, "memory.current": GIB},
+        },
+        group="/user.slice/user-1.slice/app.scope",
+    )
     (root / "sys/fs/cgroup/user.slice/memory.current").write_text(f"{7 * GIB // 2}\n")
     assert host_memory() == (2 * GIB, GIB // 2)
 
@@ -68,9 +82,18 @@ def test_a_group_that_used_more_than_its_limit_has_nothing_left(root: Path) -> N
 def test_docker_with_version_1(root: Path) -> None:
     """The group has the host's name, and the mount shows that group only."""
     group = "/docker/0a1b"
-    system_tree(root, group=f"6:memory:{group}\n4:cpu,cpuacct:{group}\n", mounts=v1_mounts(seen=group),
-                files={"memory": {"memory.limit_in_bytes": 3 * GIB, "memory.usage_in_bytes": 2 * GIB,
-                                  "memory.stat": f"inactive_file 7\ntotal_inactive_file {GIB}"}})
+    system_tree(
+        root,
+        group=f"6:memory:{group}\n4:cpu,cpuacct:{group}\n",
+        mounts=v1_mounts(seen=group),
+        files={
+            "memory": {
+                "memory.limit_in_bytes": 3 * GIB,
+                "memory.usage_in_bytes": 2 * GIB,
+                "memory.stat": f"inactive_file 7\ntotal_inactive_file {GIB}",
+            }
+        },
+    )
     assert host_memory() == (3 * GIB, 2 * GIB)
 
 
@@ -83,18 +106,28 @@ def test_version_1_knows_limits_of_groups_that_are_not_seen(root: Path) -> None:
     """A pod's limit stands in a group above the container's, which its mount does not show."""
     group = "/kubepods/burstable/pod1/c2"
     stat = f"cache 1\nhierarchical_memory_limit {5 * GIB}\ntotal_inactive_file 0"
-    system_tree(root, group=f"6:memory:{group}\n", mounts=v1_mounts(seen=group),
-                files={"memory": unlimited_v1(**{"memory.stat": stat, "memory.usage_in_bytes": GIB})})
+    system_tree(
+        root,
+        group=f"6:memory:{group}\n",
+        mounts=v1_mounts(seen=group),
+        files={"memory": unlimited_v1(**{"memory.stat": stat, "memory.usage_in_bytes": GIB})},
+    )
     assert host_memory() == (5 * GIB, 4 * GIB)
 
 
 def test_both_versions_at_once(root: Path) -> None:
     """The hybrid layout: memory is of version 1, though version 2 is mounted and has a group too."""
     mounts = v1_mounts() + "\n50 23 0:40 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"
-    system_tree(root, group="6:memory:/a/b\n0::/a\n", mounts=mounts,
-                files={"memory/a/b": unlimited_v1(),
-                       "memory/a": {"memory.limit_in_bytes": 6 * GIB, "memory.usage_in_bytes": GIB},
-                       "unified/a": {"cgroup.procs": ""}})
+    system_tree(
+        root,
+        group="6:memory:/a/b\n0::/a\n",
+        mounts=mounts,
+        files={
+            "memory/a/b": unlimited_v1(),
+            "memory/a": {"memory.limit_in_bytes": 6 * GIB, "memory.usage_in_bytes": GIB},
+            "unified/a": {"cgroup.procs": ""},
+        },
+    )
     assert host_memory() == (6 * GIB, 5 * GIB)
 
 

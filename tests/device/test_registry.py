@@ -58,8 +58,16 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
     monkeypatch.setattr(registry, "entry_points", only_temporary)
 
-    def write(name: str, source: str = GOOD, *, package: str | None = None, available: bool = True, reason: str = "",
-              priority: int = 0, contract: tuple[int, int] = CONTRACT_VERSION) -> None:
+    def write(
+        name: str,
+        source: str = GOOD,
+        *,
+        package: str | None = None,
+        available: bool = True,
+        reason: str = "",
+        priority: int = 0,
+        contract: tuple[int, int] = CONTRACT_VERSION,
+    ) -> None:
         package = package or f"tmp-{name}"
         module = _module(package, tmp_path)
         text = textwrap.dedent(source)
@@ -96,8 +104,9 @@ def test_an_executor_that_is_nothing_breaks_the_contract(install: Install) -> No
 
 
 @pytest.mark.parametrize(("feature", "attrs"), [("sinks", {}), ("alibi", {"alibi": 8.0})])
-def test_a_feature_of_an_op_that_came_later_is_not_left_out_silently(install: Install, feature: str,
-                                                                    attrs: dict[str, float]) -> None:
+def test_a_feature_of_an_op_that_came_later_is_not_left_out_silently(
+    install: Install, feature: str, attrs: dict[str, float]
+) -> None:
     install("alpha")  # declares no op_features, as a backend that was written before they were
     part = _attention_layer(feature == "sinks", **attrs)
     plan = make_plan(block_size=16)
@@ -127,11 +136,14 @@ def test_an_absent_device_says_why(install: Install) -> None:
         resolve_device("alpha")
 
 
-@pytest.mark.parametrize(("contract", "word"), [
-    ((CONTRACT_VERSION[0] + 1, 0), "newer"),
-    ((CONTRACT_VERSION[0], CONTRACT_VERSION[1] + 1), "newer"),
-    ((CONTRACT_VERSION[0] - 1, 9), "older"),
-])
+@pytest.mark.parametrize(
+    ("contract", "word"),
+    [
+        ((CONTRACT_VERSION[0] + 1, 0), "newer"),
+        ((CONTRACT_VERSION[0], CONTRACT_VERSION[1] + 1), "newer"),
+        ((CONTRACT_VERSION[0] - 1, 9), "older"),
+    ],
+)
 def test_another_contract_is_refused_in_one_line(install: Install, contract: tuple[int, int], word: str) -> None:
     install("alpha", contract=contract)
     with pytest.raises(ContractError, match=f"the backend is {word}") as caught:
@@ -152,27 +164,40 @@ def test_an_import_failure_is_a_reason(install: Install) -> None:
 
 
 def test_hooks_that_do_not_fit_are_named(install: Install) -> None:
-    install("extra", GOOD.format(available=True, reason="", priority=0, contract=(1, 0)) + """
+    install(
+        "extra",
+        GOOD.format(available=True, reason="", priority=0, contract=(1, 0))
+        + """
     @hookimpl
     def quire_fly(device):
         return 1
-""")
-    install("wrong", """
+""",
+    )
+    install(
+        "wrong",
+        """
     from quire.device import hookimpl
 
     @hookimpl
     def quire_probe(device, altitude):
         return None
-""")
-    install("partial", """
+""",
+    )
+    install(
+        "partial",
+        """
     from quire.device import DeviceReport, hookimpl
 
     @hookimpl
     def quire_probe(device):
         return DeviceReport(available=True)
-""")
-    for name, match in (("extra", "quire_fly"), ("wrong", "altitude"),
-                        ("partial", "does not implement quire_capabilities, quire_create_executor")):
+""",
+    )
+    for name, match in (
+        ("extra", "quire_fly"),
+        ("wrong", "altitude"),
+        ("partial", "does not implement quire_capabilities, quire_create_executor"),
+    ):
         with pytest.raises(ContractError, match=match):
             resolve_device(name)
     assert all(not row.report.available for row in list_devices())
@@ -253,12 +278,16 @@ def test_capabilities_that_fail_are_the_backends_fault(install: Install) -> None
 
 
 def test_a_stated_contract_is_checked_before_any_hook_is_called(install: Install) -> None:
-    source = GOOD.format(available=True, reason="", priority=0, contract=(1, 0)).replace(
-        "return DeviceReport", "raise AssertionError; return DeviceReport").replace(
-        "ops=frozenset()", "ops=frozenset(), teleport=True")
-    for name, stated, match in (("newer", "(1, 99)", r"speaks contract 1\.99, this Quire speaks 1\.1\n.*newer"),
-                                ("older", "(0, 9)", r"speaks contract 0\.9.*\n.*older"),
-                                ("text", "'1.0'", "is a pair")):
+    source = (
+        GOOD.format(available=True, reason="", priority=0, contract=(1, 0))
+        .replace("return DeviceReport", "raise AssertionError; return DeviceReport")
+        .replace("ops=frozenset()", "ops=frozenset(), teleport=True")
+    )
+    for name, stated, match in (
+        ("newer", "(1, 99)", r"speaks contract 1\.99, this Quire speaks 1\.1\n.*newer"),
+        ("older", "(0, 9)", r"speaks contract 0\.9.*\n.*older"),
+        ("text", "'1.0'", "is a pair"),
+    ):
         install(name, source + f"\n    QUIRE_CONTRACT = {stated}\n")
         with pytest.raises(ContractError, match=match) as caught:
             resolve_device(name)

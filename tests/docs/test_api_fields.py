@@ -32,8 +32,11 @@ def tool() -> ModuleType:
 def rows(page: str, title: str) -> dict[str, list[str]]:
     """The rows of a section's table: first cell -> the others."""
     section = page.split(f"## {title}\n")[1].split("\n## ")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines()
-             if line.startswith("| `")]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in section.splitlines()
+        if line.startswith("| `")
+    ]
     return {first.strip("| `"): others for first, *others in cells}
 
 

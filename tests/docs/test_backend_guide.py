@@ -28,7 +28,8 @@ def install(folder: Path) -> list[tuple[int, str]]:
     metadata = folder / f"{project['name']}-{project['version']}.dist-info"
     metadata.mkdir()
     metadata.joinpath("METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
     entries = [f"{name} = {value}" for name, value in project["entry-points"]["quire.backends"].items()]
     metadata.joinpath("entry_points.txt").write_text("\n".join(["[quire.backends]", *entries]) + "\n")
     rest = []
@@ -50,18 +51,34 @@ def test_every_block_runs(tmp_path: Path) -> None:
     scripts = install(tmp_path)
     assert len(scripts) >= 8
     runner = "".join(f"{execute(line, text)}\n" for line, text in scripts)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
-                   "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    ended = subprocess.run([sys.executable, "-c", f"names = {{'__name__': 'guide'}}\n{runner}print('all blocks ran')"],
-                           cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        "OPENBLAS_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", f"names = {{'__name__': 'guide'}}\n{runner}print('all blocks ran')"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.endswith("all blocks ran\n")
 
 
 def test_a_block_that_fails_is_named_by_its_line(tmp_path: Path) -> None:
     """So that the test above cannot pass by running nothing."""
-    ended = subprocess.run([sys.executable, "-c", f"names = {{}}\n{execute(7, 'assert False')}"], cwd=tmp_path,
-                           capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", f"names = {{}}\n{execute(7, 'assert False')}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.returncode == 1
     assert "backend-guide.md" in ended.stderr
     assert "line 7" in ended.stderr

@@ -18,8 +18,15 @@ FLAGS = (Path(__file__).parents[1] / "cli" / "flags.txt").read_text(encoding="ut
 def test_python_blocks_run_in_order(tmp_path: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 4
-    ended = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True,
-                           env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=120, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        timeout=120,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stderr
     assert "A KV cache is" in ended.stdout
 
@@ -34,8 +41,12 @@ def test_flags_exist() -> None:
 
 def test_devices_exist() -> None:
     section = TEXT.split("## Devices")[1].split("\n## ")[0]
-    named = [name for line in section.splitlines() if line.startswith("| `")
-             for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+    named = [
+        name
+        for line in section.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
     assert {"cpu", "cuda", "rocm", "torch", "tpu", "reference", "fake"} == set(named)
     assert set(named) <= set(device_names())
 

@@ -27,10 +27,22 @@ def result(device: str, *cases: dict[str, Any], levels: tuple[str, ...] = ("L2",
     def count(level: str, status: str) -> int:
         return sum(c["name"].startswith(level) and c["status"] == status for c in cases)
 
-    return {"schema": 1, "device": device, "cases": list(cases), "run": {"hardware": "a chip"},
-            "levels": {level: {"passed": count(level, "passed"), "failed": count(level, "failed"),
-                               "gap": count(level, "gap"), "unexpected_pass": count(level, "unexpected pass"),
-                               "not_applicable": count(level, "not applicable")} for level in levels}}
+    return {
+        "schema": 1,
+        "device": device,
+        "cases": list(cases),
+        "run": {"hardware": "a chip"},
+        "levels": {
+            level: {
+                "passed": count(level, "passed"),
+                "failed": count(level, "failed"),
+                "gap": count(level, "gap"),
+                "unexpected_pass": count(level, "unexpected pass"),
+                "not_applicable": count(level, "not applicable"),
+            }
+            for level in levels
+        },
+    }
 
 
 @pytest.fixture
@@ -70,7 +82,7 @@ def test_check_notices_another_page(tool: ModuleType, tmp_path: Path, capsys: py
 def test_a_target_without_a_result_is_untested_everywhere(written: Any) -> None:
     page = written()
     for title in ("Levels of the kit", "Dtypes", "Models", "Serving"):
-        assert set(row(page, title, "cuda-sm_90")[3 if title.startswith("Levels") else 1:]) == {"untested"}
+        assert set(row(page, title, "cuda-sm_90")[3 if title.startswith("Levels") else 1 :]) == {"untested"}
     assert "`cuda-sm_90`" in page.split("Untested, every op:")[1].splitlines()[0]
 
 
@@ -83,9 +95,14 @@ def test_a_level_that_was_not_run_is_untested(written: Any) -> None:
 
 
 def test_one_failure_marks_the_op_the_level_and_the_list(written: Any) -> None:
-    page = written(cpu_avx2=result("cpu", case("L2/linear/square/act=float32", "passed"),
-                                   case("L2/linear/odd/act=float32", "failed", "error 3, at most\n1e-5 is allowed"),
-                                   case("L2/add/plain/act=float32", "passed")))
+    page = written(
+        cpu_avx2=result(
+            "cpu",
+            case("L2/linear/square/act=float32", "passed"),
+            case("L2/linear/odd/act=float32", "failed", "error 3, at most\n1e-5 is allowed"),
+            case("L2/add/plain/act=float32", "passed"),
+        )
+    )
     assert row(page, "Levels of the kit", "cpu-avx2")[5] == "**2 of 3**"
     assert row(page, "Ops", "linear")[1] == "**fail**"
     assert row(page, "Ops", "add")[1] == "pass"
@@ -93,17 +110,27 @@ def test_one_failure_marks_the_op_the_level_and_the_list(written: Any) -> None:
 
 
 def test_a_gap_is_neither_a_pass_nor_hidden(written: Any) -> None:
-    page = written(torch_cpu=result("torch", case("L2/experts/a", "gap", "no grouped kernel"),
-                                    case("L2/experts/b", "gap", "no grouped kernel"), case("L2/add/a", "passed")))
+    page = written(
+        torch_cpu=result(
+            "torch",
+            case("L2/experts/a", "gap", "no grouped kernel"),
+            case("L2/experts/b", "gap", "no grouped kernel"),
+            case("L2/add/a", "passed"),
+        )
+    )
     assert row(page, "Ops", "experts")[1] == "gap"
     assert row(page, "Levels of the kit", "torch-cpu")[5] == "1 of 3, 2 gaps"
     assert "`torch-cpu`, gap: `L2/experts/a` and 1 more: no grouped kernel" in page
 
 
 def test_not_declared_and_not_tried_are_told_apart(written: Any) -> None:
-    page = written(reference=result(
-        "reference", case("L2/experts", "not applicable", "the device does not declare it"),
-        case("L2/all_reduce", "not applicable", "it needs several ranks, which this version does not start")))
+    page = written(
+        reference=result(
+            "reference",
+            case("L2/experts", "not applicable", "the device does not declare it"),
+            case("L2/all_reduce", "not applicable", "it needs several ranks, which this version does not start"),
+        )
+    )
     assert row(page, "Ops", "experts")[1] == "no"
     assert row(page, "Ops", "all_reduce")[1] == "untested"
 
@@ -115,11 +142,15 @@ def test_a_result_of_no_target_or_of_another_device_is_refused(written: Any, nam
 
 
 def test_compiled_programs_are_counted_by_chip(written: Any) -> None:
-    kernels = [{"variant": "a", "chip": "sm_90", "fits": True},
-               {"variant": "b", "chip": "sm_90", "fits": False, "spilled": 8, "shared_bytes": 100},
-               {"variant": "a", "chip": "gfx942", "fits": True}]
-    steps = [{"case": "decode", "topology": "v5e:2x2", "problem": ""},
-             {"case": "decode", "topology": "v6e:2x2", "problem": "the cache is copied"}]
+    kernels = [
+        {"variant": "a", "chip": "sm_90", "fits": True},
+        {"variant": "b", "chip": "sm_90", "fits": False, "spilled": 8, "shared_bytes": 100},
+        {"variant": "a", "chip": "gfx942", "fits": True},
+    ]
+    steps = [
+        {"case": "decode", "topology": "v5e:2x2", "problem": ""},
+        {"case": "decode", "topology": "v6e:2x2", "problem": "the cache is copied"},
+    ]
     page = written(aot_torch={"triton": "3.7.1", "kernels": kernels}, aot_tpu=steps)
     title = "Compiled ahead of time"
     assert row(page, title, "cuda-sm_90")[2] == "**1 of 2**"

@@ -70,7 +70,8 @@ def test_requests_together_and_one_after_another(with_engine: Callable[..., None
         await engine.start()  # again: does nothing
         assert await text_of(engine, "a") == "bcdef"
         assert await asyncio.gather(*(text_of(engine, chr(97 + i)) for i in range(10))) == [
-            "".join(chr(98 + i + j) for j in range(5)) for i in range(10)]
+            "".join(chr(98 + i + j) for j in range(5)) for i in range(10)
+        ]
         assert await asyncio.gather(engine.stats(), engine.stats())
         assert (engine.max_model_len, engine.sampling_defaults) == (1024, {})
         assert await engine.render_chat([{"role": "user", "content": "x"}]) == "[user]x>"
@@ -356,8 +357,9 @@ def test_numbers_that_no_message_holds_are_the_requests_fault(with_engine: Calla
     with_engine(check)
 
 
-def test_another_model_in_the_same_place_is_not_served(with_engine: Callable[..., None], byte_model: Path,
-                                                       tmp_path: Path) -> None:
+def test_another_model_in_the_same_place_is_not_served(
+    with_engine: Callable[..., None], byte_model: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(byte_model, folder)
 

@@ -64,8 +64,10 @@ def test_neighbours_of_a_prompt_that_breaks_its_steps(
     llm: LLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
     def answers(outputs: list[Any]) -> list[Any]:
-        return [([(one.token_ids, one.text, one.logprobs) for one in output.outputs], output.prompt_logprobs)
-                for output in outputs]
+        return [
+            ([(one.token_ids, one.text, one.logprobs) for one in output.outputs], output.prompt_logprobs)
+            for output in outputs
+        ]
 
     expected = answers(llm.generate(PROMPTS, PARAMS))
     evil = {"prompt_token_ids": list(range(5, 5 + EVIL_TOKENS))}
@@ -74,7 +76,8 @@ def test_neighbours_of_a_prompt_that_breaks_its_steps(
         *healthy, broken = llm.generate([*PROMPTS, evil], [*PARAMS, PARAMS[0]])
     assert answers(healthy) == expected
     assert (broken.outputs[0].finish_reason, broken.error is not None) == ("error", True)
-    assert any(broken.error.because in record.getMessage() and "ends" in record.getMessage()
-               for record in caplog.records)
+    assert any(
+        broken.error.because in record.getMessage() and "ends" in record.getMessage() for record in caplog.records
+    )
     assert llm.engine.stats().num_used_blocks == 0
     assert answers(llm.generate(PROMPTS, PARAMS)) == expected

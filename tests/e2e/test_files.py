@@ -29,7 +29,6 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def copied(seeds: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
     """copied("plain") -> a copy of that seed, to be changed."""
 
-
     def copy(name: str) -> Path:
         return Path(shutil.copytree(seeds[name], tmp_path / name))
 
@@ -51,29 +50,44 @@ def change(file: Path, **values: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-@pytest.mark.parametrize("file", [
-    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "chat_template.jinja", "model.safetensors.index.json",
-])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "model.safetensors.index.json",
+    ],
+)
 @pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device", "a link out"])
 def test_nobody_waits_for_a_pipe_or_leaves_the_folder(file: str, kind: str, copied: Callable[[str], Path]) -> None:
     folder = copied("plain")
     (folder / file).unlink(missing_ok=True)
     make: dict[str, Callable[[Path], Any]] = {
-        "a pipe": os.mkfifo, "a folder": Path.mkdir, "a device": lambda path: path.symlink_to("/dev/zero"),
-        "a link out": lambda path: path.symlink_to("/etc/passwd")}
+        "a pipe": os.mkfifo,
+        "a folder": Path.mkdir,
+        "a device": lambda path: path.symlink_to("/dev/zero"),
+        "a link out": lambda path: path.symlink_to("/etc/passwd"),
+    }
     make[kind](folder / file)
     assert file in str(refusal(folder))
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    (None, "config.json is missing"),
-    ("{", "config.json is not JSON"),
-    ("[]", "config.json does not hold a JSON object"),
-    ("\0", "config.json is not JSON"),
-    ('{"architectures": ["FooForCausalLM"]}', "'FooForCausalLM'"),
-    ('{"architectures": ["LlamaForCausalLM"], "num_attention_heads": 0}', "num_attention_heads=0"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "config.json is missing"),
+        ("{", "config.json is not JSON"),
+        ("[]", "config.json does not hold a JSON object"),
+        ("\0", "config.json is not JSON"),
+        ('{"architectures": ["FooForCausalLM"]}', "'FooForCausalLM'"),
+        ('{"architectures": ["LlamaForCausalLM"], "num_attention_heads": 0}', "num_attention_heads=0"),
+    ],
+)
 def test_a_wrong_config_is_said_before_the_tokenizer_is_looked_at(
     content: str | None, said: str, copied: Callable[[str], Path]
 ) -> None:
@@ -109,14 +123,17 @@ def test_gguf_is_told_by_content(copied: Callable[[str], Path]) -> None:
     assert "2 GGUF models" in str(refusal(folder))
 
 
-@pytest.mark.parametrize("head", [
-    struct.pack("<IQQ", 3, 2**17, 0),
-    struct.pack("<IQQQcIIQ", 3, 0, 1, 1, b"k", 9, 8, 2**22),
-    struct.pack("<IQQQcIIQ", 3, 0, 1, 1, b"k", 9, 9, 2**12),
-    struct.pack("<IQQQcIQ", 3, 0, 1, 1, b"k", 8, 2**40),
-    struct.pack("<IQQQ", 3, 0, 1, 2**63),
-    struct.pack("<IQQ", 3, 2**63, 2**63),
-])
+@pytest.mark.parametrize(
+    "head",
+    [
+        struct.pack("<IQQ", 3, 2**17, 0),
+        struct.pack("<IQQQcIIQ", 3, 0, 1, 1, b"k", 9, 8, 2**22),
+        struct.pack("<IQQQcIIQ", 3, 0, 1, 1, b"k", 9, 9, 2**12),
+        struct.pack("<IQQQcIQ", 3, 0, 1, 1, b"k", 8, 2**40),
+        struct.pack("<IQQQ", 3, 0, 1, 2**63),
+        struct.pack("<IQQ", 3, 2**63, 2**63),
+    ],
+)
 def test_a_sparse_gguf_file_takes_neither_memory_nor_time(head: bytes, tmp_path: Path) -> None:
     """A terabyte of zeros behind a head that asks for as much as is read at all."""
     with (tmp_path / "x.gguf").open("wb") as file:
@@ -126,7 +143,7 @@ def test_a_sparse_gguf_file_takes_neither_memory_nor_time(head: bytes, tmp_path:
 
 
 def test_sizes_that_the_files_do_not_have_are_said_to_be_that_and_not_to_be_too_large(
-    copied: Callable[[str], Path]
+    copied: Callable[[str], Path],
 ) -> None:
     folder = copied("plain")
     change(folder / "config.json", vocab_size=2**31 - 1, intermediate_size=2**31 - 1)
@@ -137,8 +154,12 @@ def test_shards_of_an_index_lie_in_the_folder(copied: Callable[[str], Path], see
     folder = copied("sharded")
     index = folder / "model.safetensors.index.json"
     names = json.loads(index.read_text())["weight_map"]
-    for shard in ("../sharded/model-1.safetensors/../../../etc/passwd", "/etc/passwd", "../../etc/passwd",
-                  str(seeds["sharded"] / "model-1.safetensors")):
+    for shard in (
+        "../sharded/model-1.safetensors/../../../etc/passwd",
+        "/etc/passwd",
+        "../../etc/passwd",
+        str(seeds["sharded"] / "model-1.safetensors"),
+    ):
         change(index, weight_map=dict.fromkeys(names, shard))
         assert "leads out of the model's folder" in str(refusal(folder))
     change(index, weight_map={str(number): f"{number}.safetensors" for number in range(5000)})
@@ -164,27 +185,30 @@ def test_a_hub_snapshot_loads_through_its_links(seeds: dict[str, Path], tmp_path
     assert "leads out" in str(refusal(snapshot))
 
 
-@pytest.mark.parametrize(("file", "content", "named"), [
-    ("generation_config.json", {"top_k": 2**40}, "top_k"),
-    ("generation_config.json", {"top_k": "20"}, "top_k"),
-    ("generation_config.json", {"temperature": []}, "temperature"),
-    ("generation_config.json", {"temperature": float("nan")}, "temperature"),
-    ("generation_config.json", {"max_new_tokens": 1.5}, "max_new_tokens"),
-    ("generation_config.json", {"max_new_tokens": 2**63}, "max_"),
-    ("generation_config.json", {"repetition_penalty": -1}, "repetition_penalty"),
-    ("generation_config.json", {"min_p": True}, "min_p"),
-    ("generation_config.json", {"eos_token_id": {"a": 1}}, "eos_token_id"),
-    ("generation_config.json", {"eos_token_id": "<nowhere>"}, "eos_token_id"),
-    ("tokenizer_config.json", {"chat_template": [1]}, "chat_template"),
-    ("tokenizer_config.json", {"chat_template": [{"name": "default"}]}, "chat_template"),
-    ("tokenizer_config.json", {"chat_template": {"default": 3}}, "chat_template"),
-    ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "y"}}}, "added_tokens_decoder"),
-    ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "added_tokens_decoder"),
-    ("tokenizer_config.json", {"added_tokens_decoder": {"256": "y"}}, "added_tokens_decoder"),
-    ("tokenizer_config.json", {"added_tokens_decoder": {"256": {"content": ""}}}, "added_tokens_decoder"),
-    ("tokenizer_config.json", {"eos_token": 7}, "eos_token"),
-    ("special_tokens_map.json", {"bos_token": ["<s>"]}, "bos_token"),
-])
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("generation_config.json", {"top_k": 2**40}, "top_k"),
+        ("generation_config.json", {"top_k": "20"}, "top_k"),
+        ("generation_config.json", {"temperature": []}, "temperature"),
+        ("generation_config.json", {"temperature": float("nan")}, "temperature"),
+        ("generation_config.json", {"max_new_tokens": 1.5}, "max_new_tokens"),
+        ("generation_config.json", {"max_new_tokens": 2**63}, "max_"),
+        ("generation_config.json", {"repetition_penalty": -1}, "repetition_penalty"),
+        ("generation_config.json", {"min_p": True}, "min_p"),
+        ("generation_config.json", {"eos_token_id": {"a": 1}}, "eos_token_id"),
+        ("generation_config.json", {"eos_token_id": "<nowhere>"}, "eos_token_id"),
+        ("tokenizer_config.json", {"chat_template": [1]}, "chat_template"),
+        ("tokenizer_config.json", {"chat_template": [{"name": "default"}]}, "chat_template"),
+        ("tokenizer_config.json", {"chat_template": {"default": 3}}, "chat_template"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "y"}}}, "added_tokens_decoder"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "added_tokens_decoder"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"256": "y"}}, "added_tokens_decoder"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"256": {"content": ""}}}, "added_tokens_decoder"),
+        ("tokenizer_config.json", {"eos_token": 7}, "eos_token"),
+        ("special_tokens_map.json", {"bos_token": ["<s>"]}, "bos_token"),
+    ],
+)
 def test_values_beside_the_config_have_ranges_too(
     file: str, content: dict[str, Any], named: str, copied: Callable[[str], Path]
 ) -> None:
@@ -221,8 +245,11 @@ def test_a_tokenizer_that_panics_is_refused_with_its_file(copied: Callable[[str]
     folder = copied("plain")
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["post_processor"] = {
-        "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {}}
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {},
+    }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert "tokenizer.json cannot be read" in str(refusal(folder))
 

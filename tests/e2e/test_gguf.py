@@ -31,8 +31,9 @@ def demo_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     def path_of(kind: str) -> Path:
         path = folder / f"demo-{kind}.gguf"
         if not path.exists():
-            export(demo_model_path(), path, everything(kind),
-                   lambda writer: add_tokenizer_json(writer, demo_model_path()))
+            export(
+                demo_model_path(), path, everything(kind), lambda writer: add_tokenizer_json(writer, demo_model_path())
+            )
         return path
 
     return path_of
@@ -88,7 +89,8 @@ def test_it_is_served(demo_file: Callable[[str], Path], published: list[str], tm
         with server.wait_ready().client() as client:
             (model,) = client.models.list()
             answer = client.chat.completions.create(
-                model=model.id, messages=[{"role": "user", "content": QUESTIONS[0]}], temperature=0, max_tokens=40)
+                model=model.id, messages=[{"role": "user", "content": QUESTIONS[0]}], temperature=0, max_tokens=40
+            )
     finally:
         server.stop()
     assert model.id == str(path)

@@ -17,8 +17,11 @@ from quire import LLM, SamplingParams
 from quire.errors import RequestError
 
 LONG = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
-MIXED = [LONG, SamplingParams(temperature=0.9, seed=4, max_tokens=24, ignore_eos=True, n=2),
-         SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=1, presence_penalty=0.5)]
+MIXED = [
+    LONG,
+    SamplingParams(temperature=0.9, seed=4, max_tokens=24, ignore_eos=True, n=2),
+    SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=1, presence_penalty=0.5),
+]
 PROMPTS = ["A KV cache is", "Paged attention keeps", "A block table"]
 
 
@@ -36,8 +39,10 @@ def llm(request: pytest.FixtureRequest, byte_model: Path) -> Iterator[LLM]:
 
 
 def texts(llm: LLM) -> list[Any]:
-    return [[(one.token_ids, one.text, one.finish_reason) for one in output.outputs]
-            for output in llm.generate(PROMPTS, MIXED)]
+    return [
+        [(one.token_ids, one.text, one.finish_reason) for one in output.outputs]
+        for output in llm.generate(PROMPTS, MIXED)
+    ]
 
 
 def ask_until_interrupted(llm: LLM, *, after_s: float | None = None) -> None:
@@ -108,9 +113,7 @@ def test_an_interruption_inside_the_handler_of_another(
     assert llm.engine.stats().num_used_blocks == 0
 
 
-def test_a_stepper_is_interrupted_and_goes_on(
-    llm: LLM, raising: Callable[[int, type[BaseException]], None]
-) -> None:
+def test_a_stepper_is_interrupted_and_goes_on(llm: LLM, raising: Callable[[int, type[BaseException]], None]) -> None:
     """Who steps the engine himself need not give anything up: an interruption comes between two steps."""
     expected = llm.generate(PROMPTS[0], LONG)[0].outputs[0].token_ids
     raising(signal.SIGALRM, Alarm)
@@ -184,8 +187,18 @@ def test_a_call_inside_a_call_is_refused_and_the_outer_one_goes_on(llm: LLM) -> 
     assert llm.generate(PROMPTS[0], LONG)[0].outputs[0].text == expected
 
 
-@pytest.mark.parametrize("place", ["_core.step", "_core._executor.submit", "_outputs.process", "_core.add_request",
-                                   "_outputs.add", "_core.scheduler.schedule", "_core.scheduler.finish"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "_core.step",
+        "_core._executor.submit",
+        "_outputs.process",
+        "_core.add_request",
+        "_outputs.add",
+        "_core.scheduler.schedule",
+        "_core.scheduler.finish",
+    ],
+)
 def test_an_interruption_that_could_not_wait(llm: LLM, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """As another thread throws it into this one, which nothing can hold back."""
     expected = texts(llm)
@@ -196,8 +209,9 @@ def test_an_interruption_that_could_not_wait(llm: LLM, monkeypatch: pytest.Monke
             owner = getattr(owner, part)
         method, calls = getattr(type(owner), name), iter(range(10**9))
 
-        def interrupted(*arguments: Any, _call: Any = method, _calls: Any = calls, _at: int = number,
-                        **options: Any) -> Any:
+        def interrupted(
+            *arguments: Any, _call: Any = method, _calls: Any = calls, _at: int = number, **options: Any
+        ) -> Any:
             if next(_calls) == _at:
                 raise KeyboardInterrupt
             return _call(*arguments, **options)

@@ -30,8 +30,14 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     def model(**options: Any) -> Any:
         return LocalCompletionsAPI(
-            base_url=f"{started.url}/v1/completions", model="demo", tokenizer=DEMO, tokenizer_backend="huggingface",
-            max_retries=1, max_length=256, **options)
+            base_url=f"{started.url}/v1/completions",
+            model="demo",
+            tokenizer=DEMO,
+            tokenizer_backend="huggingface",
+            max_retries=1,
+            max_length=256,
+            **options,
+        )
 
     try:
         yield model

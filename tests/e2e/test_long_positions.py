@@ -14,9 +14,19 @@ import pytest
 from quire import LLM, SamplingParams
 from quire.graph import rope
 
-SHAPE = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128, "intermediate_size": 128,
-         "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128,
-         "vocab_size": 256, "rms_norm_eps": 1e-5, "torch_dtype": "bfloat16"}
+SHAPE = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 128,
+    "vocab_size": 256,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "bfloat16",
+}
 
 MEASURE = """
 import sys
@@ -39,8 +49,13 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process is read from /proc")
 def test_a_million_positions_that_nobody_uses_cost_nothing(checkpoint: Path, device: str, most: int) -> None:
     """Megabytes at the peak; a table for every position alone took 512 and more, the reference's cache gigabytes."""
-    ran = subprocess.run([sys.executable, "-c", MEASURE, str(checkpoint), device], capture_output=True, text=True,
-                         timeout=120, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(checkpoint), device],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert float(ran.stdout.split()[-1]) < most
 
@@ -54,8 +69,14 @@ def test_answers_do_not_depend_on_how_tables_grow(
     answers = []
     for first_rows in (16, 8192):
         monkeypatch.setattr(rope, "FIRST_ROPE_ROWS", first_rows)
-        with LLM(str(checkpoint), device=device, load_format="dummy", skip_tokenizer_init=True,
-                 max_num_batched_tokens=64, max_model_len=4096) as llm:
+        with LLM(
+            str(checkpoint),
+            device=device,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            max_num_batched_tokens=64,
+            max_model_len=4096,
+        ) as llm:
             answers.append(llm.generate(prompt, params)[0].outputs[0])
     assert answers[0].token_ids == answers[1].token_ids
     assert answers[0].logprobs == answers[1].logprobs

@@ -39,8 +39,9 @@ USUAL: dict[str, st.SearchStrategy[Any]] = {
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """(path, body): one to five fields, each at its usual values or at any."""
-    path, model = draw(st.sampled_from([("/v1/completions", CompletionRequest),
-                                        ("/v1/chat/completions", ChatCompletionRequest)]))
+    path, model = draw(
+        st.sampled_from([("/v1/completions", CompletionRequest), ("/v1/chat/completions", ChatCompletionRequest)])
+    )
     body: dict[str, Any] = {"max_tokens": draw(st.integers(1, 6)), "model": "demo"}
     body |= {"prompt": "a"} if model is CompletionRequest else {"messages": [{"role": "user", "content": "a"}]}
     usual = sorted(USUAL.keys() & model.model_fields.keys())

@@ -79,16 +79,39 @@ class Driver:
 def drive() -> Callable[..., Driver]:
     """Makes a Driver: small blocks and pools, everything else as asked for."""
 
-    def make(num_blocks: int = 64, *, windows: Mapping[str, int] | None = None, shared_pool: bool = False,
-             vocab_size: int = 50, block_size: int = 4, max_model_len: int = 48, budget: int = 16,
-             max_num_seqs: int = 8, depth: int = 2, **options: Any) -> Driver:
+    def make(
+        num_blocks: int = 64,
+        *,
+        windows: Mapping[str, int] | None = None,
+        shared_pool: bool = False,
+        vocab_size: int = 50,
+        block_size: int = 4,
+        max_model_len: int = 48,
+        budget: int = 16,
+        max_num_seqs: int = 8,
+        depth: int = 2,
+        **options: Any,
+    ) -> Driver:
         model = fake_model(vocab_size, windows=windows, shared_pool=shared_pool)
         executor, kv_plan = fake_executor(
-            model, num_blocks, block_size=block_size, max_model_len=max_model_len, max_num_batched_tokens=budget,
-            max_num_seqs=max_num_seqs, async_depth=depth,
+            model,
+            num_blocks,
+            block_size=block_size,
+            max_model_len=max_model_len,
+            max_num_batched_tokens=budget,
+            max_num_seqs=max_num_seqs,
+            async_depth=depth,
         )
-        core = EngineCore(executor, model, kv_plan, block_size=block_size, max_model_len=max_model_len,
-                          max_num_batched_tokens=budget, max_num_seqs=max_num_seqs, **options)
+        core = EngineCore(
+            executor,
+            model,
+            kv_plan,
+            block_size=block_size,
+            max_model_len=max_model_len,
+            max_num_batched_tokens=budget,
+            max_num_seqs=max_num_seqs,
+            **options,
+        )
         return Driver(core, executor)
 
     return make

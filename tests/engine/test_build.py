@@ -39,7 +39,7 @@ def test_the_progress_bar_ends_at_the_total(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(build, "PROGRESS_FROM_BYTES", 1)
     monkeypatch.setattr(tqdm, "tqdm", Bar)
     build.load_engine(EngineConfig(device="reference", num_kv_blocks=2, max_model_len=16)).close()
-    (count, total), = set(ended)
+    ((count, total),) = set(ended)
     assert count == total > 1_000_000
 
 

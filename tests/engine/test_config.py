@@ -80,8 +80,13 @@ def test_short_dtypes_and_device_options_are_normalised() -> None:
 
 
 def test_none_and_auto_are_chosen_from_the_device_and_the_model() -> None:
-    got = resolved(EngineConfig(), block_sizes=(32, 16), default_num_seqs=8, default_num_batched_tokens=64,
-                   default_memory_utilization=0.5)
+    got = resolved(
+        EngineConfig(),
+        block_sizes=(32, 16),
+        default_num_seqs=8,
+        default_num_batched_tokens=64,
+        default_memory_utilization=0.5,
+    )
     assert (got.max_model_len, got.block_size, got.max_num_seqs, got.max_num_batched_tokens) == (1000, 32, 8, 64)
     assert (got.weight_dtype, got.act_dtype, got.kv_dtype) == ("bfloat16", "float32", "float32")
     assert (got.memory_utilization, got.async_depth) == (0.5, 2)

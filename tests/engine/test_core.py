@@ -278,8 +278,9 @@ def fail_steps_with(driver: Any, monkeypatch: Any, is_bad: Callable[[Any], bool]
 
 @both_loops
 @pytest.mark.parametrize("error", [BackendError("it burns"), ValueError("of any kind"), RecursionError()])
-def test_who_fails_alone_ends_alone(drive: Drive, monkeypatch: Any, depth: int, error: Exception,
-                                    caplog: pytest.LogCaptureFixture) -> None:
+def test_who_fails_alone_ends_alone(
+    drive: Drive, monkeypatch: Any, depth: int, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     """A device that fails every step with token 49 in it, as one that raises for a row of NaN."""
     driver = drive(depth=depth, budget=8)
     fail_steps_with(driver, monkeypatch, lambda batch: bool((batch.token_ids == 49).any()), error)
@@ -356,15 +357,27 @@ def test_broken_prompt_logprobs_end_their_request(drive: Drive, monkeypatch: Any
     assert (driver.finish_reason("bad"), driver.finish_reason("good")) == ("error", "length")
 
 
-INSIDE = ("core._builder.build", "core._executor.submit", "core.scheduler.schedule", "core._logprobs_of",
-          "core.scheduler.offer_to_cache", "core._collect_prompt_logprobs", "core.scheduler.finish")
+INSIDE = (
+    "core._builder.build",
+    "core._executor.submit",
+    "core.scheduler.schedule",
+    "core._logprobs_of",
+    "core.scheduler.offer_to_cache",
+    "core._collect_prompt_logprobs",
+    "core.scheduler.finish",
+)
 
 
 @both_loops
-@pytest.mark.parametrize(("place", "after"), [
-    (place, after) for place in INSIDE for after in (False, True)
-    if not (after and "submit" in place)  # what the executor has and nobody knows of: test_graph_executor
-])
+@pytest.mark.parametrize(
+    ("place", "after"),
+    [
+        (place, after)
+        for place in INSIDE
+        for after in (False, True)
+        if not (after and "submit" in place)  # what the executor has and nobody knows of: test_graph_executor
+    ],
+)
 def test_an_interruption_anywhere_loses_what_ran_and_nothing_else(
     drive: Drive, depth: int, place: str, after: bool
 ) -> None:
@@ -479,8 +492,9 @@ def test_what_making_one_request_raises_is_its_own(drive: Drive, monkeypatch: An
 
 
 @both_loops
-@pytest.mark.parametrize("changes", [{"prompt_logprobs": None}, {"tokens": [[1.5]]}, {"tokens": np.zeros((1, 1))},
-                                     {"tokens": None}])
+@pytest.mark.parametrize(
+    "changes", [{"prompt_logprobs": None}, {"tokens": [[1.5]]}, {"tokens": np.zeros((1, 1))}, {"tokens": None}]
+)
 def test_a_result_that_is_not_what_was_asked_for_ends_who_asked(
     drive: Drive, monkeypatch: Any, depth: int, changes: dict[str, Any]
 ) -> None:
@@ -501,8 +515,10 @@ def test_a_result_that_is_not_what_was_asked_for_ends_who_asked(
 
 
 @both_loops
-@pytest.mark.parametrize("place", ["Scheduler.schedule", "Scheduler.offer_to_cache", "StepBuilder.build",
-                                   "Scheduler.acquit", "Scheduler.finish"])
+@pytest.mark.parametrize(
+    "place",
+    ["Scheduler.schedule", "Scheduler.offer_to_cache", "StepBuilder.build", "Scheduler.acquit", "Scheduler.finish"],
+)
 @pytest.mark.parametrize("always", [True, False])
 def test_what_is_raised_between_the_devices_calls_ends_whose_it_is(
     drive: Drive, monkeypatch: Any, depth: int, place: str, always: bool

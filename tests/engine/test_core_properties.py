@@ -192,11 +192,21 @@ def test_a_failing_device_ends_some_and_harms_no_other(
     ops=operations,
     failures=st.dictionaries(st.integers(0, 20), st.sampled_from(["submit", "result"]), max_size=4),
     broken_token=st.integers(0, 49),
-    interrupted=st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["schedule", "offer_to_cache", "finish"]),
-                                   st.sampled_from([KeyboardInterrupt, ValueError])), max_size=3),
+    interrupted=st.lists(
+        st.tuples(
+            st.integers(0, 30),
+            st.sampled_from(["schedule", "offer_to_cache", "finish"]),
+            st.sampled_from([KeyboardInterrupt, ValueError]),
+        ),
+        max_size=3,
+    ),
 )
 def test_failures_broken_rows_aborts_and_interruptions_together(
-    drive: Callable[..., Any], engine: Any, ops: list[Any], failures: dict[int, Any], broken_token: int,
+    drive: Callable[..., Any],
+    engine: Any,
+    ops: list[Any],
+    failures: dict[int, Any],
+    broken_token: int,
     interrupted: list[tuple[int, str, type[BaseException]]],
 ) -> None:
     """Whoever ends well has the tokens of one who ran alone; whoever does not has the first of them, and an error."""

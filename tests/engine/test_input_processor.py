@@ -141,7 +141,10 @@ def test_priority_under_its_policy(tokenizer: Tokenizer) -> None:
 
 def test_bad_words_alone_and_after_a_space(inputs: InputProcessor) -> None:
     assert prepare(inputs, bad_words=["no", " x"]).message.bad_words_token_ids == (
-        tuple(b"no"), tuple(b" no"), tuple(b" x"))
+        tuple(b"no"),
+        tuple(b" no"),
+        tuple(b" x"),
+    )
 
 
 def test_without_a_tokenizer(tokenizer: Tokenizer) -> None:

@@ -47,8 +47,12 @@ class Ends:
 
     def add(self, request_id: str, **params: Any) -> None:
         params = {"temperature": 0, "max_tokens": 3, **params}
-        self.send(ADD, msgspec.msgpack.encode(EngineRequest(request_id=request_id, prompt_token_ids=(97,),
-                                                            params=SamplingParams(**params))))
+        self.send(
+            ADD,
+            msgspec.msgpack.encode(
+                EngineRequest(request_id=request_id, prompt_token_ids=(97,), params=SamplingParams(**params))
+            ),
+        )
 
     def receive(self, *kinds: bytes) -> tuple[bytes, bytes]:
         """The next message of one of the kinds."""
@@ -88,8 +92,14 @@ def test_messages_that_cannot_be_read_are_dropped_or_refused(ends: Ends, caplog:
         refusal = msgspec.msgpack.decode(ends.receive(REFUSED)[1], type=Refusal)
         assert (refusal.request_id, refusal.failure.kind) == ("x", "InternalError")
     for frames in (
-        (ADD, b""), (ADD, b"\xc1"), (ADD, msgspec.msgpack.encode([1])), (ABORT, msgspec.msgpack.encode({"a": 1})),
-        (b"what is this", b"\x00"), (b"", b""), (ADD,), (STATS, b"", b"three"),
+        (ADD, b""),
+        (ADD, b"\xc1"),
+        (ADD, msgspec.msgpack.encode([1])),
+        (ABORT, msgspec.msgpack.encode({"a": 1})),
+        (b"what is this", b"\x00"),
+        (b"", b""),
+        (ADD,),
+        (STATS, b"", b"three"),
     ):
         ends.send(*frames)
     ends.add("good")

@@ -24,9 +24,19 @@ from quire.weights.hub import resolve_model
 from tests.device.system_tree import V2_MOUNT, system_tree
 
 MIB = 2**20
-SHAPE = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 1024,
-         "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 2048,
-         "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "torch_dtype": "bfloat16"}
+SHAPE = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 2048,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "bfloat16",
+}
 """17 MiB of weights in bfloat16, 4 KiB of cache for each token: 128 MiB for the longest sequence."""
 
 
@@ -48,8 +58,14 @@ def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def config(checkpoint: str, **options: Any) -> EngineConfig:
-    defaults = {"device": "cpu", "load_format": "dummy", "skip_tokenizer_init": True, "max_num_batched_tokens": 128,
-                "max_num_seqs": 4, "memory_utilization": 1.0}
+    defaults = {
+        "device": "cpu",
+        "load_format": "dummy",
+        "skip_tokenizer_init": True,
+        "max_num_batched_tokens": 128,
+        "max_num_seqs": 4,
+        "memory_utilization": 1.0,
+    }
     return EngineConfig(model=checkpoint, **{**defaults, **options})
 
 
@@ -76,11 +92,23 @@ def test_a_model_larger_than_the_machine_is_refused_unread(
     """A terabyte of weights; on the memory that this machine really has."""
     monkeypatch.setenv("QUIRE_JAX_PLATFORM", "cpu")
     monkeypatch.setattr(LoadedBackend, "create_executor", lambda *_: pytest.fail("an executor was made"))
-    (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "hidden_size": 16384, "intermediate_size": 131072,
-                                                      "num_hidden_layers": 100, "num_attention_heads": 64}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                **SHAPE,
+                "hidden_size": 16384,
+                "intermediate_size": 131072,
+                "num_hidden_layers": 100,
+                "num_attention_heads": 64,
+            }
+        )
+    )
     error = refusal(str(tmp_path), device=device, max_model_len=1024)
-    assert re.search(rf"device {device}: weights 1\d{{3}}\.\d GiB \+ activations .* \+ KV cache of a sequence of "
-                     r"max_model_len=1024 tokens .* = 1\d{3}\.\d GiB, [\d.]+ GiB is available", error.what)
+    assert re.search(
+        rf"device {device}: weights 1\d{{3}}\.\d GiB \+ activations .* \+ KV cache of a sequence of "
+        r"max_model_len=1024 tokens .* = 1\d{3}\.\d GiB, [\d.]+ GiB is available",
+        error.what,
+    )
     assert "is free" in str(error.because)
     assert proposals(error) == ["a smaller model", "a device with more memory"]
 
@@ -134,8 +162,9 @@ def test_the_reference_holds_quantized_weights_in_float32(checkpoint: str, conta
 def test_smaller_steps_and_a_smaller_cache_are_proposed(checkpoint: str, container: Any) -> None:
     container(40 * MIB)
     options = {"max_num_batched_tokens": 4096, "max_model_len": 256, "kv_cache_dtype": "float32"}
-    tokens = option(next(p for p in proposals(refusal(checkpoint, **options)) if "batched" in p),
-                    "--max-num-batched-tokens")
+    tokens = option(
+        next(p for p in proposals(refusal(checkpoint, **options)) if "batched" in p), "--max-num-batched-tokens"
+    )
     load_engine(config(checkpoint, **{**options, "max_num_batched_tokens": tokens})).close()
     container(64 * MIB)
     options = {"max_model_len": 8192, "kv_cache_dtype": "float32"}
@@ -164,11 +193,24 @@ def test_a_number_of_blocks_is_checked_as_it_is_given(checkpoint: str, container
 
 def test_generate_under_a_real_limit(checkpoint: str) -> None:
     """`ulimit -v`, as a user sets it."""
-    arguments = ["generate", "hello", "-m", checkpoint, "--load-format", "dummy", "--device", "cpu",
-                 "--cpu-threads", "1"]
-    limited = [sys.executable, "-c",
-               "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30));"
-               "from quire.cli.main import main; sys.exit(main(sys.argv[1:]))"]
+    arguments = [
+        "generate",
+        "hello",
+        "-m",
+        checkpoint,
+        "--load-format",
+        "dummy",
+        "--device",
+        "cpu",
+        "--cpu-threads",
+        "1",
+    ]
+    limited = [
+        sys.executable,
+        "-c",
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30));"
+        "from quire.cli.main import main; sys.exit(main(sys.argv[1:]))",
+    ]
     shutil.copy(resolve_model("demo") / "tokenizer.json", checkpoint)
     (Path(checkpoint) / "config.json").write_text(json.dumps({**SHAPE, "intermediate_size": 200000}))
     ran = subprocess.run([*limited, *arguments], capture_output=True, text=True, timeout=120)

@@ -8,7 +8,10 @@ from quire.sampling_params import SamplingParams
 
 def test_messages_survive_msgpack() -> None:
     request = EngineRequest(
-        request_id="a", prompt_token_ids=(1, 2), bad_words_token_ids=((3,), (4, 5)), cache_salt="s",
+        request_id="a",
+        prompt_token_ids=(1, 2),
+        bad_words_token_ids=((3,), (4, 5)),
+        cache_salt="s",
         params=SamplingParams(n=2, stop=["end"], stop_token_ids=[7], logit_bias={3: 1.5}),
         resume_token_ids=((1, 2), None),
     )

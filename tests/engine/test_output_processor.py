@@ -86,7 +86,11 @@ def test_stop_string_ends_before_the_core_knows(tokenizer: Tokenizer) -> None:
     assert output is not None
     completion = output.outputs[0]
     assert (completion.text, completion.token_ids, completion.finish_reason, completion.stop_reason) == (
-        "b", [98, 99, 100], "stop", "cd")
+        "b",
+        [98, 99, 100],
+        "stop",
+        "cd",
+    )
     assert (len(completion.logprobs or []), completion.cumulative_logprob) == (3, -3.0)
     assert stopped == [("r", 0)]
     assert front.take(news("f", "abort")) == (None, [])  # the core's answer to the abort
@@ -121,8 +125,9 @@ def test_sequences_finish_one_by_one(tokenizer: Tokenizer) -> None:
 def test_logprobs_have_ranks_and_texts(tokenizer: Tokenizer) -> None:
     front = Front(tokenizer, logprobs=2, prompt_logprobs=1)
     raw = TokenLogprobs([122, 98, 99], [-5.0, -0.5, -1.0], 17)  # "z" was drawn, "b" and "c" were likelier
-    output, _ = front.take(news([122, 98], logprobs=[raw, TokenLogprobs([98, 98, 99], [-0.5, -0.5, -1.0], 1)],
-                                prompt_logprobs=[None]))
+    output, _ = front.take(
+        news([122, 98], logprobs=[raw, TokenLogprobs([98, 98, 99], [-0.5, -0.5, -1.0], 1)], prompt_logprobs=[None])
+    )
     assert output is not None
     drawn_z, drawn_b = output.outputs[0].logprobs or []
     assert drawn_z == {122: Logprob(-5.0, 17, "z"), 98: Logprob(-0.5, 1, "b"), 99: Logprob(-1.0, 2, "c")}

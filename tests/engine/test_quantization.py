@@ -58,10 +58,15 @@ def head_scheme(choice: Any) -> str:
     return choice.model.heads["logits"].graph.weights["lm_head.weight"].scheme
 
 
-@pytest.mark.parametrize(("asked", "layers", "head"), [
-    (None, "plain", "plain"), ("int8", "int8", "int8"), ("int4", "int4_g32", "int8"),
-    ("int4_g64_zp", "int4_g64_zp", "int4_g64_zp"),
-])
+@pytest.mark.parametrize(
+    ("asked", "layers", "head"),
+    [
+        (None, "plain", "plain"),
+        ("int8", "int8", "int8"),
+        ("int4", "int4_g32", "int8"),
+        ("int4_g64_zp", "int4_g64_zp", "int4_g64_zp"),
+    ],
+)
 @pytest.mark.parametrize("opened", [False, True])
 def test_floating_point_checkpoints_become_what_is_asked(asked: Any, layers: str, head: str, opened: bool) -> None:
     spec = spec_of()
@@ -72,13 +77,16 @@ def test_floating_point_checkpoints_become_what_is_asked(asked: Any, layers: str
     assert not choice.notes
 
 
-@pytest.mark.parametrize(("asked", "capabilities", "match"), [
-    ("int4", EIGHT_BITS, r"quantization='int4'\n.*no kernel for int4_g32\n.*one of int8"),
-    ("int8", PLAIN_ONLY, r"no kernel for int8\n.*another --device: this one holds plain weights only"),
-    ("int8_g48", CAPABILITIES, r"no kernel for int8_g48\n.*one of .*int8_g32"),
-    ("awq", CAPABILITIES, r"quantization='awq'\n.*not in this format\n.*one of int4, "),
-    ("int3", EIGHT_BITS, r"quantization='int3'\n.*not the name of a scheme\n.*one of int8$"),
-])
+@pytest.mark.parametrize(
+    ("asked", "capabilities", "match"),
+    [
+        ("int4", EIGHT_BITS, r"quantization='int4'\n.*no kernel for int4_g32\n.*one of int8"),
+        ("int8", PLAIN_ONLY, r"no kernel for int8\n.*another --device: this one holds plain weights only"),
+        ("int8_g48", CAPABILITIES, r"no kernel for int8_g48\n.*one of .*int8_g32"),
+        ("awq", CAPABILITIES, r"quantization='awq'\n.*not in this format\n.*one of int4, "),
+        ("int3", EIGHT_BITS, r"quantization='int3'\n.*not the name of a scheme\n.*one of int8$"),
+    ],
+)
 def test_what_the_device_lacks_is_refused_with_what_it_has(asked: str, capabilities: Any, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         choose_schemes(spec_of(), None, asked, capabilities)
@@ -135,8 +143,10 @@ def test_integers_that_the_reader_gives_up_are_announced() -> None:
     spec = spec_of()
     files = stored_as(spec, in_layers("int8"))
     name = "model.layers.0.mlp.up_proj.weight"
-    scattered = Scattered({**files.plain, name: files.tensor(name)},
-                          {key: matrix for key, matrix in files.matrices.items() if key != name})
+    scattered = Scattered(
+        {**files.plain, name: files.tensor(name)},
+        {key: matrix for key, matrix in files.matrices.items() if key != name},
+    )
     (note,) = choose_schemes(spec, scattered, None, CAPABILITIES).notes
     assert note.startswith("dequantized while loading: 1 weight stored as integers (")
     assert note.endswith("its groups lie scattered")

@@ -42,7 +42,11 @@ def test_a_greedy_step_carries_nothing_it_does_not_need() -> None:
     batch = build(sequence(temperature=0.0), sequence(temperature=0.0))
     optional = [name for name in SamplingBatch.__dataclass_fields__ if getattr(batch, name) is None]
     assert set(SamplingBatch.__dataclass_fields__) - set(optional) == {
-        "rows", "temperature", "seed", "sequence_index", "position"
+        "rows",
+        "temperature",
+        "seed",
+        "sequence_index",
+        "position",
     }
 
 

@@ -69,7 +69,12 @@ def test_what_a_killed_server_left_goes_at_the_next_start(root: Path) -> None:
     (root / f"{PREFIX}link").symlink_to(outside)
     SocketFolder().close()
     assert [path.exists() for path in (alive.path, being_made, old, others, outside / LOCK)] == [
-        True, True, False, True, True]
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
     alive.close()
 
 

@@ -40,8 +40,14 @@ def test_no_option_of_ours_is_in_the_table() -> None:
 
 
 def test_other_names_mean_the_same() -> None:
-    config = EngineConfig.from_options(model="m", gpu_memory_utilization=0.5, num_gpu_blocks_override=7, seed=None,
-                                       dtype=torch.float16, enable_prefix_caching=None)
+    config = EngineConfig.from_options(
+        model="m",
+        gpu_memory_utilization=0.5,
+        num_gpu_blocks_override=7,
+        seed=None,
+        dtype=torch.float16,
+        enable_prefix_caching=None,
+    )
     assert config == EngineConfig(model="m", memory_utilization=0.5, num_kv_blocks=7, dtype="float16")
     with pytest.raises(ConfigError, match="two names"):
         EngineConfig.from_options(gpu_memory_utilization=0.5, memory_utilization=0.5)

@@ -38,8 +38,15 @@ class Installed:
 
     def run(self, module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        ended = subprocess.run([self.python, "-m", module, *arguments], cwd=self.folder, env=environment,
-                               capture_output=True, text=True, timeout=120, check=False)
+        ended = subprocess.run(
+            [self.python, "-m", module, *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert ended.returncode == 0 or not check, ended.stderr + ended.stdout
         return ended
 

@@ -16,16 +16,19 @@ def test_a_missing_file_is_an_empty_object(tmp_path: Path) -> None:
     assert read_json_object(None) == {}
 
 
-@pytest.mark.parametrize(("text", "because"), [
-    ('{"a": 1,\n "b" 2}', "line 2, column 6"),
-    ("", "line 1, column 1"),
-    ("[" * 200_000, "nested too deep"),
-    ('{"a": ' * 200_000, "nested too deep"),
-    ("9" * 10_000, "digits"),
-    (b'"\xff"', "byte 1 is no UTF-8"),
-    ('{"a": ["\\ud83d"]}', "half of a surrogate pair"),
-    (b'"\\uDE42"', "half of a surrogate pair"),
-])
+@pytest.mark.parametrize(
+    ("text", "because"),
+    [
+        ('{"a": 1,\n "b" 2}', "line 2, column 6"),
+        ("", "line 1, column 1"),
+        ("[" * 200_000, "nested too deep"),
+        ('{"a": ' * 200_000, "nested too deep"),
+        ("9" * 10_000, "digits"),
+        (b'"\xff"', "byte 1 is no UTF-8"),
+        ('{"a": ["\\ud83d"]}', "half of a surrogate pair"),
+        (b'"\\uDE42"', "half of a surrogate pair"),
+    ],
+)
 def test_what_cannot_be_parsed_is_named_with_its_place(text: str | bytes, because: str) -> None:
     with pytest.raises(ModelError, match=r"x\.json") as refusal:
         parse_json(text, "x.json")

@@ -26,9 +26,16 @@ def test_files_and_links_inside_are_taken(folder: Path) -> None:
         assert file_of(folder.parent / "by-link", name).name == Path(name).name
 
 
-@pytest.mark.parametrize("name", [
-    "../secret.json", "inner/../../secret.json", "/etc/passwd", "link.json", "far/passwd",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.json",
+        "inner/../../secret.json",
+        "/etc/passwd",
+        "link.json",
+        "far/passwd",
+    ],
+)
 def test_what_leads_out_is_refused(folder: Path, name: str) -> None:
     (folder / "link.json").symlink_to("../secret.json")
     (folder / "far").symlink_to("/etc")

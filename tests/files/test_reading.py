@@ -12,16 +12,20 @@ from quire.errors import ConfigError, ModelError
 from quire.files import reading
 
 
-@pytest.mark.parametrize(("error", "because"), [
-    (KeyError("a"), "KeyError: 'a'"),
-    (RecursionError("depth"), "nested too deep"),
-    (MemoryError(), "does not fit in memory"),
-    (OSError(5, "Input/output error"), "Input/output error"),
-    (ValueError("x" * 10**6), "ValueError: xxx"),
-    (ZeroDivisionError(), "ZeroDivisionError"),
-])
-def test_errors_of_any_kind_become_a_model_error(error: Exception, because: str,
-                                                 caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "because"),
+    [
+        (KeyError("a"), "KeyError: 'a'"),
+        (RecursionError("depth"), "nested too deep"),
+        (MemoryError(), "does not fit in memory"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (ValueError("x" * 10**6), "ValueError: xxx"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+    ],
+)
+def test_errors_of_any_kind_become_a_model_error(
+    error: Exception, because: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG, logger="quire"), pytest.raises(ModelError) as caught, reading("a.json"):
         raise error
     assert caught.value.what == "a.json cannot be read"
@@ -45,8 +49,11 @@ def test_interruptions_and_errors_of_other_kinds_pass(error: BaseException) -> N
 
 
 def test_the_innermost_boundary_names_the_place() -> None:
-    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"), reading("folder"), \
-            reading("tokenizer.json"):
+    with (
+        pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"),
+        reading("folder"),
+        reading("tokenizer.json"),
+    ):
         tokenizers.Tokenizer.from_str("{")
 
 

@@ -15,8 +15,14 @@ def test_what_is_no_file_is_named_and_nobody_waits_for_it(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/zero")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
-    for name, because in (("pipe", "a named pipe"), ("link", "a device"), (".", "a folder"), ("absent", "No such file"),
-                          ("circle", "symbolic links"), ("n\0l", "null")):
+    for name, because in (
+        ("pipe", "a named pipe"),
+        ("link", "a device"),
+        (".", "a folder"),
+        ("absent", "No such file"),
+        ("circle", "symbolic links"),
+        ("n\0l", "null"),
+    ):
         with pytest.raises(ModelError) as refusal:
             open_regular(tmp_path / name)
         assert because in refusal.value.because

@@ -10,10 +10,19 @@ from quire.errors import ModelError
 from quire.files import end_tokens
 
 
-@pytest.mark.parametrize(("value", "tokens"), [
-    (None, []), (-1, []), (2, [2]), (1.0, [1]), ("2", [2]), ("</s>", ["</s>"]), ([], []),
-    ([2, "3", 4.0, "</s>", None, 2], [2, 3, 4, "</s>"]),
-])
+@pytest.mark.parametrize(
+    ("value", "tokens"),
+    [
+        (None, []),
+        (-1, []),
+        (2, [2]),
+        (1.0, [1]),
+        ("2", [2]),
+        ("</s>", ["</s>"]),
+        ([], []),
+        ([2, "3", 4.0, "</s>", None, 2], [2, 3, 4, "</s>"]),
+    ],
+)
 def test_ids_and_texts(value: Any, tokens: list[int | str]) -> None:
     assert end_tokens(value, "config.json") == tokens
 

@@ -22,23 +22,60 @@ from quire.weights.dummy import DummyWeights
 
 BLOCK, NUM_BLOCKS, MAX_LEN = 4, 16, 64
 PROMPTS = ((3, 14, 15, 92, 65, 35, 89), (79, 32, 38, 46), (26,))
-_DECODER = {"vocab_size": 131, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 8,
-            "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
-            "rope_theta": 10000.0}
+_DECODER = {
+    "vocab_size": 131,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "head_dim": 8,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+}
 
 CONFIGS: Mapping[str, dict[str, Any]] = {
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], **_DECODER, "tie_word_embeddings": True},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], **_DECODER},
-    "gemma2": {"architectures": ["Gemma2ForCausalLM"], **_DECODER, "num_hidden_layers": 4, "sliding_window": 5,
-               "query_pre_attn_scalar": 8, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
-               "hidden_activation": "gelu_pytorch_tanh"},
-    "mixtral": {"architectures": ["MixtralForCausalLM"], **_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2,
-                "sliding_window": None},
+    "gemma2": {
+        "architectures": ["Gemma2ForCausalLM"],
+        **_DECODER,
+        "num_hidden_layers": 4,
+        "sliding_window": 5,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "hidden_activation": "gelu_pytorch_tanh",
+    },
+    "mixtral": {
+        "architectures": ["MixtralForCausalLM"],
+        **_DECODER,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": None,
+    },
     "olmo2": {"architectures": ["Olmo2ForCausalLM"], **_DECODER},
-    "gpt2": {"architectures": ["GPT2LMHeadModel"], "vocab_size": 131, "n_embd": 32, "n_layer": 3, "n_head": 4,
-             "n_positions": 64, "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"},
-    "gpt_neox": {"architectures": ["GPTNeoXForCausalLM"], "vocab_size": 131, "hidden_size": 32, "num_hidden_layers": 3,
-                 "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64, "rotary_pct": 0.5},
+    "gpt2": {
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": 131,
+        "n_embd": 32,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_positions": 64,
+        "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu_new",
+    },
+    "gpt_neox": {
+        "architectures": ["GPTNeoXForCausalLM"],
+        "vocab_size": 131,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "rotary_pct": 0.5,
+    },
 }
 
 
@@ -63,9 +100,18 @@ class RankRunner:
 
     def __init__(self, model: ModelGraph, rank: int = 0, world_size: int = 1) -> None:
         # The kernels get a world of one: collectives are the lockstep's business.
-        self.plan = ExecutorPlan(model=model, weight_dtype="float32", act_dtype="float32", kv_dtype="float32",
-                                 block_size=BLOCK, max_model_len=MAX_LEN, max_num_batched_tokens=64, max_num_seqs=8,
-                                 max_logits_rows=8, parallel=ParallelRank())
+        self.plan = ExecutorPlan(
+            model=model,
+            weight_dtype="float32",
+            act_dtype="float32",
+            kv_dtype="float32",
+            block_size=BLOCK,
+            max_model_len=MAX_LEN,
+            max_num_batched_tokens=64,
+            max_num_seqs=8,
+            max_logits_rows=8,
+            parallel=ParallelRank(),
+        )
         self.model, self.rank, self.world_size = model, rank, world_size
         self._weights = Weights(model, rank, world_size)
         pools = {group.pool for group in model.kv_groups.values()}
@@ -83,8 +129,11 @@ class RankRunner:
         if is_cut and node.op == "experts":
             start, stop = axis_range(self.model.axes["ep"], self.rank, self.world_size)
             mine = (inputs[1] >= start) & (inputs[1] < stop)
-            inputs = (inputs[0], np.where(mine, inputs[1] - start, 0).astype(np.int32),
-                      np.where(mine, inputs[2], 0).astype(np.float32))
+            inputs = (
+                inputs[0],
+                np.where(mine, inputs[1] - start, 0).astype(np.int32),
+                np.where(mine, inputs[2], 0).astype(np.float32),
+            )
         return self._library.lower(node, graph, self.plan)(context, inputs, weights)
 
     def _own_rows(self, ids: np.ndarray, table: np.ndarray, node: Node) -> tuple[np.ndarray]:
@@ -104,8 +153,12 @@ class Lockstep:
         """Logits [L, vocab]; every rank must have the same."""
         context = step_context(batch, BLOCK, lambda array: array)
         environments: list[dict[str, Any]] = [
-            {"token_ids": batch.token_ids, "positions": context.device["positions"],
-             "logits_indices": batch.logits_indices} for _ in self.ranks
+            {
+                "token_ids": batch.token_ids,
+                "positions": context.device["positions"],
+                "logits_indices": batch.logits_indices,
+            }
+            for _ in self.ranks
         ]
         for parts in zip(*(rank.model.parts() for rank in self.ranks), strict=True):
             self._run_part(parts, environments, context)
@@ -198,13 +251,21 @@ def batches(model: ModelGraph) -> list[StepBatch]:
         chunks = [(s, n) for s, n in enumerate([first, [3, 0, 1]][step]) if n]
         ends = np.cumsum([0, *(n for _, n in chunks)]).astype(np.int32)
         # Pools are shared by groups, so each group of a sequence has blocks of its own.
-        tables = {name: np.array([[s * 4 + index * 2, s * 4 + index * 2 + 1] for s, _ in chunks], np.int32)
-                  for index, name in enumerate(model.kv_groups)}
-        steps.append(StepBatch(
-            step=step, token_ids=np.array([t for s, n in chunks for t in PROMPTS[s][done[s] : done[s] + n]], np.int32),
-            query_start_loc=ends, num_computed=np.array([done[s] for s, _ in chunks], np.int32),
-            prev_row=np.full(len(chunks), -1, np.int32), groups={n: GroupBatch(t) for n, t in tables.items()},
-            logits_indices=np.arange(ends[-1], dtype=np.int32)))
+        tables = {
+            name: np.array([[s * 4 + index * 2, s * 4 + index * 2 + 1] for s, _ in chunks], np.int32)
+            for index, name in enumerate(model.kv_groups)
+        }
+        steps.append(
+            StepBatch(
+                step=step,
+                token_ids=np.array([t for s, n in chunks for t in PROMPTS[s][done[s] : done[s] + n]], np.int32),
+                query_start_loc=ends,
+                num_computed=np.array([done[s] for s, _ in chunks], np.int32),
+                prev_row=np.full(len(chunks), -1, np.int32),
+                groups={n: GroupBatch(t) for n, t in tables.items()},
+                logits_indices=np.arange(ends[-1], dtype=np.int32),
+            )
+        )
     return steps
 
 

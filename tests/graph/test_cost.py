@@ -31,8 +31,16 @@ def test_parameters_count_a_tied_weight_once(tiny) -> None:
 
 
 def test_a_real_model_has_its_published_size(tiny) -> None:
-    model = tiny("qwen3", vocab_size=151936, hidden_size=1024, num_hidden_layers=28, num_attention_heads=16,
-                 head_dim=128, num_key_value_heads=8, intermediate_size=3072)  # Qwen3-0.6B
+    model = tiny(
+        "qwen3",
+        vocab_size=151936,
+        hidden_size=1024,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        head_dim=128,
+        num_key_value_heads=8,
+        intermediate_size=3072,
+    )  # Qwen3-0.6B
     assert weight_totals(model, "bfloat16") == (596_049_920, 1_192_099_840)
 
 
@@ -43,8 +51,12 @@ def test_schemes_have_their_own_size(tiny) -> None:
 
 def test_flops_of_a_decode_step(tiny) -> None:
     model = tiny("qwen3")
-    linears = sum(node_cost(model, part, node, Step(1, 1, 1, 10), F32).flops
-                  for part in model.parts() for node in part.graph.nodes if node.op == "linear")
+    linears = sum(
+        node_cost(model, part, node, Step(1, 1, 1, 10), F32).flops
+        for part in model.parts()
+        for node in part.graph.nodes
+        if node.op == "linear"
+    )
     assert linears == 2 * (3 * LAYER + 131 * 32)
     attention = next(node for node in model.layers[0].graph.nodes if node.op == "paged_attention")
     assert node_cost(model, model.layers[0], attention, Step(1, 1, 1, 10), F32).flops == 4 * 32 * 10
@@ -77,8 +89,15 @@ def test_windows_bound_flops_and_kv_reads(tiny) -> None:
 
 @pytest.mark.parametrize(
     ("step", "window", "expected"),
-    [(Step(1, 1, 1, 10), 0, 10), (Step(10, 1, 1, 10), 0, 6), (Step(4, 1, 1, 10), 0, 9), (Step(8, 2, 2, 4), 0, 3),
-     (Step(10, 1, 1, 10), 4, 3), (Step(1, 1, 1, 10), 4, 4), (Step(10, 1, 1, 10), 20, 6)],
+    [
+        (Step(1, 1, 1, 10), 0, 10),
+        (Step(10, 1, 1, 10), 0, 6),
+        (Step(4, 1, 1, 10), 0, 9),
+        (Step(8, 2, 2, 4), 0, 3),
+        (Step(10, 1, 1, 10), 4, 3),
+        (Step(1, 1, 1, 10), 4, 4),
+        (Step(10, 1, 1, 10), 20, 6),
+    ],
 )
 def test_mean_kv_tokens(step: Step, window: int, expected: int) -> None:
     assert step.mean_kv_tokens(window, causal=True) == expected

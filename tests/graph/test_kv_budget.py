@@ -109,8 +109,15 @@ def test_pools_are_divided_by_need(tiny, num_bytes: int) -> None:
 def test_many_short_sequences_do_not_starve_on_sliding_blocks(tiny) -> None:
     """With a long max_model_len, full blocks alone would be worthless: 8 sequences need sliding blocks too."""
     model = gemma3_like(tiny)
-    blocks = fit_kv_blocks(model, 1_200_000, block_size=16, kv_dtype="float32", max_model_len=512, max_num_seqs=8,
-                           max_num_batched_tokens=64)
+    blocks = fit_kv_blocks(
+        model,
+        1_200_000,
+        block_size=16,
+        kv_dtype="float32",
+        max_model_len=512,
+        max_num_seqs=8,
+        max_num_batched_tokens=64,
+    )
     assert blocks["sliding"] >= 8 * 3
 
 

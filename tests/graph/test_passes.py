@@ -24,8 +24,12 @@ def ops_of(graph: Graph) -> list[str]:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("fused", "merge"),
-    [(FUSED_OPS, True), (frozenset(), True), (frozenset({"add_rms_norm"}), False),
-     (frozenset({"rotary_cache_write"}), False)],
+    [
+        (FUSED_OPS, True),
+        (frozenset(), True),
+        (frozenset({"add_rms_norm"}), False),
+        (frozenset({"rotary_cache_write"}), False),
+    ],
 )
 def test_passes_keep_the_logits(tiny, logits, family: str, fused: frozenset[str], merge: bool) -> None:
     model = tiny(family)
@@ -98,7 +102,10 @@ def test_rotate_shifts_the_norms_and_names_the_boundary(tiny) -> None:
     verify(model)
     sources = [layer.graph.weights["next.input_layernorm.weight"].source for layer in model.layers]
     assert [s.name for s in sources if isinstance(s, Src)] == [
-        "model.layers.1.input_layernorm.weight", "model.layers.2.input_layernorm.weight", "model.norm.weight"]
+        "model.layers.1.input_layernorm.weight",
+        "model.layers.2.input_layernorm.weight",
+        "model.norm.weight",
+    ]
     assert [name for name, _ in model.embed.graph.outputs] == ["hidden", "normed"]
     assert [name for name, _ in model.layers[0].graph.inputs][:2] == ["hidden", "normed"]
     assert ops_of(model.heads["logits"].graph) == ["take_rows", "linear"]
@@ -108,8 +115,10 @@ def test_rotate_shifts_the_norms_and_names_the_boundary(tiny) -> None:
 def test_rotate_leaves_a_head_norm_of_another_kind_in_the_head(tiny, logits) -> None:
     model = tiny("qwen3")
     head = model.heads["logits"]
-    nodes = tuple(replace(node, attrs=tuple((name, 1e-2 if name == "eps" else value) for name, value in node.attrs))
-                  for node in head.graph.nodes)
+    nodes = tuple(
+        replace(node, attrs=tuple((name, 1e-2 if name == "eps" else value) for name, value in node.attrs))
+        for node in head.graph.nodes
+    )
     changed = replace(model, heads={"logits": replace(head, graph=replace(head.graph, nodes=nodes))})
     rotated = optimize(changed, FUSED_OPS)
     assert ops_of(rotated.heads["logits"].graph) == ["take_rows", "rms_norm", "linear"]
@@ -174,8 +183,14 @@ def test_verify_finds_each_kind_of_damage(tiny) -> None:
 def test_verify_checks_boundaries_and_caches(tiny) -> None:
     model = tiny("qwen3")
     with pytest.raises(InternalError, match="input hidden is made by no part"):
-        verify(replace(model, embed=replace(model.embed, graph=replace(model.embed.graph, outputs=(
-            ("other", model.embed.graph.outputs[0][1]),)))))
+        verify(
+            replace(
+                model,
+                embed=replace(
+                    model.embed, graph=replace(model.embed.graph, outputs=(("other", model.embed.graph.outputs[0][1]),))
+                ),
+            )
+        )
     with pytest.raises(InternalError, match="writes slot 0 of group full"):
         verify(replace(model, layers=(model.layers[0], *model.layers[:2])))
     with pytest.raises(InternalError, match="slot 2 of group full"):

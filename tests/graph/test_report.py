@@ -13,7 +13,11 @@ def test_data_is_json_and_complete(tiny) -> None:
     assert found["num_layers"] == 4
     assert found["segments"] == [[2, 2]]
     assert [(part["name"], part["times"]) for part in found["parts"]] == [
-        ("model", 1), ("model.layers.0", 2), ("model.layers.1", 2), ("logits", 1)]
+        ("model", 1),
+        ("model.layers.0", 2),
+        ("model.layers.1", 2),
+        ("logits", 1),
+    ]
     assert sum(len(part["nodes"]) for part in found["parts"]) == 1 + 22 + 22 + 4
     assert found["kv"]["bytes_per_token"] == 4 * 2 * 2 * 8 * 2
     assert found["kv"]["groups"]["sliding"]["window"] == 5
@@ -31,9 +35,18 @@ def test_parts_add_up_to_the_decode_step(tiny) -> None:
 def test_lines_for_people(tiny) -> None:
     model = optimize(tiny("qwen3"), FUSED_OPS)
     text = "\n".join(report_lines(inspect_model(model, memory_bytes=2**26, max_model_len=64)))
-    for expected in ("layers 3 = 3 x 1", "model.layers.0 (x3)", "rotary_cache_write", "add_rms_norm", "heads=4",
-                     "act[T, heads*8 + kv_heads*16]", "pool kv: full", "192 B per token as bfloat16",
-                     "in 64 MiB", "blocks ="):
+    for expected in (
+        "layers 3 = 3 x 1",
+        "model.layers.0 (x3)",
+        "rotary_cache_write",
+        "add_rms_norm",
+        "heads=4",
+        "act[T, heads*8 + kv_heads*16]",
+        "pool kv: full",
+        "192 B per token as bfloat16",
+        "in 64 MiB",
+        "blocks =",
+    ):
         assert expected in text, expected
 
 

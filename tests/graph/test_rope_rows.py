@@ -9,8 +9,11 @@ import pytest
 
 from quire.graph.rope import FIRST_ROPE_ROWS, RopeSpec, rope_rows, rope_table
 
-SPECS = [RopeSpec(theta=10000.0, dims=24), RopeSpec(theta=1e6, dims=64, scaling="linear", factor=3.0),
-         RopeSpec(theta=5e5, dims=128, scaling="yarn", factor=4.0, original_max_len=4096, attention_factor=1.1)]
+SPECS = [
+    RopeSpec(theta=10000.0, dims=24),
+    RopeSpec(theta=1e6, dims=64, scaling="linear", factor=3.0),
+    RopeSpec(theta=5e5, dims=128, scaling="yarn", factor=4.0, original_max_len=4096, attention_factor=1.1),
+]
 
 
 @pytest.mark.parametrize("spec", SPECS)

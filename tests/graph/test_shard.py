@@ -19,8 +19,17 @@ def _close(found: np.ndarray, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     ("family", "tp"),
-    [("qwen3", 2), ("qwen3", 4), ("qwen2", 4), ("gemma2", 2), ("mixtral", 2), ("mixtral", 4), ("gpt2", 2), ("gpt2", 4),
-     ("gpt_neox", 2)],
+    [
+        ("qwen3", 2),
+        ("qwen3", 4),
+        ("qwen2", 4),
+        ("gemma2", 2),
+        ("mixtral", 2),
+        ("mixtral", 4),
+        ("gpt2", 2),
+        ("gpt2", 4),
+        ("gpt_neox", 2),
+    ],
 )
 @pytest.mark.parametrize("fused", [frozenset(), FUSED_OPS])
 def test_ranks_together_give_the_uncut_logits(tiny, logits, family: str, tp: int, fused: frozenset[str]) -> None:

@@ -18,8 +18,15 @@ def make(num_blocks: int = 12, *, windows: dict[str, int] | None = None, shared_
         for name, window in (windows or {"full": 0}).items()
     }
     plan = KVPlan(num_blocks={group.pool: num_blocks for group in groups.values()})
-    return BlockManager(groups, plan, block_size=BLOCK_SIZE, max_model_len=64, max_num_seqs=4,
-                        max_num_batched_tokens=16, enable_prefix_caching=True)
+    return BlockManager(
+        groups,
+        plan,
+        block_size=BLOCK_SIZE,
+        max_model_len=64,
+        max_num_seqs=4,
+        max_num_batched_tokens=16,
+        enable_prefix_caching=True,
+    )
 
 
 def table(manager: BlockManager, blocks: SequenceBlocks, group: str = "full") -> list[int]:
@@ -245,8 +252,15 @@ def test_room_counts_shared_and_free_hits() -> None:
 def test_group_kinds_and_empty_pools_are_refused() -> None:
     def refuse(spec: KVGroupSpec, num_blocks: int, match: str) -> None:
         with pytest.raises(ConfigError, match=match):
-            BlockManager({"g": spec}, KVPlan(num_blocks={"p": num_blocks}), block_size=4, max_model_len=8,
-                         max_num_seqs=1, max_num_batched_tokens=8, enable_prefix_caching=True)
+            BlockManager(
+                {"g": spec},
+                KVPlan(num_blocks={"p": num_blocks}),
+                block_size=4,
+                max_model_len=8,
+                max_num_seqs=1,
+                max_num_batched_tokens=8,
+                enable_prefix_caching=True,
+            )
 
     refuse(KVGroupSpec("state", 0, (), 1, "p"), 1, "state")
     refuse(KVGroupSpec("full", 0, (), 1, "p"), 0, "no blocks")
@@ -275,8 +289,15 @@ def test_tables_start_empty() -> None:
 def test_tables_grow_with_the_longest_sequence() -> None:
     """A million positions are room for 250,000 blocks a row, of which nothing is held before it is used."""
     group = KVGroupSpec("full", 1, (), 0, "p")
-    manager = BlockManager({"full": group}, KVPlan(num_blocks={"p": 1000}), block_size=4, max_model_len=1_000_000,
-                           max_num_seqs=64, max_num_batched_tokens=64, enable_prefix_caching=True)
+    manager = BlockManager(
+        {"full": group},
+        KVPlan(num_blocks={"p": 1000}),
+        block_size=4,
+        max_model_len=1_000_000,
+        max_num_seqs=64,
+        max_num_batched_tokens=64,
+        enable_prefix_caching=True,
+    )
     short, long = manager.open(), manager.open()
     assert manager.allocate(short, 0, 10)
     assert manager.groups["full"].tables.nbytes < 100_000

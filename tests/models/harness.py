@@ -44,10 +44,20 @@ class LoadedModel:
 
 
 def load_model(
-    folder: Path, device: str, *, dtype: str = "float32", block_size: int = 4, num_blocks: int = 64,
-    max_model_len: int = 128, max_num_batched_tokens: int | None = None, fused_ops: frozenset[str] | None = None,
-    quantization: str | None = None, as_stored: bool = True, options: Mapping[str, str] | None = None,
-    return_logits: bool = True, max_logits_rows: int = 64,
+    folder: Path,
+    device: str,
+    *,
+    dtype: str = "float32",
+    block_size: int = 4,
+    num_blocks: int = 64,
+    max_model_len: int = 128,
+    max_num_batched_tokens: int | None = None,
+    fused_ops: frozenset[str] | None = None,
+    quantization: str | None = None,
+    as_stored: bool = True,
+    options: Mapping[str, str] | None = None,
+    return_logits: bool = True,
+    max_logits_rows: int = 64,
 ) -> LoadedModel:
     """The checkpoint on a device of the registry, through the passes the device declares (or `fused_ops`).
 
@@ -65,9 +75,17 @@ def load_model(
     schemes = choose_schemes(spec, files if as_stored else None, quantization, backend.capabilities)
     model = optimize(schemes.model, backend.capabilities.fused_ops if fused_ops is None else fused_ops)
     plan = ExecutorPlan(
-        model=model, weight_dtype=dtype, act_dtype=dtype, kv_dtype=dtype, block_size=block_size,
-        max_model_len=max_model_len, max_num_batched_tokens=max_num_batched_tokens or max_model_len, max_num_seqs=8,
-        max_logits_rows=max_logits_rows, return_logits=return_logits, options=options or {},
+        model=model,
+        weight_dtype=dtype,
+        act_dtype=dtype,
+        kv_dtype=dtype,
+        block_size=block_size,
+        max_model_len=max_model_len,
+        max_num_batched_tokens=max_num_batched_tokens or max_model_len,
+        max_num_seqs=8,
+        max_logits_rows=max_logits_rows,
+        return_logits=return_logits,
+        options=options or {},
     )
     executor = backend.create_executor(plan)
     weights = open_weights(files, model, ignorable_tensors=spec.ignorable_tensors)
@@ -101,8 +119,10 @@ def run_greedy_batch(
     rng = np.random.default_rng(seed)
     pools = {group.pool for group in loaded.model.kv_groups.values()}
     free = {pool: [int(block) for block in rng.permutation(loaded.num_blocks)] for pool in pools}
-    sequences = [_Sequence(list(prompt), len(prompt) + num_tokens, {name: [] for name in loaded.model.kv_groups})
-                 for prompt in prompts]
+    sequences = [
+        _Sequence(list(prompt), len(prompt) + num_tokens, {name: [] for name in loaded.model.kv_groups})
+        for prompt in prompts
+    ]
     step = 0
     while any(not sequence.finished for sequence in sequences):
         running = [sequence for sequence in sequences[: step + 1] if not sequence.finished]
@@ -120,8 +140,10 @@ def run_greedy_batch(
                 sequence.tokens.append(int(result.tokens[row, 0]))
                 row += 1
         step += 1
-    return [(np.stack(sequence.logits), sequence.tokens[len(prompt):])
-            for sequence, prompt in zip(sequences, prompts, strict=True)]
+    return [
+        (np.stack(sequence.logits), sequence.tokens[len(prompt) :])
+        for sequence, prompt in zip(sequences, prompts, strict=True)
+    ]
 
 
 @dataclass(eq=False)
@@ -176,8 +198,10 @@ def _batch(loaded: LoadedModel, scheduled: Sequence[tuple[_Sequence, int]], step
     )
     return StepBatch(
         step=step,
-        token_ids=np.array([token for sequence, count in scheduled
-                            for token in sequence.tokens[sequence.num_computed :][:count]], np.int32),
+        token_ids=np.array(
+            [token for sequence, count in scheduled for token in sequence.tokens[sequence.num_computed :][:count]],
+            np.int32,
+        ),
         query_start_loc=starts,
         num_computed=np.array([sequence.num_computed for sequence, _ in scheduled], np.int32),
         prev_row=np.full(len(scheduled), -1, np.int32),

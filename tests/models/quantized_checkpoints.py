@@ -21,8 +21,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", SHAPE),
     "qwen3": ("Qwen3", {**SHAPE, "head_dim": 32, "tie_word_embeddings": True}),
     "phi3": ("Phi3", {**SHAPE, "pad_token_id": 0}),
-    "qwen3_moe": ("Qwen3Moe", {**SHAPE, "head_dim": 32, "num_experts": 6, "num_experts_per_tok": 3,
-                               "moe_intermediate_size": 64, "norm_topk_prob": True}),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {
+            **SHAPE,
+            "head_dim": 32,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 64,
+            "norm_topk_prob": True,
+        },
+    ),
     "mixtral": ("Mixtral", {**SHAPE, "num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 
@@ -40,22 +49,54 @@ class Format:
 
 
 def _gptq(bits: int = 4, group_size: int = 32, sym: bool = True, v2: bool = False, act_order: bool = False) -> Format:
-    return Format(bits, group_size, not sym, lambda layer: gptq_tensors(layer, bits, v2=v2), {
-        "quant_method": "gptq", "bits": bits, "group_size": group_size, "sym": sym, "desc_act": act_order,
-        "checkpoint_format": "gptq_v2" if v2 else "gptq", "lm_head": False}, act_order)
+    return Format(
+        bits,
+        group_size,
+        not sym,
+        lambda layer: gptq_tensors(layer, bits, v2=v2),
+        {
+            "quant_method": "gptq",
+            "bits": bits,
+            "group_size": group_size,
+            "sym": sym,
+            "desc_act": act_order,
+            "checkpoint_format": "gptq_v2" if v2 else "gptq",
+            "lm_head": False,
+        },
+        act_order,
+    )
 
 
 def _compressed(stored_format: str, bits: int, group_size: int, zeros: bool = False) -> Format:
-    weights = {"num_bits": bits, "type": "int", "symmetric": not zeros, "group_size": group_size,
-               "strategy": "channel" if group_size == -1 else "group", "dynamic": False}
+    weights = {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": not zeros,
+        "group_size": group_size,
+        "strategy": "channel" if group_size == -1 else "group",
+        "dynamic": False,
+    }
     activations = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
-    group = {"targets": ["Linear"], "weights": weights,
-             "input_activations": activations if stored_format == "int-quantized" else None}
-    return Format(bits, group_size, zeros,
-                  (lambda layer: packed_tensors(layer, bits, zeros="packed" if zeros else ""))
-                  if stored_format == "pack-quantized" else (lambda layer: int8_tensors(layer, bits)),
-                  {"quant_method": "compressed-tensors", "format": stored_format, "ignore": ["lm_head"],
-                   "config_groups": {"group_0": group}, "quantization_status": "compressed"})
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": activations if stored_format == "int-quantized" else None,
+    }
+    return Format(
+        bits,
+        group_size,
+        zeros,
+        (lambda layer: packed_tensors(layer, bits, zeros="packed" if zeros else ""))
+        if stored_format == "pack-quantized"
+        else (lambda layer: int8_tensors(layer, bits)),
+        {
+            "quant_method": "compressed-tensors",
+            "format": stored_format,
+            "ignore": ["lm_head"],
+            "config_groups": {"group_0": group},
+            "quantization_status": "compressed",
+        },
+    )
 
 
 FORMATS: dict[str, Format] = {
@@ -64,8 +105,13 @@ FORMATS: dict[str, Format] = {
     "gptq_v2_channel": _gptq(group_size=-1, v2=True),
     "gptq_int8": _gptq(bits=8),
     "gptq_act_order": _gptq(act_order=True),
-    "awq": Format(4, 32, True, awq_tensors, {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True,
-                                             "version": "gemm"}),
+    "awq": Format(
+        4,
+        32,
+        True,
+        awq_tensors,
+        {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"},
+    ),
     "w4a16": _compressed("pack-quantized", 4, 32),
     "w4a16_asym": _compressed("pack-quantized", 4, 32, zeros=True),
     "w8a16": _compressed("pack-quantized", 8, 32),

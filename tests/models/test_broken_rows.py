@@ -64,8 +64,15 @@ def broken_checkpoint(
 def core_of(loaded: LoadedModel, num_blocks: int) -> EngineCore:
     pools = Counter(group.pool for group in loaded.model.kv_groups.values())
     plan = KVPlan(num_blocks={pool: num_blocks * num_groups for pool, num_groups in pools.items()})
-    return EngineCore(loaded.executor, loaded.model, plan, block_size=loaded.block_size, max_model_len=48,
-                      max_num_batched_tokens=24, max_num_seqs=8)
+    return EngineCore(
+        loaded.executor,
+        loaded.model,
+        plan,
+        block_size=loaded.block_size,
+        max_model_len=48,
+        max_num_batched_tokens=24,
+        max_num_seqs=8,
+    )
 
 
 def add(core: EngineCore, name: str, options: dict[str, Any], *, broken_at: int | None = None) -> None:
@@ -74,8 +81,9 @@ def add(core: EngineCore, name: str, options: dict[str, Any], *, broken_at: int 
     prompt = [int(token) for token in rng.integers(BROKEN + 1, VOCAB, 19)]
     if broken_at is not None:
         prompt[broken_at] = BROKEN
-    params = SamplingParams(max_tokens=NUM_TOKENS, logit_bias={BROKEN: -100.0} if "seed" in options else None,
-                            **options)
+    params = SamplingParams(
+        max_tokens=NUM_TOKENS, logit_bias={BROKEN: -100.0} if "seed" in options else None, **options
+    )
     core.add_request(EngineRequest(request_id=name, prompt_token_ids=tuple(prompt), params=params))
 
 
@@ -95,16 +103,25 @@ def run(core: EngineCore) -> tuple[dict[str, list[int]], dict[str, str]]:
     return tokens, errors
 
 
-@pytest.mark.parametrize(("case", "max_logits_rows", "device"), [
-    *(("llama", 64, device) for device in DEVICES),
-    *(("mixtral", 3, device) for device in DEVICES),
-    *(("qwen2_sliding", 3, device) for device in DEVICES if device != "tpu"),  # compiles for long, as llama's steps
-])
+@pytest.mark.parametrize(
+    ("case", "max_logits_rows", "device"),
+    [
+        *(("llama", 64, device) for device in DEVICES),
+        *(("mixtral", 3, device) for device in DEVICES),
+        *(("qwen2_sliding", 3, device) for device in DEVICES if device != "tpu"),  # compiles for long, as llama's steps
+    ],
+)
 def test_only_the_broken_request_ends(
     case: str, max_logits_rows: int, device: str, broken_checkpoint: Callable[[str], Path]
 ) -> None:
-    loaded = load_model(broken_checkpoint(case), device, max_model_len=48, max_num_batched_tokens=24,
-                        return_logits=False, max_logits_rows=max_logits_rows)
+    loaded = load_model(
+        broken_checkpoint(case),
+        device,
+        max_model_len=48,
+        max_num_batched_tokens=24,
+        return_logits=False,
+        max_logits_rows=max_logits_rows,
+    )
     try:
         alone: dict[str, list[int]] = {}
         for name, options in HEALTHY.items():

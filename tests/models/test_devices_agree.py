@@ -24,8 +24,20 @@ from tests.models.test_equality import DEVICES, jax_on_the_cpu
 
 __all__ = ["jax_on_the_cpu"]  # a fixture that acts by being here
 
-FAMILIES = ("llama", "mistral", "qwen2_sliding", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "olmo2",
-            "mixtral", "qwen3_moe")
+FAMILIES = (
+    "llama",
+    "mistral",
+    "qwen2_sliding",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "olmo2",
+    "mixtral",
+    "qwen3_moe",
+)
 """One case of each; how a family's other configurations compute is test_equality's matter."""
 
 BLOCK_SIZE, MAX_MODEL_LEN, NUM_TOKENS = 16, 48, 9
@@ -36,8 +48,10 @@ ROOMY, FEW = 24, 6
 REQUESTS: dict[str, tuple[int, SamplingParams]] = {
     "greedy": (26, SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS)),
     "warm": (25, SamplingParams(temperature=1.0, top_k=100, seed=11, max_tokens=NUM_TOKENS)),
-    "forked": (24, SamplingParams(n=2, temperature=0.8, top_k=40, top_p=0.95, min_p=0.001, seed=2**63,
-                                  max_tokens=NUM_TOKENS)),
+    "forked": (
+        24,
+        SamplingParams(n=2, temperature=0.8, top_k=40, top_p=0.95, min_p=0.001, seed=2**63, max_tokens=NUM_TOKENS),
+    ),
 }
 """Name -> (length of its prompt, how it is drawn). Each outgrows the blocks of its prompt while it generates."""
 
@@ -53,8 +67,15 @@ def references() -> dict[str, Tokens]:
 
 
 def load(folder: Path, device: str, quantization: str | None = None) -> LoadedModel:
-    loaded = load_model(folder, device, quantization=quantization, block_size=BLOCK_SIZE, num_blocks=2 * ROOMY,
-                        max_model_len=MAX_MODEL_LEN, max_num_batched_tokens=WHOLE)
+    loaded = load_model(
+        folder,
+        device,
+        quantization=quantization,
+        block_size=BLOCK_SIZE,
+        num_blocks=2 * ROOMY,
+        max_model_len=MAX_MODEL_LEN,
+        max_num_batched_tokens=WHOLE,
+    )
     assert loaded.block_size == BLOCK_SIZE
     return loaded
 
@@ -63,9 +84,16 @@ def core_of(loaded: LoadedModel, num_blocks: int, *, chunk: int, prefix_caching:
     """A core with a part of the executor's cache; what earlier cores wrote there is still in it."""
     pools = Counter(group.pool for group in loaded.model.kv_groups.values())
     plan = KVPlan(num_blocks={pool: num_blocks * num_groups for pool, num_groups in pools.items()})
-    return EngineCore(loaded.executor, loaded.model, plan, block_size=BLOCK_SIZE,
-                      max_model_len=MAX_MODEL_LEN, max_num_batched_tokens=chunk, max_num_seqs=8,
-                      enable_prefix_caching=prefix_caching)
+    return EngineCore(
+        loaded.executor,
+        loaded.model,
+        plan,
+        block_size=BLOCK_SIZE,
+        max_model_len=MAX_MODEL_LEN,
+        max_num_batched_tokens=chunk,
+        max_num_seqs=8,
+        enable_prefix_caching=prefix_caching,
+    )
 
 
 def run(core: EngineCore, case: str, names: Sequence[str] = tuple(REQUESTS)) -> tuple[Tokens, bool]:

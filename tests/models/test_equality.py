@@ -44,9 +44,7 @@ def relative_error(logits: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", FAMILIES)
-def test_logits_and_tokens_are_those_of_transformers(
-    case: str, device: str, checkpoint: Callable[[str], Path]
-) -> None:
+def test_logits_and_tokens_are_those_of_transformers(case: str, device: str, checkpoint: Callable[[str], Path]) -> None:
     folder, prompt = checkpoint(case), prompt_of(case)
     loaded = load_model(folder, device)
     try:
@@ -84,31 +82,48 @@ def test_passes_do_not_change_a_model(case: str, checkpoint: Callable[[str], Pat
     assert relative_error(fused[0], plain[0]) <= TOLERANCE
 
 
-@pytest.mark.parametrize(("case", "changes"), [
-    ("gemma2", {"attn_logit_softcapping": 6.0}),
-    ("gemma2", {"final_logit_softcapping": 7.2}),
-    ("gemma2", {"query_pre_attn_scalar": 49}),
-    ("gemma2", {"sliding_window": 8}),
-    ("gemma3", {"rope_parameters": {"full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 7.0},
-                                    "sliding_attention": {"rope_theta": 10000.0}}}),
-    ("gemma3", {"rope_parameters": {"full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
-                                    "sliding_attention": {"rope_theta": 9000.0}}}),
-    ("gpt2", {"scale_attn_weights": False}),
-    ("gpt2", {"activation_function": "gelu"}),
-    ("gpt_neox", {"use_parallel_residual": False}),
-    ("llama", {"rms_norm_eps": 1e-3}),
-    ("llama", {"rope_parameters": {"rope_theta": 450000.0}}),
-    ("llama_linear", {"rope_parameters": {**LINEAR_ROPE, "factor": 3.9}}),
-    ("llama_llama3", {"rope_parameters": {**LLAMA3_ROPE, "high_freq_factor": 3.5}}),
-    ("llama_yarn", {"rope_parameters": {**YARN_ROPE, "beta_fast": 8}}),
-    ("llama_yarn_mscale", {"rope_parameters": {**YARN_MSCALE_ROPE, "mscale": 1.1}}),
-    ("llama_yarn_mscale", {"rope_parameters": {**YARN_MSCALE_ROPE, "truncate": True}}),
-    ("mistral", {"sliding_window": 8}),
-    ("mixtral", {"num_experts_per_tok": 3}),
-    ("phi3", {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.75}}),
-    ("qwen2_sliding", {"layer_types": ["full_attention", "full_attention", "sliding_attention"]}),
-    ("qwen3_moe", {"norm_topk_prob": False}),
-])
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        ("gemma2", {"attn_logit_softcapping": 6.0}),
+        ("gemma2", {"final_logit_softcapping": 7.2}),
+        ("gemma2", {"query_pre_attn_scalar": 49}),
+        ("gemma2", {"sliding_window": 8}),
+        (
+            "gemma3",
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 7.0},
+                    "sliding_attention": {"rope_theta": 10000.0},
+                }
+            },
+        ),
+        (
+            "gemma3",
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+                    "sliding_attention": {"rope_theta": 9000.0},
+                }
+            },
+        ),
+        ("gpt2", {"scale_attn_weights": False}),
+        ("gpt2", {"activation_function": "gelu"}),
+        ("gpt_neox", {"use_parallel_residual": False}),
+        ("llama", {"rms_norm_eps": 1e-3}),
+        ("llama", {"rope_parameters": {"rope_theta": 450000.0}}),
+        ("llama_linear", {"rope_parameters": {**LINEAR_ROPE, "factor": 3.9}}),
+        ("llama_llama3", {"rope_parameters": {**LLAMA3_ROPE, "high_freq_factor": 3.5}}),
+        ("llama_yarn", {"rope_parameters": {**YARN_ROPE, "beta_fast": 8}}),
+        ("llama_yarn_mscale", {"rope_parameters": {**YARN_MSCALE_ROPE, "mscale": 1.1}}),
+        ("llama_yarn_mscale", {"rope_parameters": {**YARN_MSCALE_ROPE, "truncate": True}}),
+        ("mistral", {"sliding_window": 8}),
+        ("mixtral", {"num_experts_per_tok": 3}),
+        ("phi3", {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.75}}),
+        ("qwen2_sliding", {"layer_types": ["full_attention", "full_attention", "sliding_attention"]}),
+        ("qwen3_moe", {"norm_topk_prob": False}),
+    ],
+)
 def test_a_wrong_constant_is_seen(
     case: str, changes: dict[str, Any], checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -13,9 +13,26 @@ from tests.gguf_export import export
 from tests.models.checkpoints import VOCAB, full_forward
 from tests.models.harness import load_model, run_greedy
 
-CASES = ("llama", "llama_llama3", "llama_linear", "llama_yarn", "mistral", "mistral_full", "mixtral",
-         "mixtral_sliding", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox",
-         "gpt_neox_serial", "olmo2")
+CASES = (
+    "llama",
+    "llama_llama3",
+    "llama_linear",
+    "llama_yarn",
+    "mistral",
+    "mistral_full",
+    "mixtral",
+    "mixtral_sliding",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "gpt_neox_serial",
+    "olmo2",
+)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -26,7 +43,10 @@ def test_logits_are_those_of_the_checkpoint_that_was_exported(
     path = export(folder, tmp_path / "model.gguf")
     spec, published = build_model(path), build_model(folder)
     assert (spec.max_model_len, spec.vocab_size, spec.eos_token_ids) == (
-        published.max_model_len, published.vocab_size, ())
+        published.max_model_len,
+        published.vocab_size,
+        (),
+    )
     prompt = [int(token) for token in np.random.default_rng(len(case)).integers(3, VOCAB, 27)]
     loaded = load_model(path, "cpu")
     logits, tokens = run_greedy(loaded, prompt, 16)

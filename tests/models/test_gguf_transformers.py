@@ -23,8 +23,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": FAMILIES["qwen2"],
     "qwen3": ("Qwen3", {**SHAPE, "head_dim": 128}),
     "gemma2": ("Gemma2", {**FOUR_LAYERS, "head_dim": 32, "query_pre_attn_scalar": 256}),
-    "gemma3": ("Gemma3", {**SHAPE, "num_hidden_layers": 7, "head_dim": 32, "sliding_window": 9,
-                          "query_pre_attn_scalar": 256}),
+    "gemma3": (
+        "Gemma3",
+        {**SHAPE, "num_hidden_layers": 7, "head_dim": 32, "sliding_window": 9, "query_pre_attn_scalar": 256},
+    ),
     "wide_llama": ("Llama", WIDE),
     "wide_qwen3": ("Qwen3", {**WIDE, "head_dim": 128, "tie_word_embeddings": True}),
 }
@@ -48,8 +50,12 @@ def add_vocabulary(writer: gguf.GGUFWriter) -> None:
 
 @pytest.mark.parametrize(
     ("case", "kind"),
-    [*((case, kind) for case in CASES if "wide" not in case for kind in ("Q8_0", "Q4_0")),
-     ("wide_llama", "mixture"), ("wide_qwen3", "mixture"), ("wide_llama", "Q5_1")],
+    [
+        *((case, kind) for case in CASES if "wide" not in case for kind in ("Q8_0", "Q4_0")),
+        ("wide_llama", "mixture"),
+        ("wide_qwen3", "mixture"),
+        ("wide_llama", "Q5_1"),
+    ],
 )
 def test_logits_are_those_of_transformers(
     case: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -60,7 +66,8 @@ def test_logits_are_those_of_transformers(
     choose: Callable[..., Any] = k_mixture if kind == "mixture" else everything(kind)
     path = export(tmp_path, tmp_path / "model.gguf", choose, add_vocabulary)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path, gguf_file="model.gguf", dtype=torch.float32, attn_implementation="eager").eval()
+        tmp_path, gguf_file="model.gguf", dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     loaded = load_model(path, "reference", as_stored=False)
     logits, tokens = run_greedy(loaded, list(range(3, 30)), 6)
     with torch.no_grad():
@@ -70,8 +77,16 @@ def test_logits_are_those_of_transformers(
 
 @pytest.mark.parametrize(
     ("case", "kind", "error"),
-    [("llama", "Q4_0", 1e-4), ("wide_llama", "Q4_1", 1e-4), ("wide_qwen3", "mixture", 0.02), ("mixtral", "Q8_0", 1e-4),
-     ("qwen3_moe", "Q4_1", 1e-4), ("phi3", "Q8_0", 1e-4), ("gpt_neox", "Q5_0", 1e-4), ("gpt2", "Q8_0", 1e-4)],
+    [
+        ("llama", "Q4_0", 1e-4),
+        ("wide_llama", "Q4_1", 1e-4),
+        ("wide_qwen3", "mixture", 0.02),
+        ("mixtral", "Q8_0", 1e-4),
+        ("qwen3_moe", "Q4_1", 1e-4),
+        ("phi3", "Q8_0", 1e-4),
+        ("gpt_neox", "Q5_0", 1e-4),
+        ("gpt2", "Q8_0", 1e-4),
+    ],
 )
 def test_integers_stand_for_the_same_numbers(
     case: str, kind: str, error: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,8 +30,16 @@ from tests.models.test_equality import prompt_of, relative_error
 EXACT = 1e-4
 WIDE_ON_CPU = 1e-3  # activations of 16 bits
 NARROW_ON_CPU = 0.06  # activations of 8 bits, of random weights that amplify; half the rows are closer than this
-CASES = [*(("llama", name) for name in FORMATS), ("qwen3", "gptq_asym"), ("qwen3", "w8a8"), ("phi3", "awq"),
-         ("qwen3_moe", "gptq"), ("qwen3_moe", "awq"), ("mixtral", "w4a16"), ("mixtral", "w8a8")]
+CASES = [
+    *(("llama", name) for name in FORMATS),
+    ("qwen3", "gptq_asym"),
+    ("qwen3", "w8a8"),
+    ("phi3", "awq"),
+    ("qwen3_moe", "gptq"),
+    ("qwen3_moe", "awq"),
+    ("mixtral", "w4a16"),
+    ("mixtral", "w8a8"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +97,15 @@ def typical_error(logits: np.ndarray, expected: np.ndarray) -> float:
     return float(np.median(np.abs(logits - expected).max(axis=-1)) / np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("form", "tensor", "change"), [
-    ("gptq_asym", "mlp.up_proj.qzeros", 0x11111111), ("awq", "self_attn.v_proj.qzeros", 0x11111111),
-    ("awq", "mlp.down_proj.qweight", 0x10), ("w4a16", "self_attn.v_proj.weight_packed", 0x100),
-])
+@pytest.mark.parametrize(
+    ("form", "tensor", "change"),
+    [
+        ("gptq_asym", "mlp.up_proj.qzeros", 0x11111111),
+        ("awq", "self_attn.v_proj.qzeros", 0x11111111),
+        ("awq", "mlp.down_proj.qweight", 0x10),
+        ("w4a16", "self_attn.v_proj.weight_packed", 0x100),
+    ],
+)
 def test_a_wrong_integer_is_seen(
     form: str, tensor: str, change: int, quantized: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
@@ -117,8 +130,9 @@ def test_ranks_read_their_parts(model: str, form: str, quantized: Callable[[str,
         for kind in ("quantized", "float32"):
             spec = build_model(folder / kind)
             cut = optimize(shard(spec.graph, 2), frozenset())
-            weights = open_weights(folder / kind, cut, rank=rank, world_size=2,
-                                   ignorable_tensors=spec.ignorable_tensors)
+            weights = open_weights(
+                folder / kind, cut, rank=rank, world_size=2, ignorable_tensors=spec.ignorable_tensors
+            )
             parts[kind] = [weights.read(weight) for part in cut.parts() for weight in part.graph.weights.values()]
         for found, expected in zip(parts["quantized"], parts["float32"], strict=True):
             np.testing.assert_array_equal(found, expected)
@@ -131,8 +145,11 @@ def test_a_bias_that_the_model_has_not_may_be_zeros_only(
     source = quantized("llama", "gptq") / "quantized"
     (tmp_path / "config.json").write_text((source / "config.json").read_text())
     tensors = load_file(source / "model.safetensors")
-    biases = {name.replace("qweight", "bias"): np.full(array.shape[1], value, np.float16)
-              for name, array in tensors.items() if name.endswith("qweight")}
+    biases = {
+        name.replace("qweight", "bias"): np.full(array.shape[1], value, np.float16)
+        for name, array in tensors.items()
+        if name.endswith("qweight")
+    }
     save_file(tensors | biases, tmp_path / "model.safetensors")
     spec = build_model(tmp_path)
     if value:
@@ -177,12 +194,19 @@ def compress(folder: Path, model: Any, **arguments: Any) -> None:
     compressor.update_config(str(folder))
 
 
-@pytest.mark.parametrize(("arguments", "scheme", "stored"), [
-    ({"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": True}, "int4_g32", "weight_packed"),
-    ({"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": False}, "int4_g32_zp", "weight_zero_point"),
-    ({"num_bits": 8, "strategy": "group", "group_size": 32, "symmetric": True}, "int8_g32", "weight_packed"),
-    ({"num_bits": 8, "strategy": "channel", "symmetric": True}, "int8", "weight"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "scheme", "stored"),
+    [
+        ({"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": True}, "int4_g32", "weight_packed"),
+        (
+            {"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": False},
+            "int4_g32_zp",
+            "weight_zero_point",
+        ),
+        ({"num_bits": 8, "strategy": "group", "group_size": 32, "symmetric": True}, "int8_g32", "weight_packed"),
+        ({"num_bits": 8, "strategy": "channel", "symmetric": True}, "int8", "weight"),
+    ],
+)
 def test_files_of_compressed_tensors_read_as_transformers_reads_them(
     arguments: dict[str, Any], scheme: str, stored: str, tmp_path: Path
 ) -> None:
@@ -192,7 +216,8 @@ def test_files_of_compressed_tensors_read_as_transformers_reads_them(
     assert f"model.layers.1.mlp.down_proj.{stored}" in held
     assert stored != "weight" or min(array.min() for array in held.values() if array.dtype == np.int8) == -128
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path, dtype=torch.float32, quantization_config=transformers.CompressedTensorsConfig(dequantize=True))
+        tmp_path, dtype=torch.float32, quantization_config=transformers.CompressedTensorsConfig(dequantize=True)
+    )
     files = open_checkpoint(tmp_path)
     assert files.scheme("model.layers.1.mlp.down_proj.weight") == scheme
     for name, parameter in theirs.named_parameters():

@@ -40,7 +40,7 @@ def greedy(folder: Path) -> list[int]:
 def transformers_greedy(folder: Path) -> list[int]:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None
-    return model.generate(torch.tensor([PROMPT]), max_new_tokens=8, do_sample=False)[0].tolist()[len(PROMPT):]
+    return model.generate(torch.tensor([PROMPT]), max_new_tokens=8, do_sample=False)[0].tolist()[len(PROMPT) :]
 
 
 def test_a_head_that_differs_is_used_as_transformers_does_and_it_is_said(
@@ -58,7 +58,9 @@ def test_an_equal_head_is_held_once_and_nothing_is_said(folder: Path, caplog: py
     tied = greedy(folder)
     store_head(folder, np.copy)
     with caplog.at_level(logging.WARNING, "quire"), LLM(str(folder), device="cpu", skip_tokenizer_init=True) as llm:
-        assert llm.engine.loaded.spec.graph.heads["logits"].graph.weights["lm_head.weight"].source == next(
-            iter(llm.engine.loaded.spec.graph.embed.graph.weights.values())).source
+        assert (
+            llm.engine.loaded.spec.graph.heads["logits"].graph.weights["lm_head.weight"].source
+            == next(iter(llm.engine.loaded.spec.graph.embed.graph.weights.values())).source
+        )
     assert greedy(folder) == tied
     assert "lm_head" not in caplog.text

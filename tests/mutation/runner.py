@@ -1,6 +1,6 @@
 """Drives workers through mutations, each told by a seed and a number, and collects what must not happen.
 
-    python -m tests.mutation.runner --seconds 600 --seed 7
+python -m tests.mutation.runner --seconds 600 --seed 7
 """
 
 from __future__ import annotations
@@ -47,8 +47,13 @@ class Worker:
     def ask(self, job: dict[str, str]) -> dict[str, str]:
         """The worker's answer; "hung" past the deadline, "died" when its process ended."""
         if self._process is None:
-            self._process = subprocess.Popen([sys.executable, "-P", str(Path(__file__).with_name("worker.py"))],
-                                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+            )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(job), file=self._process.stdin, flush=True)
@@ -97,8 +102,11 @@ def run(
             chance = random.Random(f"{seed}.{number}")
             name = chance.choice(sorted(seeds))
             words = f"{seed}.{number} {name}: {mutate(copy_of(seeds[name], folder / 'damaged'), chance)}"
-            job = {"folder": str(folder / "damaged"), "device": chance.choice(DEVICES),
-                   "load_format": "dummy" if name.startswith(WITHOUT_WEIGHTS) else "auto"}
+            job = {
+                "folder": str(folder / "damaged"),
+                "device": chance.choice(DEVICES),
+                "load_format": "dummy" if name.startswith(WITHOUT_WEIGHTS) else "auto",
+            }
             answer = worker.ask(job)
             findings.outcomes[answer["outcome"]] += 1
             if answer["outcome"] == "refused":
@@ -121,8 +129,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="checkpoints with this in their names")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        findings = run(Path(folder), given.seed, seconds=given.seconds, first=given.first, most=given.most,
-                       only=given.only)
+        findings = run(
+            Path(folder), given.seed, seconds=given.seconds, first=given.first, most=given.most, only=given.only
+        )
     print(*findings.bad, sep="\n")
     print(f"{sum(findings.outcomes.values())} mutations: {dict(findings.outcomes)}, {dict(findings.errors)}")
     return 1 if findings.bad else 0

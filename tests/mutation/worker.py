@@ -48,8 +48,9 @@ def _load_and_run(job: dict[str, Any]) -> None:
     """Two tokens after a text, and after a conversation where the model has a template."""
     from quire import LLM
 
-    with LLM(job["folder"], load_format=job["load_format"], device=job["device"], num_kv_blocks=64,
-             max_num_seqs=2) as llm:
+    with LLM(
+        job["folder"], load_format=job["load_format"], device=job["device"], num_kv_blocks=64, max_num_seqs=2
+    ) as llm:
         params = replace(llm.get_default_sampling_params(), max_tokens=2, min_tokens=1, seed=1)
         llm.generate("ab é", params)
         if llm.get_tokenizer().has_chat_template:

@@ -52,8 +52,9 @@ def _paged(seq_lens: list[int], block_size: int, rng: np.random.Generator, dtype
     return Paged(keys, values, cache, tables)
 
 
-def _dense(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int, softcap: float,
-           causal: bool) -> np.ndarray:
+def _dense(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int, softcap: float, causal: bool
+) -> np.ndarray:
     """Masked attention of the last len(q) positions in torch float64, KV heads repeated."""
     q_, k_, v_ = (torch.from_numpy(a.astype(np.float64)).transpose(0, 1) for a in (q, k, v))
     k_, v_ = k_.repeat_interleave(H // KV, 0), v_.repeat_interleave(H // KV, 0)
@@ -98,8 +99,14 @@ def test_an_int8_cache_is_attended_as_it_is_held() -> None:
     index = np.arange(20)
     cache_write(cache, k, v, slots=(table[0, index // 8] * 8 + index % 8).astype(np.int32))
     q = rng.standard_normal((20, H, D)).astype(np.float32)
-    found = paged_attention(q, cache, block_tables=table, query_start_loc=np.array([0, 20], np.int32),
-                            num_computed=np.zeros(1, np.int32), scale=0.4)
+    found = paged_attention(
+        q,
+        cache,
+        block_tables=table,
+        query_start_loc=np.array([0, 20], np.int32),
+        num_computed=np.zeros(1, np.int32),
+        scale=0.4,
+    )
     held_k, held_v = (dequantize_vectors(*quantize_vectors(x)) for x in (k, v))
     np.testing.assert_allclose(found, _dense(q, held_k, held_v, 0.4, 0, 0.0, True), rtol=1e-4, atol=1e-5)
     assert np.abs(found - _dense(q, k, v, 0.4, 0, 0.0, True)).max() < 0.05
@@ -110,11 +117,15 @@ def test_an_int8_cache_is_attended_as_it_is_held() -> None:
     lens=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 6)), min_size=1, max_size=4).filter(
         lambda pairs: all(a + b > 0 for a, b in pairs)
     ),
-    block_size=st.sampled_from([1, 3, 4, 16]), window=st.sampled_from([0, 1, 5, 100]),
-    softcap=st.sampled_from([0.0, 2.0]), causal=st.booleans(), seed=st.integers(0, 100),
+    block_size=st.sampled_from([1, 3, 4, 16]),
+    window=st.sampled_from([0, 1, 5, 100]),
+    softcap=st.sampled_from([0.0, 2.0]),
+    causal=st.booleans(),
+    seed=st.integers(0, 100),
 )
-def test_paged_attention_is_dense_attention(lens: list[tuple[int, int]], block_size: int, window: int, softcap: float,
-                                            causal: bool, seed: int) -> None:
+def test_paged_attention_is_dense_attention(
+    lens: list[tuple[int, int]], block_size: int, window: int, softcap: float, causal: bool, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     paged = _paged([a + b for a, b in lens], block_size, rng)
     query_lens = [b for _, b in lens]
@@ -151,8 +162,14 @@ def test_a_block_of_minus_one_inside_the_window_counts_as_not_seen() -> None:
 
 def test_a_row_that_sees_nothing_is_zero() -> None:
     cache = {name: np.full((2, 4, KV, D), np.nan, np.float32) for name in "kv"}
-    out = paged_attention(np.ones((1, H, D), np.float32), cache, block_tables=np.array([[-1]], np.int32),
-                          query_start_loc=np.array([0, 1]), num_computed=np.array([0]), scale=1.0)
+    out = paged_attention(
+        np.ones((1, H, D), np.float32),
+        cache,
+        block_tables=np.array([[-1]], np.int32),
+        query_start_loc=np.array([0, 1]),
+        num_computed=np.array([0]),
+        scale=1.0,
+    )
     np.testing.assert_array_equal(out, 0)
 
 
@@ -192,7 +209,9 @@ def test_sinks_and_slopes_are_a_key_without_value_and_a_bias(window: int) -> Non
     seen = distances <= 0
     if window:
         seen &= distances > -window
-    scores = torch.cat([torch.from_numpy(sinks).double()[:, None, None].expand(H, 13, 1),
-                        scores.masked_fill(~seen, -torch.inf)], dim=-1)
+    scores = torch.cat(
+        [torch.from_numpy(sinks).double()[:, None, None].expand(H, 13, 1), scores.masked_fill(~seen, -torch.inf)],
+        dim=-1,
+    )
     expected = (torch.softmax(scores, -1)[..., 1:] @ v_).transpose(0, 1).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -28,8 +28,9 @@ def _row_ops(width: int) -> dict[str, RowOp]:
         "rms_norm": lambda x: reference.rms_norm(x, weight, eps=1e-6, round_before_weight=True),
         "layer_norm": lambda x: reference.layer_norm(x, weight, weight, eps=1e-6),
         "activation": lambda x: reference.activation(x, act="gelu"),
-        "gated_activation": lambda x: reference.gated_activation(*reference.split(x, sizes=(1, 1, width - 2))[:2],
-                                                                 act="silu"),
+        "gated_activation": lambda x: reference.gated_activation(
+            *reference.split(x, sizes=(1, 1, width - 2))[:2], act="silu"
+        ),
         "softcap": lambda x: reference.softcap(x, cap=3.0),
         "experts": mixture,
     }

@@ -40,7 +40,8 @@ def test_a_cache_holds_what_is_used_of_it() -> None:
 def test_a_fresh_cache_is_nan(dtype: str) -> None:
     cache = _cache(ReferenceLibrary(), dtype)
     assert {name: (a.shape, str(a.dtype)) for name, a in cache.items()} == {
-        "k": ((5, 4, 3, 4), dtype), "s": ((5, 4, 2), "float32"),
+        "k": ((5, 4, 3, 4), dtype),
+        "s": ((5, 4, 2), "float32"),
     }
     assert all(np.isnan(array.astype(np.float32)).all() for array in cache.values())
 

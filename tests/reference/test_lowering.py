@@ -56,30 +56,45 @@ _USES: dict[str, Callable[[Tracer], Any]] = {
     "cache_write": lambda t: t.cache_write(_cache(t), _x(t, "T", "kv_heads", 4), _x(t, "T", "kv_heads", 4)),
     "paged_attention": lambda t: t.paged_attention(_x(t, "T", "heads", 4), _cache(t), scale=0.5),
     "route_experts": lambda t: t.route_experts(_x(t, "T", 4, dtype="f32"), k=2),
-    "experts": lambda t: t.experts(_x(t, "T", 8), _ids(t, "T", 2), _x(t, "T", 2, dtype="f32"), _w(t, "ep", 10, 8),
-                                   _w(t, "ep", 8, 5), act="silu"),
+    "experts": lambda t: t.experts(
+        _x(t, "T", 8), _ids(t, "T", 2), _x(t, "T", 2, dtype="f32"), _w(t, "ep", 10, 8), _w(t, "ep", 8, 5), act="silu"
+    ),
     "all_reduce": lambda t: t.all_reduce(_x(t, "T", 8, dtype="f32")),
     "all_gather": lambda t: t.all_gather(_x(t, "L", "vocab", dtype="f32"), axis=-1, size=shape_of("vocab")[0]),
     "add_rms_norm": lambda t: t.add_rms_norm(_x(t, "T", 8), _x(t, "T", 8), _w(t, 8), eps=1e-6),
     "rotary_cache_write": lambda t: t.rotary_cache_write(
-        _x(t, "T", "heads", 4), _x(t, "T", "kv_heads", 4), _x(t, "T", "kv_heads", 4), _ids(t, "T"), _cache(t),
-        table=ROPE),
+        _x(t, "T", "heads", 4),
+        _x(t, "T", "kv_heads", 4),
+        _x(t, "T", "kv_heads", 4),
+        _ids(t, "T"),
+        _cache(t),
+        table=ROPE,
+    ),
 }
 
 
 def _plan(part: Part, world_size: int = 1) -> ExecutorPlan:
     axes = {name: Axis(size) for name, size in SIZES.items() if name not in "TLS"}
     return ExecutorPlan(
-        model=ModelGraph(part, (), {}, axes, {}), weight_dtype="float32", act_dtype="bfloat16", kv_dtype="float16",
-        block_size=4, max_model_len=16, max_num_batched_tokens=8, max_num_seqs=2, max_logits_rows=8,
+        model=ModelGraph(part, (), {}, axes, {}),
+        weight_dtype="float32",
+        act_dtype="bfloat16",
+        kv_dtype="float16",
+        block_size=4,
+        max_model_len=16,
+        max_num_batched_tokens=8,
+        max_num_seqs=2,
+        max_logits_rows=8,
         parallel=ParallelRank(world_size=world_size),
     )
 
 
 def _context() -> StepContext:
     device = {
-        "full.slots": np.array([4, 5, -1], np.int32), "full.block_tables": np.array([[1]], np.int32),
-        "query_start_loc": np.array([0, 3], np.int32), "num_computed": np.array([0], np.int32),
+        "full.slots": np.array([4, 5, -1], np.int32),
+        "full.block_tables": np.array([[1]], np.int32),
+        "query_start_loc": np.array([0, 3], np.int32),
+        "num_computed": np.array([0], np.int32),
     }
     return StepContext(None, 4, device)  # type: ignore[arg-type]
 
@@ -109,8 +124,10 @@ def test_results_are_what_the_graph_declares(op: str) -> None:
             return rng.integers(0, 3, shape).astype(np.int32)
         return rng.standard_normal(shape).astype(names[value.dtype])
 
-    weights = tuple(rng.standard_normal(concrete(part.graph.weights[w].shape, SIZES)).astype(np.float32) if w else None
-                    for w in node.weights)
+    weights = tuple(
+        rng.standard_normal(concrete(part.graph.weights[w].shape, SIZES)).astype(np.float32) if w else None
+        for w in node.weights
+    )
     results = lower_reference(node, part.graph, plan)(_context(), tuple(map(operand, node.inputs)), weights)
     assert len(results) == len(node.outputs)
     for result, value_id in zip(results, node.outputs, strict=True):

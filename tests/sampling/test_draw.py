@@ -19,8 +19,11 @@ def whole(row: Candidates, seed: int, sequence_index: int, position: int) -> int
 
 def keys(count: int, seed: int = 3) -> tuple[np.ndarray, np.ndarray, I32]:
     rng = np.random.default_rng(seed)
-    return (rng.integers(0, 2**64, count, np.uint64), rng.integers(0, 4, count, np.uint32),
-            rng.integers(0, 9999, count, np.int32))
+    return (
+        rng.integers(0, 2**64, count, np.uint64),
+        rng.integers(0, 4, count, np.uint32),
+        rng.integers(0, 9999, count, np.int32),
+    )
 
 
 def scores_of(rng: np.random.Generator, size: int, spread: float) -> F32:
@@ -60,12 +63,24 @@ def test_frequencies_are_the_softmax() -> None:
     scores = np.log(probabilities / probabilities.max()).astype(np.float32)
     num_draws = 20_000
     row = Candidates(None, scores)
-    by_position = draw([row] * num_draws, np.full(num_draws, 42, np.uint64), np.zeros(num_draws, np.uint32),
-                       np.arange(num_draws, dtype=np.int32))
-    by_seed = draw([row] * num_draws, np.arange(num_draws, dtype=np.uint64), np.zeros(num_draws, np.uint32),
-                   np.zeros(num_draws, np.int32))
-    by_sequence = draw([row] * num_draws, np.full(num_draws, 42, np.uint64), np.arange(num_draws, dtype=np.uint32),
-                       np.zeros(num_draws, np.int32))
+    by_position = draw(
+        [row] * num_draws,
+        np.full(num_draws, 42, np.uint64),
+        np.zeros(num_draws, np.uint32),
+        np.arange(num_draws, dtype=np.int32),
+    )
+    by_seed = draw(
+        [row] * num_draws,
+        np.arange(num_draws, dtype=np.uint64),
+        np.zeros(num_draws, np.uint32),
+        np.zeros(num_draws, np.int32),
+    )
+    by_sequence = draw(
+        [row] * num_draws,
+        np.full(num_draws, 42, np.uint64),
+        np.arange(num_draws, dtype=np.uint32),
+        np.zeros(num_draws, np.int32),
+    )
     for drawn in (by_position, by_seed, by_sequence):
         expected = probabilities * num_draws
         observed = np.bincount(drawn, minlength=8)
@@ -75,8 +90,12 @@ def test_frequencies_are_the_softmax() -> None:
 def test_successive_positions_are_independent() -> None:
     """Pairs (token at position i, at i + 1) of a fair coin; chi-square with 3 degrees of freedom."""
     num_draws = 10_000
-    drawn = draw([Candidates(None, np.zeros(2, np.float32))] * num_draws, np.full(num_draws, 1, np.uint64),
-                 np.zeros(num_draws, np.uint32), np.arange(num_draws, dtype=np.int32))
+    drawn = draw(
+        [Candidates(None, np.zeros(2, np.float32))] * num_draws,
+        np.full(num_draws, 1, np.uint64),
+        np.zeros(num_draws, np.uint32),
+        np.arange(num_draws, dtype=np.int32),
+    )
     observed = np.bincount(2 * drawn[:-1] + drawn[1:], minlength=4)
     expected = (num_draws - 1) / 4
     assert ((observed - expected) ** 2 / expected).sum() < 16.3

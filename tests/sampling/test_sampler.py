@@ -193,8 +193,11 @@ def test_nan_is_reported_by_row(bad: float, temperature: float) -> None:
     logits = np.zeros((3, 8), np.float32)
     logits[2, 5] = bad
     healthy = sample(logits, take_rows(batch_of(3, temperature), [0, 1])).tokens
-    for batch in (batch_of(3, temperature), batch_of(3, temperature, banned=TokenLists.of([[], [], [5]])),
-                  batch_of(3, temperature, num_logprobs=np.array([1, 1, 1], np.int32))):
+    for batch in (
+        batch_of(3, temperature),
+        batch_of(3, temperature, banned=TokenLists.of([[], [], [5]])),
+        batch_of(3, temperature, num_logprobs=np.array([1, 1, 1], np.int32)),
+    ):
         result = sample(logits, batch)
         assert result.tokens[2] == NOT_FINITE
         np.testing.assert_array_equal(result.tokens[:2], healthy)

@@ -77,8 +77,16 @@ def test_stop_strings_need_text() -> None:
 
 
 def test_values_are_normalised() -> None:
-    params = SamplingParams(stop="end", stop_token_ids=[5, 5, 7], top_k=-1, seed=-1, temperature=1e-6,
-                            logit_bias={"12": 1}, max_tokens=None, n=np.int64(2))  # type: ignore[dict-item]
+    params = SamplingParams(
+        stop="end",
+        stop_token_ids=[5, 5, 7],
+        top_k=-1,
+        seed=-1,
+        temperature=1e-6,
+        logit_bias={"12": 1},
+        max_tokens=None,
+        n=np.int64(2),
+    )  # type: ignore[dict-item]
     assert params.stop_strings == ("end",)
     assert params.stop_token_ids == (5, 7)
     assert (params.top_k, params.seed, params.temperature) == (0, None, 0.0)
@@ -113,8 +121,20 @@ def test_where_more_means_the_same_a_huge_number_is_cut(field: str, largest: int
 def test_positions_are_those_of_vllm() -> None:
     params = SamplingParams(2, 0.1, 0.2, 1.3, 0.4, None, 0.5, 6, 0.7, 8, ["s"], [9], True, 10)
     assert params == SamplingParams(
-        n=2, presence_penalty=0.1, frequency_penalty=0.2, repetition_penalty=1.3, temperature=0.4, top_p=0.5, top_k=6,
-        min_p=0.7, seed=8, stop=["s"], stop_token_ids=[9], ignore_eos=True, max_tokens=10)
+        n=2,
+        presence_penalty=0.1,
+        frequency_penalty=0.2,
+        repetition_penalty=1.3,
+        temperature=0.4,
+        top_p=0.5,
+        top_k=6,
+        min_p=0.7,
+        seed=8,
+        stop=["s"],
+        stop_token_ids=[9],
+        ignore_eos=True,
+        max_tokens=10,
+    )
 
 
 def test_from_optional_takes_none_as_left_out() -> None:

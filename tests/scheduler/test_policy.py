@@ -11,8 +11,17 @@ from quire.scheduler import Request, Sequence, SequenceQueue, order_key
 
 
 def request(number: int, priority: int = 0, arrival_time_s: float = 0.0) -> Request:
-    return Request(str(number), np.zeros(1, np.int32), SamplingParams(), 1, 0, number, b"", priority=priority,
-                   arrival_time_s=arrival_time_s)
+    return Request(
+        str(number),
+        np.zeros(1, np.int32),
+        SamplingParams(),
+        1,
+        0,
+        number,
+        b"",
+        priority=priority,
+        arrival_time_s=arrival_time_s,
+    )
 
 
 def test_fcfs_looks_at_nothing_but_the_order_of_arrival() -> None:

@@ -19,23 +19,39 @@ from quire.scheduler import Request, Scheduler, SchedulerLimits, Sequence, Statu
 class Bench:
     """A scheduler with one full KV group; `finish_step` gives every draw token 1."""
 
-    def __init__(self, num_blocks: int = 32, *, budget: int = 8, max_num_seqs: int = 4, policy: Any = "fcfs",
-                 caching: bool = True, threshold: int = 0) -> None:
+    def __init__(
+        self,
+        num_blocks: int = 32,
+        *,
+        budget: int = 8,
+        max_num_seqs: int = 4,
+        policy: Any = "fcfs",
+        caching: bool = True,
+        threshold: int = 0,
+    ) -> None:
         blocks = BlockManager(
-            {"full": KVGroupSpec("full", 0, (), 1, "kv")}, KVPlan(num_blocks={"kv": num_blocks}), block_size=4,
-            max_model_len=64, max_num_seqs=max_num_seqs, max_num_batched_tokens=budget, enable_prefix_caching=caching,
+            {"full": KVGroupSpec("full", 0, (), 1, "kv")},
+            KVPlan(num_blocks={"kv": num_blocks}),
+            block_size=4,
+            max_model_len=64,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=budget,
+            enable_prefix_caching=caching,
         )
-        limits = SchedulerLimits(max_num_batched_tokens=budget, max_num_seqs=max_num_seqs,
-                                 long_prefill_token_threshold=threshold)
+        limits = SchedulerLimits(
+            max_num_batched_tokens=budget, max_num_seqs=max_num_seqs, long_prefill_token_threshold=threshold
+        )
         self.counters = StepCounters()
         self.scheduler = Scheduler(blocks, limits, policy, self.counters)
         self.number = 0
 
-    def add(self, num_prompt: int, *, num_sequences: int = 1, max_output: int = 8, priority: int = 0,
-            first: int = 0) -> Request:
+    def add(
+        self, num_prompt: int, *, num_sequences: int = 1, max_output: int = 8, priority: int = 0, first: int = 0
+    ) -> Request:
         prompt = np.arange(first, first + num_prompt, dtype=np.int32)
-        request = Request(str(self.number), prompt, SamplingParams(), max_output, 0, self.number, root_hash(),
-                          priority=priority)
+        request = Request(
+            str(self.number), prompt, SamplingParams(), max_output, 0, self.number, root_hash(), priority=priority
+        )
         request.sequences.extend(Sequence(request, index) for index in range(num_sequences))
         for seq in request.sequences[1:]:
             seq.status = Status.UNFORKED

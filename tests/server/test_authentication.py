@@ -21,8 +21,21 @@ LONG = "a" * 100
 @pytest.fixture(scope="module")
 def small_server(byte_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """8 blocks of 16 tokens, 10 ms a token, two keys."""
-    flags = (str(byte_model), "--device", "fake", "--load-format", "dummy", "--num-gpu-blocks-override", "8",
-             "--fake-latency-ms", "10", "--api-key", "another", "--api-key", KEY)
+    flags = (
+        str(byte_model),
+        "--device",
+        "fake",
+        "--load-format",
+        "dummy",
+        "--num-gpu-blocks-override",
+        "8",
+        "--fake-latency-ms",
+        "10",
+        "--api-key",
+        "another",
+        "--api-key",
+        KEY,
+    )
     started = Server(*flags, log=tmp_path_factory.mktemp("small") / "log", api_key="another")
     try:
         yield started.wait_ready()
@@ -41,8 +54,10 @@ def test_without_a_key_only_the_service_routes_answer(small_server: Server) -> N
     ):
         response = httpx.get(f"{small_server.url}/v1/models", headers=header)
         assert (response.status_code, response.json()["error"]["type"]) == (401, "AuthenticationError")
-    with openai.OpenAI(base_url=f"{small_server.url}/v1", api_key="no", max_retries=0) as client, \
-            pytest.raises(openai.AuthenticationError):
+    with (
+        openai.OpenAI(base_url=f"{small_server.url}/v1", api_key="no", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError),
+    ):
         client.completions.create(model="x", prompt="a")
 
 
@@ -53,16 +68,28 @@ def test_each_key_opens(small_server: Server) -> None:
 
 
 def test_no_path_leads_around_the_key(small_server: Server) -> None:
-    for path in ("//v1/models", "/v1/models/", "/health/../v1/models", "/v1/../health", "/HEALTH", "/health/",
-                 "/unknown", "/%76%31/models", "/health%2f..%2fv1%2fmodels", "/docs", "/openapi.json"):
+    for path in (
+        "//v1/models",
+        "/v1/models/",
+        "/health/../v1/models",
+        "/v1/../health",
+        "/HEALTH",
+        "/health/",
+        "/unknown",
+        "/%76%31/models",
+        "/health%2f..%2fv1%2fmodels",
+        "/docs",
+        "/openapi.json",
+    ):
         with connect(small_server) as client:
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
             assert error_of(read_all(client))[0] == 401, path
     assert httpx.get(f"{small_server.url}/%68ealth").status_code == 200  # the same path, in another spelling
 
 
-@pytest.mark.parametrize("value", [b"Bearer", b"Bearer \xff\xfe", b"Bearer another, another", b"\xfcber x",
-                                   b"Bearer " + b"x" * 20_000])
+@pytest.mark.parametrize(
+    "value", [b"Bearer", b"Bearer \xff\xfe", b"Bearer another, another", b"\xfcber x", b"Bearer " + b"x" * 20_000]
+)
 def test_odd_headers_are_no_keys(small_server: Server, value: bytes) -> None:
     response = httpx.get(f"{small_server.url}/v1/models", headers={b"Authorization": value})
     assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")

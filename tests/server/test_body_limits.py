@@ -10,8 +10,9 @@ import pytest
 from quire.errors import RequestError
 from quire.server.body_limits import BodyLimits, BodyScanner
 
-SMALL = BodyLimits(max_bytes=1 << 20, max_values=8, max_strings=6, max_containers=5, max_escapes=10, max_depth=3,
-                   max_digits=12)
+SMALL = BodyLimits(
+    max_bytes=1 << 20, max_values=8, max_strings=6, max_containers=5, max_escapes=10, max_depth=3, max_digits=12
+)
 
 
 def scan(text: str, piece_bytes: int, limits: BodyLimits = SMALL) -> None:

@@ -65,8 +65,12 @@ def test_logprobs_with_alternatives_and_bytes(client: OpenAI) -> None:
         values = [top.logprob for top in item.top_logprobs]
         assert (len(values), item.logprob) == (3, max(values))
         assert values == sorted(values, reverse=True)
-    streamed = [item for chunk in chat(client, logprobs=True, top_logprobs=3, stream=True) if chunk.choices[0].logprobs
-                for item in chunk.choices[0].logprobs.content]
+    streamed = [
+        item
+        for chunk in chat(client, logprobs=True, top_logprobs=3, stream=True)
+        if chunk.choices[0].logprobs
+        for item in chunk.choices[0].logprobs.content
+    ]
     assert streamed == content
 
 
@@ -86,8 +90,16 @@ def test_prompt_logprobs_of_a_chat(client: OpenAI) -> None:
     assert len(answer.prompt_logprobs) == len("[user]a>")
 
 
-@pytest.mark.parametrize("fields", [{"response_format": {"type": "text"}}, {"store": False}, {"service_tier": "auto"},
-                                    {"modalities": ["text"]}, {"user": "someone"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "text"}},
+        {"store": False},
+        {"service_tier": "auto"},
+        {"modalities": ["text"]},
+        {"user": "someone"},
+    ],
+)
 def test_values_that_mean_nothing_special_are_taken(client: OpenAI, fields: dict[str, Any]) -> None:
     assert chat(client, **fields).choices[0].message.content == AFTER_PROMPT
 

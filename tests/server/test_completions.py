@@ -162,6 +162,7 @@ def test_bad_words_and_allowed_token_ids(client: OpenAI) -> None:
 
 def test_cached_tokens_and_cache_salt(client: OpenAI) -> None:
     prompt = "cached tokens are counted in whole blocks of sixteen"
+
     def cached(**extra: Any) -> int:
         return complete(client, prompt, extra_body=extra).usage.prompt_tokens_details.cached_tokens  # type: ignore[union-attr,return-value]
 
@@ -171,8 +172,15 @@ def test_cached_tokens_and_cache_salt(client: OpenAI) -> None:
 
 def test_tokens_of_one_character_wait_for_each_other(client: OpenAI) -> None:
     euro = "€".encode()
-    chunks = list(complete(client, [97], stream=True, max_tokens=3,
-                           extra_body={"logit_bias": {str(euro[0]): 100}, "allowed_token_ids": list(euro)}))  # type: ignore[call-overload]
+    chunks = list(
+        complete(
+            client,
+            [97],
+            stream=True,
+            max_tokens=3,
+            extra_body={"logit_bias": {str(euro[0]): 100}, "allowed_token_ids": list(euro)},
+        )
+    )  # type: ignore[call-overload]
     texts = [chunk.choices[0].text for chunk in chunks]
     assert "".join(texts) == "\ufffd" * 3  # three first bytes are three broken characters, each shown once
     assert all(len(one) + len(two) > 0 for one, two in pairwise(texts)) or len(texts) == 3
@@ -185,12 +193,16 @@ BROKEN = [*EURO[:2], ord("x"), 0xFF, *"é€".encode(), ord("y")]
 
 def joined(client: OpenAI, prompt: Any, **fields: Any) -> tuple[str, list[str], list[int]]:
     """(text, tokens, offsets) of a whole answer, after checking that the streamed one is the same."""
+
     def of(stream: bool) -> tuple[str, list[str], list[int]]:
         answer = complete(client, prompt, stream=stream, **fields)
         choices = [chunk.choices[0] for chunk in ([answer] if isinstance(answer, Completion) else answer)]
         logprobs = [choice.logprobs for choice in choices if choice.logprobs is not None]
-        return ("".join(choice.text for choice in choices), [token for one in logprobs for token in one.tokens],
-                [offset for one in logprobs for offset in one.text_offset])
+        return (
+            "".join(choice.text for choice in choices),
+            [token for one in logprobs for token in one.tokens],
+            [offset for one in logprobs for offset in one.text_offset],
+        )
 
     whole = of(False)
     assert of(True) == whole
@@ -221,8 +233,16 @@ def test_offsets_behind_a_broken_and_a_skipped_token(client: OpenAI) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("n", [1, 2])
 def test_max_tokens_0_with_echo_scores_the_prompt(client: OpenAI, stream: bool, n: int) -> None:
-    answer = complete(client, ["abc", "hi"], echo=True, logprobs=2, max_tokens=0, n=n, stream=stream,
-                      **({"stream_options": {"include_usage": True}} if stream else {}))
+    answer = complete(
+        client,
+        ["abc", "hi"],
+        echo=True,
+        logprobs=2,
+        max_tokens=0,
+        n=n,
+        stream=stream,
+        **({"stream_options": {"include_usage": True}} if stream else {}),
+    )
     chunks = [answer] if isinstance(answer, Completion) else list(answer)
     choices = sorted((choice for chunk in chunks for choice in chunk.choices), key=lambda choice: choice.index)
     assert [choice.text for choice in choices] == ["abc"] * n + ["hi"] * n

@@ -37,4 +37,3 @@ def test_a_client_that_leaves(server: Server, share: float, stream: bool, is_abr
     assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).status_code == 200
     log = server.log.read_bytes()[log_bytes:].decode()
     assert not any(word in log for word in ("Traceback", "ERROR", "WARNING")), log
-

@@ -49,7 +49,8 @@ def test_an_edge_is_answered_or_refused_by_name(http: httpx.Client, path: str, n
 
 
 @pytest.mark.parametrize(
-    "value", ["NaN", "1e999", "-Infinity", "9" * 400, '"\\ud83d"', '[1, {"a": NaN}]', '{"\\udc00": 1}'])
+    "value", ["NaN", "1e999", "-Infinity", "9" * 400, '"\\ud83d"', '[1, {"a": NaN}]', '{"\\udc00": 1}']
+)
 def test_what_json_cannot_say_is_no_request(http: httpx.Client, value: str) -> None:
     for name in ("temperature", "user", "logit_bias"):
         response = http.post("/v1/completions", content=f'{{"prompt": "a", "{name}": {value}}}')

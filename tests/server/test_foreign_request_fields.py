@@ -39,9 +39,7 @@ def text_of(http: httpx.Client, path: str, **fields: Any) -> str:
 
 
 @pytest.mark.parametrize(("path", "name"), ROWS)
-def test_a_field_is_taken_or_refused_as_its_row_says(
-    server: Server, http: httpx.Client, path: str, name: str
-) -> None:
+def test_a_field_is_taken_or_refused_as_its_row_says(server: Server, http: httpx.Client, path: str, name: str) -> None:
     spec, plain = TABLES[path][name], text_of(http, path)
     for neutral in (None, *spec.neutral):
         assert text_of(http, path, **{name: neutral}) == plain

@@ -25,8 +25,22 @@ STREAM: dict[str, Any] = {"prompt": "a", "max_tokens": 1000, "ignore_eos": True,
 @pytest.fixture(scope="module")
 def strict_server(fake_flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Short times, few connections and requests, 2 ms a token."""
-    flags = ("--fake-latency-ms", "2", "--header-timeout", "1", "--body-timeout", "1", "--keep-alive-timeout", "1",
-             "--write-timeout", "1", "--max-connections", "20", "--max-requests", "3")
+    flags = (
+        "--fake-latency-ms",
+        "2",
+        "--header-timeout",
+        "1",
+        "--body-timeout",
+        "1",
+        "--keep-alive-timeout",
+        "1",
+        "--write-timeout",
+        "1",
+        "--max-connections",
+        "20",
+        "--max-requests",
+        "3",
+    )
     started = Server(*fake_flags, *flags, log=tmp_path_factory.mktemp("strict") / "log")
     try:
         yield started.wait_ready()
@@ -163,9 +177,7 @@ def test_a_signal_does_not_wait_for_stuck_clients(fake_flags: tuple[str, ...], t
     assert "Traceback" not in server.log.read_text()
 
 
-def test_without_descriptors_it_is_said_once_and_serving_resumes(
-    fake_flags: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_without_descriptors_it_is_said_once_and_serving_resumes(fake_flags: tuple[str, ...], tmp_path: Path) -> None:
     server = Server(*fake_flags, log=tmp_path / "log").wait_ready()
     try:
         num_open = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))

@@ -141,13 +141,16 @@ def test_a_port_in_use_is_an_error_message(fake_flags: tuple[str, ...]) -> None:
         command = [sys.executable, "-m", "quire.cli.main", "serve", *fake_flags, "--port", str(address[1])]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
-    assert f"error: cannot listen on 127.0.0.1:{address[1]}\n  because: Address already in use\n  hint: " in ended.stderr
+    assert (
+        f"error: cannot listen on 127.0.0.1:{address[1]}\n  because: Address already in use\n  hint: " in ended.stderr
+    )
 
 
 def test_no_descriptors_are_an_error_message(fake_flags: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "quire.cli.main", "serve", *fake_flags, "--port", "0"]
-    ended = subprocess.run(["sh", "-c", 'ulimit -n 24; exec "$@"', "sh", *command], capture_output=True, text=True,
-                           timeout=60, check=False)
+    ended = subprocess.run(
+        ["sh", "-c", 'ulimit -n 24; exec "$@"', "sh", *command], capture_output=True, text=True, timeout=60, check=False
+    )
     assert ended.returncode == 2, ended.stderr
     assert "error: the engine process cannot be started\n  because: Too many open files" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -14,8 +14,14 @@ STRICT = ConfigDict(strict=True)
 
 @pytest.mark.parametrize(
     ("given", "taken"),
-    [("a", "a"), (["a", "b"], ["a", "b"]), ([1, 2.0], [1, 2]),
-     ([[1.0], [2, 3]], [[1], [2, 3]]), ([], []), ([[]], [[]])],
+    [
+        ("a", "a"),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2.0], [1, 2]),
+        ([[1.0], [2, 3]], [[1], [2, 3]]),
+        ([], []),
+        ([[]], [[]]),
+    ],
 )
 def test_prompts(given: Any, taken: Any) -> None:
     prompt = TypeAdapter(PromptField).validate_python(given)

@@ -28,7 +28,12 @@ def test_parts_of_characters_do_not_share_a_name(shapes: LogprobShapes) -> None:
     assert lists is not None
     assert lists["tokens"] == ["\ufffd"]
     assert list(lists["top_logprobs"][0]) == [
-        "\ufffd", "bytes:\\xc4", "bytes:\\xe2", "<|end|>", f"token_id:{VOCAB_SIZE - 1}"]
+        "\ufffd",
+        "bytes:\\xc4",
+        "bytes:\\xe2",
+        "<|end|>",
+        f"token_id:{VOCAB_SIZE - 1}",
+    ]
     chat = shapes.chat([0xC3], [place], 5)
     assert chat is not None
     (item,) = chat["content"]

@@ -35,6 +35,7 @@ ERRORS = [
 
 async def ask(error: Exception) -> tuple[httpx.Response, Counter[int]]:
     """What a client gets from an application that raises `error`, and the answers counted by status."""
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise error
 

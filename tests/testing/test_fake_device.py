@@ -24,17 +24,34 @@ def i32(*values: int) -> np.ndarray:
 
 def draws(num_rows: int, temperature: float = 0.0) -> SamplingBatch:
     rows = np.arange(num_rows, dtype=np.int32)
-    return SamplingBatch(rows, np.full(num_rows, temperature, np.float32), np.ones(num_rows, np.uint64),
-                         np.zeros(num_rows, np.uint32), rows)
+    return SamplingBatch(
+        rows,
+        np.full(num_rows, temperature, np.float32),
+        np.ones(num_rows, np.uint64),
+        np.zeros(num_rows, np.uint32),
+        rows,
+    )
 
 
-def one(token_ids: list[int], num_computed: int, table: list[int], *, prev_row: int = -1, copies: Any = None,
-        sampling: SamplingBatch | None = None) -> StepBatch:
+def one(
+    token_ids: list[int],
+    num_computed: int,
+    table: list[int],
+    *,
+    prev_row: int = -1,
+    copies: Any = None,
+    sampling: SamplingBatch | None = None,
+) -> StepBatch:
     """A step of one sequence that draws from its last token."""
     return StepBatch(
-        step=0, token_ids=i32(*token_ids), query_start_loc=i32(0, len(token_ids)), num_computed=i32(num_computed),
-        prev_row=i32(prev_row), groups={"full": GroupBatch(np.array([table], np.int32))},
-        logits_indices=i32(len(token_ids) - 1), sampling=sampling or draws(1),
+        step=0,
+        token_ids=i32(*token_ids),
+        query_start_loc=i32(0, len(token_ids)),
+        num_computed=i32(num_computed),
+        prev_row=i32(prev_row),
+        groups={"full": GroupBatch(np.array([table], np.int32))},
+        logits_indices=i32(len(token_ids) - 1),
+        sampling=sampling or draws(1),
         copies={} if copies is None else {"full": np.array(copies, np.int32)},
     )
 
@@ -113,8 +130,14 @@ def test_the_right_step_is_no_fault() -> None:
 def test_a_slot_with_two_writers_is_noticed() -> None:
     executor = make()
     batch = StepBatch(
-        step=0, token_ids=i32(1, 2), query_start_loc=i32(0, 1, 2), num_computed=i32(0, 0), prev_row=i32(-1, -1),
-        groups={"full": GroupBatch(np.array([[0], [0]], np.int32))}, logits_indices=i32(0, 1), sampling=draws(2),
+        step=0,
+        token_ids=i32(1, 2),
+        query_start_loc=i32(0, 1, 2),
+        num_computed=i32(0, 0),
+        prev_row=i32(-1, -1),
+        groups={"full": GroupBatch(np.array([[0], [0]], np.int32))},
+        logits_indices=i32(0, 1),
+        sampling=draws(2),
     )
     with pytest.raises(FakeDeviceFault, match="two writers"):
         run(executor, batch)

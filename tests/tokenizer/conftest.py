@@ -27,9 +27,15 @@ def byte_level() -> Tokenizer:
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(
-        vocab_size=420, special_tokens=SPECIAL, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    backend.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=420,
+            special_tokens=SPECIAL,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     backend.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
     return wrap(backend)
 
@@ -38,12 +44,13 @@ def byte_fallback() -> Tokenizer:
     """As Llama 2 and Mistral: spaces are ▁, characters not in the vocabulary become byte tokens."""
     backend = Backend(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence([
-        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)
-    ])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
-    backend.train_from_iterator(CORPUS[:3] * 3, trainers.BpeTrainer(
-        vocab_size=500, special_tokens=[*SPECIAL, *bytes_], show_progress=False))
+    backend.train_from_iterator(
+        CORPUS[:3] * 3, trainers.BpeTrainer(vocab_size=500, special_tokens=[*SPECIAL, *bytes_], show_progress=False)
+    )
     rebuilt = Backend.from_str(backend.to_str())
     return wrap(plain_bytes(rebuilt))
 
@@ -53,8 +60,9 @@ def metaspace() -> Tokenizer:
     backend = Backend(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
-    backend.train_from_iterator(CORPUS, trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False))
+    backend.train_from_iterator(
+        CORPUS, trainers.UnigramTrainer(vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
+    )
     return wrap(backend)
 
 
@@ -63,8 +71,9 @@ def word_piece() -> Tokenizer:
     backend = Backend(models.WordPiece(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), "removed", invert=True)
     backend.decoder = decoders.WordPiece(cleanup=False)
-    backend.train_from_iterator(CORPUS, trainers.WordPieceTrainer(
-        vocab_size=400, special_tokens=SPECIAL, show_progress=False))
+    backend.train_from_iterator(
+        CORPUS, trainers.WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL, show_progress=False)
+    )
     return wrap(backend)
 
 

@@ -83,12 +83,22 @@ def test_an_odd_message_is_named(message: dict[str, Any], place: str) -> None:
 
 
 def test_healthy_calls_are_as_they_were() -> None:
-    calls = [function(name="f", arguments='{"a": [1, {"b": null}]}'), function(name="f", arguments=""),
-             function(name="f", arguments={"a": 1}), function(name="f"), {"name": "g", "arguments": {"a": 2}}]
+    calls = [
+        function(name="f", arguments='{"a": [1, {"b": null}]}'),
+        function(name="f", arguments=""),
+        function(name="f", arguments={"a": 1}),
+        function(name="f"),
+        {"name": "g", "arguments": {"a": 2}},
+    ]
     message = prepare_messages([{"role": "assistant", "tool_calls": calls}])[0]
     functions = [call.get("function") for call in message["tool_calls"]]
-    assert functions == [{"name": "f", "arguments": {"a": [1, {"b": None}]}}, {"name": "f", "arguments": {}},
-                         {"name": "f", "arguments": {"a": 1}}, {"name": "f"}, None]
+    assert functions == [
+        {"name": "f", "arguments": {"a": [1, {"b": None}]}},
+        {"name": "f", "arguments": {}},
+        {"name": "f", "arguments": {"a": 1}},
+        {"name": "f"},
+        None,
+    ]
     assert message["tool_calls"][4] == {"name": "g", "arguments": {"a": 2}}
     assert calls[0]["function"]["arguments"] == '{"a": [1, {"b": null}]}'
 
@@ -103,16 +113,24 @@ def test_as_deep_as_is_taken() -> None:
 def test_tools_documents_and_variables_are_objects() -> None:
     assert prepare_objects("tools", None) is None
     assert prepare_objects("tools", [{"a": 1}]) == [{"a": 1}]
-    for given, place in ((5, "tools"), ("a", "tools"), ([5], "tools[0]"), ([{}, None], "tools[1]"),
-                         ([{"a": nested(90)}], "tools[0]")):
+    for given, place in (
+        (5, "tools"),
+        ("a", "tools"),
+        ([5], "tools[0]"),
+        ([{}, None], "tools[1]"),
+        ([{"a": nested(90)}], "tools[0]"),
+    ):
         with pytest.raises(RequestError) as caught:
             prepare_objects("tools", given)
         assert caught.value.param == place
     template = ChatTemplate({"default": "{{ messages[0].content }}{{ tools }}{{ documents }}{{ x }}"})
     chat = [{"role": "user", "content": "a"}]
-    for options, place in (({"tools": [5]}, "tools[0]"), ({"documents": ["a"]}, "documents[0]"),
-                           ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
-                           ({"chat_template_kwargs": {"x": nested(90)}}, "chat_template_kwargs")):
+    for options, place in (
+        ({"tools": [5]}, "tools[0]"),
+        ({"documents": ["a"]}, "documents[0]"),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"x": nested(90)}}, "chat_template_kwargs"),
+    ):
         with pytest.raises(RequestError) as caught:
             template.render(chat, **options)
         assert caught.value.param == place

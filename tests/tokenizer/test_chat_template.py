@@ -58,8 +58,10 @@ DATED = """{{ strftime_now('%d %b %Y') }}
 SOURCES = {"plain": PLAIN, "exact": EXACT, "tools": TOOLS, "parts": PARTS, "dated": DATED}
 
 CITY = {"type": "object", "properties": {"city": {"type": "string", "enum": ["Köln", "東京"]}}}
-TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Wetter für <city> & \"mehr\"",
-        "parameters": CITY}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": 'Wetter für <city> & "mehr"', "parameters": CITY},
+}
 TALK: list[dict[str, Any]] = [
     {"role": "user", "content": "  Wie ist das Wetter in Köln? 🙂 <b>&</b> "},
     {"role": "assistant", "content": None, "tool_calls": [
@@ -225,7 +227,9 @@ def test_where_templates_come_from(tmp_path: Path) -> None:
     assert load({}) == {}
     assert load({"chat_template": "one"}) == {"default": "one"}
     assert load({"chat_template": [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]}) == {
-        "default": "a", "tool_use": "b"}
+        "default": "a",
+        "tool_use": "b",
+    }
     with pytest.raises(ModelError, match="malformed"):
         load({"chat_template": [1]})
     (tmp_path / "chat_template.json").write_text('{"chat_template": "from json"}')
@@ -261,13 +265,20 @@ def test_a_template_of_megabytes_is_refused_wherever_it_stands(tmp_path: Path) -
         ChatTemplate.from_folder(tmp_path, {}, {})
 
 
-@pytest.mark.parametrize("source", [
-    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
-    "{% if 1 %}" * 300 + "x" + "{% endif %}" * 300,
-    "{% for a in [1] %}" * 60 + "x" + "{% endfor %}" * 60,
-    "{{ 1 | nofilter }}", "{% for %}", "{{", "{% macro %}",
-    "{{ " + "[" * 300 + "]" * 300 + " }}", "{{ " + "-" * 5000 + "1 }}",
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+        "{% if 1 %}" * 300 + "x" + "{% endif %}" * 300,
+        "{% for a in [1] %}" * 60 + "x" + "{% endfor %}" * 60,
+        "{{ 1 | nofilter }}",
+        "{% for %}",
+        "{{",
+        "{% macro %}",
+        "{{ " + "[" * 300 + "]" * 300 + " }}",
+        "{{ " + "-" * 5000 + "1 }}",
+    ],
+)
 def test_templates_that_no_compiler_takes_are_the_requests_error_or_run(source: str) -> None:
     template = ChatTemplate.from_texts({"default": source}, {})
     with contextlib.suppress(RequestError):

@@ -14,8 +14,7 @@ from tests.byte_model import EOS
 
 KIND = st.sampled_from(["byte_level", "byte_fallback", "metaspace", "word_piece"])
 TEXT = st.text(
-    st.sampled_from("abc xyz.,\n\tßéЖж狐狸語한🙂🇫🇷‍👩﷽▁")
-    | st.characters(blacklist_categories=["Cs", "Cc"]),
+    st.sampled_from("abc xyz.,\n\tßéЖж狐狸語한🙂🇫🇷‍👩﷽▁") | st.characters(blacklist_categories=["Cs", "Cc"]),
     max_size=60,
 )
 

@@ -11,12 +11,27 @@ from quire.tokenizer import generation_defaults
 
 
 def test_what_the_file_sets_is_taken(tmp_path: Path) -> None:
-    content = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.0, "repetition_penalty": 1.05,
-               "max_new_tokens": 99, "do_sample": False, "eos_token_id": [1], "bos_token_id": 0,
-               "transformers_version": "5"}
+    content = {
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "top_k": 20,
+        "min_p": 0.0,
+        "repetition_penalty": 1.05,
+        "max_new_tokens": 99,
+        "do_sample": False,
+        "eos_token_id": [1],
+        "bos_token_id": 0,
+        "transformers_version": "5",
+    }
     (tmp_path / "generation_config.json").write_text(json.dumps(content))
-    assert generation_defaults(tmp_path) == {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.0,
-                                             "repetition_penalty": 1.05, "max_tokens": 99}
+    assert generation_defaults(tmp_path) == {
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "top_k": 20,
+        "min_p": 0.0,
+        "repetition_penalty": 1.05,
+        "max_tokens": 99,
+    }
 
 
 @pytest.mark.parametrize("content", [{}, {"do_sample": False}, {"temperature": None}])

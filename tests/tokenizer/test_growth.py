@@ -17,15 +17,25 @@ def with_rules(*rules: normalizers.Normalizer) -> Tokenizer:
 
 def test_ordinary_rules_pass() -> None:
     check_growth(Tokenizer(models.BPE({"a": 0}, [])), "x")
-    check_growth(with_rules(normalizers.NFKC(), normalizers.Prepend("▁"), normalizers.Replace(" ", "▁"),
-                            normalizers.Replace(Regex(" {2,}"), " ")), "x")
+    check_growth(
+        with_rules(
+            normalizers.NFKC(),
+            normalizers.Prepend("▁"),
+            normalizers.Replace(" ", "▁"),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ),
+        "x",
+    )
 
 
-@pytest.mark.parametrize("rules", [
-    [normalizers.Replace("l", "ll")] * 40,
-    [normalizers.Replace("l", "l" * 2000)],
-    [normalizers.Sequence([normalizers.Replace(Regex("."), "l" * 100)]), normalizers.Replace("l", "m" * 100)],
-])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [normalizers.Replace("l", "ll")] * 40,
+        [normalizers.Replace("l", "l" * 2000)],
+        [normalizers.Sequence([normalizers.Replace(Regex("."), "l" * 100)]), normalizers.Replace("l", "m" * 100)],
+    ],
+)
 def test_rules_that_multiply_are_refused(rules: list[normalizers.Normalizer]) -> None:
     with pytest.raises(ModelError, match=r"x: its .* times as long"):
         check_growth(with_rules(*rules), "x")

@@ -72,8 +72,11 @@ def test_random_stops_in_random_texts_in_random_pieces() -> None:
                 held = seen[len(shown) :]
                 assert seen == shown + held
                 assert not held or any(stop.startswith(held) for stop in stops)
-                assert not any(stop.startswith(seen[-size:]) for stop in stops for size in
-                               range(len(held) + 1, min(len(seen), len(stop)) + 1))
+                assert not any(
+                    stop.startswith(seen[-size:])
+                    for stop in stops
+                    for size in range(len(held) + 1, min(len(seen), len(stop)) + 1)
+                )
             rest = rest[size:]
         match = expected(stops, text)
         if match is None:

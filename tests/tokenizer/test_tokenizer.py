@@ -31,8 +31,12 @@ def byte_level(tokenizers_by_kind: dict[str, Tokenizer]) -> Tokenizer:
 
 def test_loads_what_transformers_loads(tmp_path: Path, byte_level: Tokenizer) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers, the oracle, is not installed")
-    config = {"bos_token": "<s>", "eos_token": {"__type": "AddedToken", "content": "</s>", "special": True},
-              "pad_token": None, "tokenizer_class": "PreTrainedTokenizerFast"}
+    config = {
+        "bos_token": "<s>",
+        "eos_token": {"__type": "AddedToken", "content": "</s>", "special": True},
+        "pad_token": None,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     folder = write(tmp_path, byte_level, config)
     ours, theirs = Tokenizer.from_folder(folder), transformers.AutoTokenizer.from_pretrained(folder)
     assert (ours.bos_token_id, ours.eos_token_id, ours.pad_token_id) == (theirs.bos_token_id, theirs.eos_token_id, None)
@@ -99,8 +103,11 @@ def test_truncation_and_padding_of_the_file_are_off(tmp_path: Path, byte_level: 
 
 def test_tokens_only_the_config_names_are_added(tmp_path: Path, byte_level: Tokenizer) -> None:
     size = byte_level.vocab_size
-    named = {str(size): {"content": "<|extra|>", "special": True}, str(size + 1): {"content": "<plain>"},
-             "1": {"content": "<s>", "special": True}}
+    named = {
+        str(size): {"content": "<|extra|>", "special": True},
+        str(size + 1): {"content": "<plain>"},
+        "1": {"content": "<s>", "special": True},
+    }
     write(tmp_path, byte_level, {"added_tokens_decoder": named})
     tokenizer = Tokenizer.from_folder(tmp_path)
     assert tokenizer.encode("<|extra|><plain>", add_special_tokens=False) == [size, size + 1]
@@ -162,8 +169,12 @@ def gpt2_files(folder: Path) -> None:
     """A tokenizer in the files that came before tokenizer.json."""
     model = models.BPE({"a": 0, "b": 1, "ab": 2, "Ġ": 3, "<|endoftext|>": 4}, [("a", "b")])
     model.save(str(folder))
-    config = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>",
-              "unk_token": "<|endoftext|>"}
+    config = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "eos_token": "<|endoftext|>",
+        "bos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
 

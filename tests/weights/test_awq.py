@@ -26,11 +26,10 @@ def opened(folder: Path, tensors: dict[str, np.ndarray], **config: Any) -> Quant
 
 
 @pytest.mark.parametrize("zeros", [False, True])
-@pytest.mark.parametrize(("group_size", "scheme"), [(32, "int4_g32"), (64, "int4_g64"), (128, "int4_g128"),
-                                                    (-1, "int4_g128")])
-def test_every_group_size(
-    group_size: int, scheme: str, zeros: bool, tmp_path: Path, rng: np.random.Generator
-) -> None:
+@pytest.mark.parametrize(
+    ("group_size", "scheme"), [(32, "int4_g32"), (64, "int4_g64"), (128, "int4_g128"), (-1, "int4_g128")]
+)
+def test_every_group_size(group_size: int, scheme: str, zeros: bool, tmp_path: Path, rng: np.random.Generator) -> None:
     layer = random_layer(rng, 24, 256, group_size=group_size, zeros=zeros)
     tensors = of_module(NAME, awq_tensors(layer)) | {"lm_head.weight": np.ones((3, 4), np.float16)}
     files = opened(tmp_path, tensors, group_size=group_size, zero_point=zeros)
@@ -57,14 +56,17 @@ def test_the_names_of_older_files(tmp_path: Path, rng: np.random.Generator) -> N
     np.testing.assert_array_equal(files.tensor(f"{NAME}.weight"), layer.dense())
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"scales": None}, "no model.layers.0.self_attn.q_proj.scales"),
-    ({"qzeros": None}, "no model.layers.0.self_attn.q_proj.qzeros"),
-    ({"scales": np.ones((2, 8), np.float16)}, "scales is"),
-    ({"qzeros": np.zeros((2, 3), np.int32)}, "qzeros is"),
-    ({"qweight": np.zeros((65, 2), np.int32)}, "do not divide its 65 inputs"),
-    ({"weight": np.zeros((16, 64), np.float16)}, "as floats and as integers"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"scales": None}, "no model.layers.0.self_attn.q_proj.scales"),
+        ({"qzeros": None}, "no model.layers.0.self_attn.q_proj.qzeros"),
+        ({"scales": np.ones((2, 8), np.float16)}, "scales is"),
+        ({"qzeros": np.zeros((2, 3), np.int32)}, "qzeros is"),
+        ({"qweight": np.zeros((65, 2), np.int32)}, "do not divide its 65 inputs"),
+        ({"weight": np.zeros((16, 64), np.float16)}, "as floats and as integers"),
+    ],
+)
 def test_layers_that_do_not_fit_are_refused_by_name(
     change: dict[str, Any], reason: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
@@ -73,10 +75,16 @@ def test_layers_that_do_not_fit_are_refused_by_name(
         opened(tmp_path, of_module(NAME, {key: array for key, array in tensors.items() if array is not None}))
 
 
-@pytest.mark.parametrize(("config", "reason"), [
-    ({"version": "gemv"}, "'gemv'"), ({"version": "gemv_fast"}, "'gemv_fast'"), ({"version": "marlin"}, "'marlin'"),
-    ({"bits": 3}, "3 bits"), ({"group_size": None}, "group_size=None"),
-])
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"version": "gemv"}, "'gemv'"),
+        ({"version": "gemv_fast"}, "'gemv_fast'"),
+        ({"version": "marlin"}, "'marlin'"),
+        ({"bits": 3}, "3 bits"),
+        ({"group_size": None}, "group_size=None"),
+    ],
+)
 def test_variants_that_are_not_read_are_refused(
     config: dict[str, Any], reason: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:

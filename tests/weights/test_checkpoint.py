@@ -27,10 +27,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
 }
-SHAPE = {"vocab_size": 131, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 64, "torch_dtype": "bfloat16"}
-GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 131, "n_embd": 32, "n_head": 8,
-        "n_layer": 2, "n_positions": 64}
+SHAPE = {
+    "vocab_size": 131,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "torch_dtype": "bfloat16",
+}
+GPT2 = {
+    "architectures": ["GPT2LMHeadModel"],
+    "model_type": "gpt2",
+    "vocab_size": 131,
+    "n_embd": 32,
+    "n_head": 8,
+    "n_layer": 2,
+    "n_positions": 64,
+}
 
 
 def config_of(case: str) -> dict[str, Any]:
@@ -44,36 +59,64 @@ def stored_shapes(case: str) -> dict[str, tuple[int, ...]]:
     names = {"model.embed_tokens.weight": (v, d), "model.norm.weight": (d,), "lm_head.weight": (v, d)}
     prefix = "model.layers."
     dense = {"mlp.gate_proj.weight": (f, d), "mlp.up_proj.weight": (f, d), "mlp.down_proj.weight": (d, f)}
-    separate = {"self_attn.q_proj.weight": (q, d), "self_attn.k_proj.weight": (kv, d),
-                "self_attn.v_proj.weight": (kv, d), "self_attn.o_proj.weight": (d, q)}
+    separate = {
+        "self_attn.q_proj.weight": (q, d),
+        "self_attn.k_proj.weight": (kv, d),
+        "self_attn.v_proj.weight": (kv, d),
+        "self_attn.o_proj.weight": (d, q),
+    }
     if case == "llama":
         del names["lm_head.weight"]
         layer |= separate | dense
     elif case == "qwen2":
-        layer |= separate | dense | {"self_attn.q_proj.bias": (q,), "self_attn.k_proj.bias": (kv,),
-                                     "self_attn.v_proj.bias": (kv,)}
+        layer |= (
+            separate
+            | dense
+            | {"self_attn.q_proj.bias": (q,), "self_attn.k_proj.bias": (kv,), "self_attn.v_proj.bias": (kv,)}
+        )
     elif case == "phi3":
-        layer |= {"self_attn.qkv_proj.weight": (q + 2 * kv, d), "self_attn.o_proj.weight": (d, q),
-                  "mlp.gate_up_proj.weight": (2 * f, d), "mlp.down_proj.weight": (d, f)}
+        layer |= {
+            "self_attn.qkv_proj.weight": (q + 2 * kv, d),
+            "self_attn.o_proj.weight": (d, q),
+            "mlp.gate_up_proj.weight": (2 * f, d),
+            "mlp.down_proj.weight": (d, f),
+        }
     elif case == "mixtral":
         layer |= separate | {"block_sparse_moe.gate.weight": (4, d)}
         for expert in range(4):
-            layer |= {f"block_sparse_moe.experts.{expert}.{name}.weight": (d, f) if name == "w2" else (f, d)
-                      for name in ("w1", "w2", "w3")}
+            layer |= {
+                f"block_sparse_moe.experts.{expert}.{name}.weight": (d, f) if name == "w2" else (f, d)
+                for name in ("w1", "w2", "w3")
+            }
     elif case == "gpt_neox":
         prefix = "gpt_neox.layers."
-        names = {"gpt_neox.embed_in.weight": (v, d), "embed_out.weight": (v, d),
-                 "gpt_neox.final_layer_norm.weight": (d,), "gpt_neox.final_layer_norm.bias": (d,)}
-        layer |= {"input_layernorm.bias": (d,), "post_attention_layernorm.bias": (d,),
-                  "attention.query_key_value.weight": (3 * d, d), "attention.query_key_value.bias": (3 * d,),
-                  "attention.dense.weight": (d, d), "attention.dense.bias": (d,),
-                  "mlp.dense_h_to_4h.weight": (f, d), "mlp.dense_h_to_4h.bias": (f,),
-                  "mlp.dense_4h_to_h.weight": (d, f), "mlp.dense_4h_to_h.bias": (d,)}
+        names = {
+            "gpt_neox.embed_in.weight": (v, d),
+            "embed_out.weight": (v, d),
+            "gpt_neox.final_layer_norm.weight": (d,),
+            "gpt_neox.final_layer_norm.bias": (d,),
+        }
+        layer |= {
+            "input_layernorm.bias": (d,),
+            "post_attention_layernorm.bias": (d,),
+            "attention.query_key_value.weight": (3 * d, d),
+            "attention.query_key_value.bias": (3 * d,),
+            "attention.dense.weight": (d, d),
+            "attention.dense.bias": (d,),
+            "mlp.dense_h_to_4h.weight": (f, d),
+            "mlp.dense_h_to_4h.bias": (f,),
+            "mlp.dense_4h_to_h.weight": (d, f),
+            "mlp.dense_4h_to_h.bias": (d,),
+        }
     else:
         prefix, names = "h.", {"wte.weight": (v, d), "wpe.weight": (64, d), "ln_f.weight": (d,), "ln_f.bias": (d,)}
         layer = {f"{norm}.{kind}": (d,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")}
-        for name, size_in, size_out in (("attn.c_attn", d, 3 * d), ("attn.c_proj", d, d), ("mlp.c_fc", d, 4 * d),
-                                        ("mlp.c_proj", 4 * d, d)):
+        for name, size_in, size_out in (
+            ("attn.c_attn", d, 3 * d),
+            ("attn.c_proj", d, d),
+            ("mlp.c_fc", d, 4 * d),
+            ("mlp.c_proj", 4 * d, d),
+        ):
             layer |= {f"{name}.weight": (size_in, size_out), f"{name}.bias": (size_out,)}
     return names | {f"{prefix}{index}.{name}": shape for index in range(2) for name, shape in layer.items()}
 
@@ -104,8 +147,11 @@ def opened(folder: Path) -> tuple[ModelGraph, CheckpointWeights]:
 
 
 def arrays_of(model: ModelGraph, weights: Any) -> dict[str, np.ndarray]:
-    return {part.prefix + name: weights.read(weight)
-            for part in model.parts() for name, weight in part.graph.weights.items()}
+    return {
+        part.prefix + name: weights.read(weight)
+        for part in model.parts()
+        for name, weight in part.graph.weights.items()
+    }
 
 
 ALL_CASES = [*CONFIGS, "gpt2"]
@@ -173,8 +219,10 @@ def test_a_missing_expert_is_named_in_the_layout_that_is_there(write: Writer) ->
 
 
 def test_known_buffers_are_ignored_and_others_are_not(write: Writer) -> None:
-    buffers = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(2, np.float32),
-               "lm_head.weight": np.zeros((131, 32), np.float32)}  # the embedding is tied
+    buffers = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(2, np.float32),
+        "lm_head.weight": np.zeros((131, 32), np.float32),
+    }  # the embedding is tied
     opened(write("llama", tensors_of("llama") | buffers))
     opened(write("gpt2", tensors_of("gpt2") | {"h.0.attn.bias": np.zeros((1, 1, 64, 64), np.float32)}))
     with pytest.raises(ModelError, match=r"1 unexpected: h\.0\.attn\.extra"):
@@ -184,6 +232,7 @@ def test_known_buffers_are_ignored_and_others_are_not(write: Writer) -> None:
 def fused_mixtral(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     out = {name: array for name, array in tensors.items() if "block_sparse_moe" not in name}
     for layer in ("model.layers.0.", "model.layers.1."):
+
         def experts(name: str, layer: str = layer) -> np.ndarray:
             return np.stack([tensors[f"{layer}block_sparse_moe.experts.{i}.{name}.weight"] for i in range(4)])
 
@@ -193,11 +242,14 @@ def fused_mixtral(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return out
 
 
-@pytest.mark.parametrize(("case", "other_layout"), [
-    ("mixtral", fused_mixtral),
-    ("gpt2", lambda tensors: {f"transformer.{name}": array for name, array in tensors.items()}),
-    ("gpt_neox", lambda tensors: {name.replace("embed_out", "lm_head"): array for name, array in tensors.items()}),
-])
+@pytest.mark.parametrize(
+    ("case", "other_layout"),
+    [
+        ("mixtral", fused_mixtral),
+        ("gpt2", lambda tensors: {f"transformer.{name}": array for name, array in tensors.items()}),
+        ("gpt_neox", lambda tensors: {name.replace("embed_out", "lm_head"): array for name, array in tensors.items()}),
+    ],
+)
 def test_both_layouts_of_a_family_give_the_same_weights(
     case: str, other_layout: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], write: Writer
 ) -> None:
@@ -271,23 +323,43 @@ def test_merged_projections_are_cut_before_they_are_joined(write: Writer) -> Non
     assert len(merged) == 2, "a weight and a bias"
     for weight in merged:
         kind = "weight" if len(weight.shape) == 2 else "bias"
-        expected = np.concatenate([separate[f"self_attn.{name}_proj.{kind}"][rows] for name, rows in
-                                   (("q", slice(16, None)), ("k", slice(4, None)), ("v", slice(4, None)))])
+        expected = np.concatenate(
+            [
+                separate[f"self_attn.{name}_proj.{kind}"][rows]
+                for name, rows in (("q", slice(16, None)), ("k", slice(4, None)), ("v", slice(4, None)))
+            ]
+        )
         np.testing.assert_array_equal(CheckpointWeights(folder, cut, 1, 2).read(weight), expected)
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
 def test_the_language_model_of_an_image_text_checkpoint_loads(prefix: str, tmp_path: Path) -> None:
-    text = {**SHAPE, "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "head_dim": 8,
-            "sliding_window": 9}
+    text = {
+        **SHAPE,
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "head_dim": 8,
+        "sliding_window": 9,
+    }
     plain = build_model_from_config(text).graph
     sizes = plain.axis_sizes()
     rng = np.random.default_rng(0)
-    tensors = {weight.source.name: rng.standard_normal([dim.evaluate(sizes) for dim in weight.shape], np.float32)
-               for part in plain.parts() for weight in part.graph.weights.values()}
-    for folder, names in ((tmp_path / "text", tensors), (tmp_path / "both", {
-            **{name.replace("model.", prefix, 1): array for name, array in tensors.items()},
-            "vision_tower.a": np.zeros(1, np.float32), "multi_modal_projector.b": np.zeros(1, np.float32)})):
+    tensors = {
+        weight.source.name: rng.standard_normal([dim.evaluate(sizes) for dim in weight.shape], np.float32)
+        for part in plain.parts()
+        for weight in part.graph.weights.values()
+    }
+    for folder, names in (
+        (tmp_path / "text", tensors),
+        (
+            tmp_path / "both",
+            {
+                **{name.replace("model.", prefix, 1): array for name, array in tensors.items()},
+                "vision_tower.a": np.zeros(1, np.float32),
+                "multi_modal_projector.b": np.zeros(1, np.float32),
+            },
+        ),
+    ):
         folder.mkdir()
         save_file(names, folder / "model.safetensors")
     both = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text}
@@ -297,5 +369,6 @@ def test_the_language_model_of_an_image_text_checkpoint_loads(prefix: str, tmp_p
     for array, expected in zip(from_both, from_text, strict=True):
         np.testing.assert_array_equal(array, expected)
     assert [part.signature() for part in build_model(tmp_path / "both").graph.layers] == [
-        part.signature() for part in plain.layers]
+        part.signature() for part in plain.layers
+    ]
     assert load_file(tmp_path / "text" / "model.safetensors").keys() == tensors.keys()

@@ -24,14 +24,26 @@ NAME = "model.layers.0.self_attn.o_proj"
 
 
 def weights(**change: Any) -> dict[str, Any]:
-    return {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32, "dynamic": False,
-            **change}
+    return {
+        "num_bits": 4,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": 32,
+        "dynamic": False,
+        **change,
+    }
 
 
 def config(stored_format: str = "pack-quantized", *, targets: tuple[str, ...] = ("Linear",), **change: Any) -> Any:
     group = {"targets": list(targets), "weights": weights(**change), "input_activations": None}
-    return {"quant_method": "compressed-tensors", "format": stored_format, "config_groups": {"group_0": group},
-            "ignore": ["lm_head"], "quantization_status": "compressed"}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": stored_format,
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+        "quantization_status": "compressed",
+    }
 
 
 def opened(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> QuantizedSafetensors:
@@ -49,9 +61,15 @@ def check(files: QuantizedSafetensors, layer: Layer, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("zeros", ["", "packed", "int8"])
-@pytest.mark.parametrize(("group_size", "inputs", "scheme"), [
-    (32, 96, "int4_g32"), (64, 128, "int4_g64"), (128, 256, "int4_g128"), (-1, 100, "int4_g128"),
-])
+@pytest.mark.parametrize(
+    ("group_size", "inputs", "scheme"),
+    [
+        (32, 96, "int4_g32"),
+        (64, 128, "int4_g64"),
+        (128, 256, "int4_g128"),
+        (-1, 100, "int4_g128"),
+    ],
+)
 def test_four_bits_packed(
     zeros: str, group_size: int, inputs: int, scheme: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
@@ -70,9 +88,7 @@ def test_eight_bits_packed(group_size: int, scheme: str, tmp_path: Path, rng: np
 
 @pytest.mark.parametrize("stored_format", ["int-quantized", "naive-quantized"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_eight_bits_as_bytes(
-    stored_format: str, dtype: type, tmp_path: Path, rng: np.random.Generator
-) -> None:
+def test_eight_bits_as_bytes(stored_format: str, dtype: type, tmp_path: Path, rng: np.random.Generator) -> None:
     layer = random_layer(rng, 20, 96, bits=8, group_size=-1, dtype=dtype)
     settings = config(stored_format, num_bits=8, strategy="channel", group_size=None)
     check(opened(tmp_path, of_module(NAME, int8_tensors(layer)), settings), layer, "int8")
@@ -113,12 +129,11 @@ def test_groups_in_any_order_stay_integers(g_idx: list[int], tmp_path: Path, rng
     check(opened(tmp_path, of_module(NAME, tensors), config()), layer, "int4_g32")
 
 
-def test_eight_bits_with_zero_points_are_read_as_floats(
-    tmp_path: Path, rng: np.random.Generator
-) -> None:
+def test_eight_bits_with_zero_points_are_read_as_floats(tmp_path: Path, rng: np.random.Generator) -> None:
     layer = random_layer(rng, 8, 64, bits=8, zeros=True)
-    files = opened(tmp_path, of_module(NAME, packed_tensors(layer, 8, zeros="packed")),
-                       config(num_bits=8, symmetric=False))
+    files = opened(
+        tmp_path, of_module(NAME, packed_tensors(layer, 8, zeros="packed")), config(num_bits=8, symmetric=False)
+    )
     assert "zero points" in files.dequantized[f"{NAME}.weight"]
     np.testing.assert_array_equal(files.tensor(f"{NAME}.weight"), layer.dense().astype(np.float16))
 
@@ -151,31 +166,42 @@ def test_a_layer_belongs_to_the_group_that_fits_it_best(tmp_path: Path, rng: np.
         **of_module("lm_head", int8_tensors(random_layer(rng, 8, 128, bits=8, group_size=-1))),
     }
     settings = config()
-    settings |= {"format": "mixed-precision", "config_groups": {
-        "every": {"targets": ["Linear"], "weights": weights(), "format": "pack-quantized"},
-        "experts": {"targets": ["re:.*experts.*"], "weights": weights(group_size=64), "format": "pack-quantized"},
-        "head": {"targets": ["lm_head"], "weights": weights(num_bits=8, strategy="channel"),
-                 "format": "int-quantized"},
-    }}
+    settings |= {
+        "format": "mixed-precision",
+        "config_groups": {
+            "every": {"targets": ["Linear"], "weights": weights(), "format": "pack-quantized"},
+            "experts": {"targets": ["re:.*experts.*"], "weights": weights(group_size=64), "format": "pack-quantized"},
+            "head": {
+                "targets": ["lm_head"],
+                "weights": weights(num_bits=8, strategy="channel"),
+                "format": "int-quantized",
+            },
+        },
+    }
     files = opened(tmp_path, tensors, settings)
     assert {name: files.scheme(name) for name in files.names} == {
-        "model.layers.0.a.weight": "int4_g32", "model.layers.0.experts.3.b.weight": "int4_g64",
-        "lm_head.weight": "int8"}
+        "model.layers.0.a.weight": "int4_g32",
+        "model.layers.0.experts.3.b.weight": "int4_g64",
+        "lm_head.weight": "int8",
+    }
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"weight_scale": None}, f"no {NAME}.weight_scale"),
-    ({"weight_shape": None}, f"no {NAME}.weight_shape"),
-    ({"weight_packed": None}, f"no {NAME}.weight"),
-    ({"weight_packed": np.zeros((16, 7), np.int32)}, "weight_packed is"),
-    ({"weight_shape": np.array([16, 128])}, "weight_packed is"),
-    ({"weight_scale": np.ones((16, 1), np.float16)}, "weight_scale is"),
-    ({"weight_zero_point": np.ones((16, 1), np.int8)}, "weight_zero_point is"),
-    ({"weight_zero_point": np.ones((16, 2), np.int32)}, "weight_zero_point is"),
-    ({"weight_g_idx": np.zeros(3, np.int32)}, "weight_g_idx is"),
-    ({"weight": np.zeros((16, 64), np.float16)}, "as floats and as integers"),
-    ({"weight": np.zeros((16, 64), np.float16), "weight_packed": None, "weight_shape": None}, "weight is float16"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"weight_scale": None}, f"no {NAME}.weight_scale"),
+        ({"weight_shape": None}, f"no {NAME}.weight_shape"),
+        ({"weight_packed": None}, f"no {NAME}.weight"),
+        ({"weight_packed": np.zeros((16, 7), np.int32)}, "weight_packed is"),
+        ({"weight_shape": np.array([16, 128])}, "weight_packed is"),
+        ({"weight_scale": np.ones((16, 1), np.float16)}, "weight_scale is"),
+        ({"weight_zero_point": np.ones((16, 1), np.int8)}, "weight_zero_point is"),
+        ({"weight_zero_point": np.ones((16, 2), np.int32)}, "weight_zero_point is"),
+        ({"weight_g_idx": np.zeros(3, np.int32)}, "weight_g_idx is"),
+        ({"weight": np.zeros((16, 64), np.float16)}, "as floats and as integers"),
+        ({"weight": np.zeros((16, 64), np.float16), "weight_packed": None, "weight_shape": None}, "weight is float16"),
+    ],
+)
 def test_layers_that_do_not_fit_are_refused_by_name(
     change: dict[str, Any], reason: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
@@ -185,13 +211,18 @@ def test_layers_that_do_not_fit_are_refused_by_name(
         opened(tmp_path, of_module(NAME, present), config())
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"group_size": 48}, "do not divide its 64 inputs"), ({"symmetric": False}, "is not symmetric"),
-    ({"num_bits": 3}, "3 bits"), ({"type": "float", "num_bits": 8}, "8 bits of type 'float'"),
-    ({"strategy": "block", "block_structure": [128, 128]}, "'block'"),
-    ({"strategy": "group", "group_size": 0}, "'group'"),
-    ({"targets": ("re:.*mlp.*",)}, "no such layer"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"group_size": 48}, "do not divide its 64 inputs"),
+        ({"symmetric": False}, "is not symmetric"),
+        ({"num_bits": 3}, "3 bits"),
+        ({"type": "float", "num_bits": 8}, "8 bits of type 'float'"),
+        ({"strategy": "block", "block_structure": [128, 128]}, "'block'"),
+        ({"strategy": "group", "group_size": 0}, "'group'"),
+        ({"targets": ("re:.*mlp.*",)}, "no such layer"),
+    ],
+)
 def test_groups_that_are_not_read_are_refused(
     change: dict[str, Any], reason: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
@@ -199,16 +230,29 @@ def test_groups_that_are_not_read_are_refused(
         opened(tmp_path, of_module(NAME, packed_tensors(random_layer(rng, 16, 64))), config(**change))
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"format": "float-quantized"}, "'float-quantized'"), ({"format": "nvfp4-pack-quantized"}, "'nvfp4-pack"),
-    ({"format": "marlin-24"}, "'marlin-24'"), ({"format": "dense"}, "'dense'"),
-    ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "'sparse-24-bitmask'"),
-    ({"transform_config": {"config_groups": {"R1": {}}}}, "transform_config"),
-    ({"config_groups": {}}, "no config_groups"), ({"config_groups": {"W8A8": ["Linear"]}}, "config_groups.W8A8"),
-    ({"config_groups": {"a": {"targets": ["Linear"], "weights": None}}}, "without weights"),
-    ({"config_groups": {"a": {"targets": ["Linear"], "weights": weights()},
-                        "b": {"targets": ["Linear"], "weights": weights(group_size=64)}}}, "several ways"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": "float-quantized"}, "'float-quantized'"),
+        ({"format": "nvfp4-pack-quantized"}, "'nvfp4-pack"),
+        ({"format": "marlin-24"}, "'marlin-24'"),
+        ({"format": "dense"}, "'dense'"),
+        ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "'sparse-24-bitmask'"),
+        ({"transform_config": {"config_groups": {"R1": {}}}}, "transform_config"),
+        ({"config_groups": {}}, "no config_groups"),
+        ({"config_groups": {"W8A8": ["Linear"]}}, "config_groups.W8A8"),
+        ({"config_groups": {"a": {"targets": ["Linear"], "weights": None}}}, "without weights"),
+        (
+            {
+                "config_groups": {
+                    "a": {"targets": ["Linear"], "weights": weights()},
+                    "b": {"targets": ["Linear"], "weights": weights(group_size=64)},
+                }
+            },
+            "several ways",
+        ),
+    ],
+)
 def test_formats_that_are_not_read_are_refused(
     change: dict[str, Any], reason: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:

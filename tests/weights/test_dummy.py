@@ -16,15 +16,28 @@ from quire.weights import DummyWeights, open_weights
 
 
 def model_of(architecture: str, model_type: str, **values: Any) -> ModelGraph:
-    return build_model_from_config({
-        "architectures": [architecture], "model_type": model_type, "vocab_size": 131, "hidden_size": 32,
-        "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 64, **values}).graph
+    return build_model_from_config(
+        {
+            "architectures": [architecture],
+            "model_type": model_type,
+            "vocab_size": 131,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            **values,
+        }
+    ).graph
 
 
 def arrays_of(model: ModelGraph, weights: Any) -> dict[str, np.ndarray]:
-    return {part.prefix + name: weights.read(weight)
-            for part in model.parts() for name, weight in part.graph.weights.items()}
+    return {
+        part.prefix + name: weights.read(weight)
+        for part in model.parts()
+        for name, weight in part.graph.weights.items()
+    }
 
 
 MIXTRAL = model_of("MixtralForCausalLM", "mixtral", num_local_experts=4)
@@ -37,8 +50,9 @@ def test_they_depend_on_seed_and_name_only() -> None:
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
         assert not np.array_equal(array, other[name])
-    assert not np.array_equal(first["model.layers.0.self_attn.k_proj.weight"],
-                              first["model.layers.1.self_attn.k_proj.weight"])
+    assert not np.array_equal(
+        first["model.layers.0.self_attn.k_proj.weight"], first["model.layers.1.self_attn.k_proj.weight"]
+    )
 
 
 def test_norms_are_around_one_and_the_rest_around_zero() -> None:
@@ -62,8 +76,9 @@ def test_ranks_hold_cuts_of_one_model() -> None:
     local = arrays_of(cut, DummyWeights(cut, seed=3, dtype="float32", rank=1, world_size=2))
     layer = "model.layers.1."
     np.testing.assert_array_equal(local[f"{layer}mlp.experts.down_proj"], whole[f"{layer}mlp.experts.down_proj"][2:])
-    np.testing.assert_array_equal(local[f"{layer}self_attn.k_proj.weight"],
-                                  whole[f"{layer}self_attn.k_proj.weight"][8:])
+    np.testing.assert_array_equal(
+        local[f"{layer}self_attn.k_proj.weight"], whole[f"{layer}self_attn.k_proj.weight"][8:]
+    )
     np.testing.assert_array_equal(local[f"{layer}input_layernorm.weight"], whole[f"{layer}input_layernorm.weight"])
 
 

@@ -65,11 +65,16 @@ class Hub(BaseHTTPRequestHandler):
             self.send(404, b"no", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
         elif path.startswith(f"/api/models/{MODEL}/revision/"):
             siblings = [{"rfilename": name} for name in FILES]
-            self.send(200, json.dumps({"id": MODEL, "modelId": MODEL, "sha": COMMIT, "siblings": siblings}).encode(),
-                      {"Content-Type": "application/json"})
+            self.send(
+                200,
+                json.dumps({"id": MODEL, "modelId": MODEL, "sha": COMMIT, "siblings": siblings}).encode(),
+                {"Content-Type": "application/json"},
+            )
         elif path.startswith(f"/api/models/{MODEL}/tree/"):
-            tree = [{"type": "file", "path": name, "size": len(content), "oid": etag(content)}
-                    for name, content in FILES.items()]
+            tree = [
+                {"type": "file", "path": name, "size": len(content), "oid": etag(content)}
+                for name, content in FILES.items()
+            ]
             self.send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
         elif path.startswith(f"/{MODEL}/resolve/"):
             self.send_file(path.removeprefix(f"/{MODEL}/resolve/").split("/", 1)[1])
@@ -200,9 +205,13 @@ def test_the_environment_is_honoured(running_hub: RunningHub, tmp_path: Path) ->
     code = f"from quire.weights.hub import resolve_model; print(resolve_model({MODEL!r}))"
     names = ("HF_", "TRANSFORMERS_", "HUGGING")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(names)}
-    environment |= {"HF_ENDPOINT": running_hub.url, "HF_TOKEN": "hf_secret", "HF_HOME": str(tmp_path),
-                    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment |= {
+        "HF_ENDPOINT": running_hub.url,
+        "HF_TOKEN": "hf_secret",
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
 
     def run(**more: str) -> str:
         done = subprocess.run([sys.executable, "-c", code], env=environment | more, capture_output=True, text=True)
@@ -223,11 +232,17 @@ def test_the_environment_is_honoured(running_hub: RunningHub, tmp_path: Path) ->
         (f"{MODEL}:Q4_K_M", "tiny-Q4_K_M.gguf", {"tiny-Q4_K_M.gguf"}),
         (f"{MODEL}:q4_k_s", "tiny-Q4_K_S.gguf", {"tiny-Q4_K_S.gguf"}),
         (f"{MODEL}:Q8_0", "tiny-Q8_0.gguf", {"tiny-Q8_0.gguf"}),
-        (f"{MODEL}:F16", "F16/tiny-F16-00001-of-00002.gguf",
-         {"F16/tiny-F16-00001-of-00002.gguf", "F16/tiny-F16-00002-of-00002.gguf"}),
+        (
+            f"{MODEL}:F16",
+            "F16/tiny-F16-00001-of-00002.gguf",
+            {"F16/tiny-F16-00001-of-00002.gguf", "F16/tiny-F16-00002-of-00002.gguf"},
+        ),
         (f"{MODEL}/tiny-Q8_0.gguf", "tiny-Q8_0.gguf", {"tiny-Q8_0.gguf"}),
-        (f"{MODEL}/F16/tiny-F16-00001-of-00002.gguf", "F16/tiny-F16-00001-of-00002.gguf",
-         {"F16/tiny-F16-00001-of-00002.gguf", "F16/tiny-F16-00002-of-00002.gguf"}),
+        (
+            f"{MODEL}/F16/tiny-F16-00001-of-00002.gguf",
+            "F16/tiny-F16-00001-of-00002.gguf",
+            {"F16/tiny-F16-00001-of-00002.gguf", "F16/tiny-F16-00002-of-00002.gguf"},
+        ),
     ],
 )
 def test_one_gguf_file_of_a_repository(

@@ -82,10 +82,15 @@ def src(name: str, *shape: int | str | Dim, view: tuple[tuple[Any, ...], ...] = 
 SOURCES = {
     "as stored": src("a", 24, 64),
     "slice of rows": src("a", 6, 64, view=(("slice", 0, 3, 9),)),
-    "interleaved heads": src("a", HEADS * 2, 64, view=(
-        ("reshape", shape_of(HEADS, 3, 2, 64)), ("index", 1, 2), ("reshape", shape_of(HEADS * 2, 64)))),
-    "transposed heads": src("a", 24, 64, view=(
-        ("reshape", shape_of(3, 8, 64)), ("transpose", (1, 0, 2)), ("reshape", shape_of(24, 64)))),
+    "interleaved heads": src(
+        "a",
+        HEADS * 2,
+        64,
+        view=(("reshape", shape_of(HEADS, 3, 2, 64)), ("index", 1, 2), ("reshape", shape_of(HEADS * 2, 64))),
+    ),
+    "transposed heads": src(
+        "a", 24, 64, view=(("reshape", shape_of(3, 8, 64)), ("transpose", (1, 0, 2)), ("reshape", shape_of(24, 64)))
+    ),
     "joined": Cat((src("a", 24, 64), src("b", 24, 64))),
     "the option that is there": OneOf((src("absent", 24, 64), Cat((src("b", 24, 64), src("a", 24, 64))))),
     "cut rows": src("a", HEADS * 6, 64),
@@ -132,14 +137,18 @@ def test_inputs_are_cut_between_groups_only() -> None:
         resolve_quantized(src("a", 24, HEADS * 16), tensors, cut)
 
 
-@pytest.mark.parametrize("source", [
-    src("a", 64, 24, view=(("transpose", (1, 0)),)),
-    src("a", 24, 32, view=(("slice", 1, 0, 32),)),
-    Cat((src("a", 24, 64), src("other", 24, 64))),
-    Cat((src("a", 24, 64), src("float", 24, 64))),
-    Cat((src("a", 24, 64), src("b", 24, 64)), axis=1),
-    src("float", 24, 64),
-], ids=["transposed", "sliced inputs", "two schemes", "one plain", "joined inputs", "plain"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        src("a", 64, 24, view=(("transpose", (1, 0)),)),
+        src("a", 24, 32, view=(("slice", 1, 0, 32),)),
+        Cat((src("a", 24, 64), src("other", 24, 64))),
+        Cat((src("a", 24, 64), src("float", 24, 64))),
+        Cat((src("a", 24, 64), src("b", 24, 64)), axis=1),
+        src("float", 24, 64),
+    ],
+    ids=["transposed", "sliced inputs", "two schemes", "one plain", "joined inputs", "plain"],
+)
 def test_what_does_not_join_is_plain_and_read_dequantized(source: Any) -> None:
     files = files_of("a", "b")
     files.matrices["other"] = random_matrix(24, 64, "int8")
@@ -196,17 +205,31 @@ def test_ranks_read_their_rows_and_dequantized_cuts(model: ModelGraph) -> None:
     weight = replace(cut.layers[0].graph.weights["mlp.up_proj.weight"], scheme="int8")
     parts = [CheckpointWeights(files, cut, rank, 2) for rank in range(2)]
     matrices = [part.read_quantized(weight) for part in parts]
-    np.testing.assert_array_equal(np.concatenate([dequantize(matrix) for matrix in matrices if matrix]),
-                                  whole.read(model.layers[0].graph.weights["mlp.up_proj.weight"]))
+    np.testing.assert_array_equal(
+        np.concatenate([dequantize(matrix) for matrix in matrices if matrix]),
+        whole.read(model.layers[0].graph.weights["mlp.up_proj.weight"]),
+    )
     np.testing.assert_array_equal(parts[1].read(weight), dequantize(matrices[1]))  # type: ignore[arg-type]
 
 
 def test_bytes_are_those_that_are_read(model: ModelGraph) -> None:
     files = quantized_files(model, "int8")
-    marked = replace(model, layers=tuple(
-        replace(layer, graph=replace(layer.graph, weights={
-            name: replace(weight, scheme="int8" if weight.source.name in files.matrices else PLAIN)  # type: ignore[union-attr]
-            for name, weight in layer.graph.weights.items()})) for layer in model.layers))
+    marked = replace(
+        model,
+        layers=tuple(
+            replace(
+                layer,
+                graph=replace(
+                    layer.graph,
+                    weights={
+                        name: replace(weight, scheme="int8" if weight.source.name in files.matrices else PLAIN)  # type: ignore[union-attr]
+                        for name, weight in layer.graph.weights.items()
+                    },
+                ),
+            )
+            for layer in model.layers
+        ),
+    )
     expected = sum(array.nbytes for array in files.plain.values())
     expected += sum(matrix.nbytes for matrix in files.matrices.values())
     assert CheckpointWeights(files, marked).total_bytes == expected

@@ -27,8 +27,12 @@ def entry(start: int, stop: int, *shape: int, dtype: str = "F32") -> dict[str, A
 
 
 def test_arrays_are_read_only(tmp_path: Path) -> None:
-    tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3).astype(ml_dtypes.bfloat16),
-               "a": np.arange(4, dtype=np.int64), "f": np.float16([[1.5]]), "empty": np.zeros((0, 3), np.float32)}
+    tensors = {
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3).astype(ml_dtypes.bfloat16),
+        "a": np.arange(4, dtype=np.int64),
+        "f": np.float16([[1.5]]),
+        "empty": np.zeros((0, 3), np.float32),
+    }
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     file = SafetensorsFile(tmp_path / "model.safetensors")
     assert set(file.entries) == set(tensors)
@@ -39,19 +43,22 @@ def test_arrays_are_read_only(tmp_path: Path) -> None:
         assert not array.flags.writeable
 
 
-@pytest.mark.parametrize(("header", "data", "length", "reason"), [
-    (b"", b"", None, "not JSON"),
-    ({}, b"", 1000, "header would be 1000 bytes"),
-    ([], b"", None, "not hold a JSON object"),
-    ({"a": {"dtype": "F32"}}, b"", None, "the entry of a"),
-    ({"a": entry(0, 8, 3)}, b"\0" * 8, None, "does not fill"),
-    ({"a": entry(0, -4, -1)}, b"", None, "natural numbers"),
-    ({"a": entry(0, 8, 2)}, b"\0" * 4, None, "truncated"),
-    ({"a": entry(0, 4, 1)}, b"\0" * 8, None, "its tensors end"),
-    ({"a": entry(0, 8, 2), "b": entry(4, 12, 2)}, b"\0" * 12, None, "b starts at byte"),
-    ({"a": entry(0, 4, 1), "b": entry(8, 12, 1)}, b"\0" * 12, None, "b starts at byte"),
-    ({"a": entry(0, 4, 1, dtype="F4")}, b"\0" * 4, None, "dtype F4"),
-])
+@pytest.mark.parametrize(
+    ("header", "data", "length", "reason"),
+    [
+        (b"", b"", None, "not JSON"),
+        ({}, b"", 1000, "header would be 1000 bytes"),
+        ([], b"", None, "not hold a JSON object"),
+        ({"a": {"dtype": "F32"}}, b"", None, "the entry of a"),
+        ({"a": entry(0, 8, 3)}, b"\0" * 8, None, "does not fill"),
+        ({"a": entry(0, -4, -1)}, b"", None, "natural numbers"),
+        ({"a": entry(0, 8, 2)}, b"\0" * 4, None, "truncated"),
+        ({"a": entry(0, 4, 1)}, b"\0" * 8, None, "its tensors end"),
+        ({"a": entry(0, 8, 2), "b": entry(4, 12, 2)}, b"\0" * 12, None, "b starts at byte"),
+        ({"a": entry(0, 4, 1), "b": entry(8, 12, 1)}, b"\0" * 12, None, "b starts at byte"),
+        ({"a": entry(0, 4, 1, dtype="F4")}, b"\0" * 4, None, "dtype F4"),
+    ],
+)
 def test_a_damaged_file_is_refused(header: Any, data: bytes, length: int | None, reason: str, tmp_path: Path) -> None:
     path = write(tmp_path / "model.safetensors", header, data, length)
     with pytest.raises(ModelError, match=reason):

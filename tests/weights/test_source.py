@@ -12,8 +12,14 @@ from quire.graph.ir import Axis, Cat, OneOf, Source, Src, Stack
 from quire.graph.shapes import Dim, shape_of
 from quire.weights.source import RankCut, apply_view, resolve
 
-AXES = {"heads": Axis(2, "split", 4), "kv_heads": Axis(1, "replicate_if_fewer", 1), "vocab": Axis(3, "pad", 5),
-        "ep": Axis(2, "split", 4), "mlp": Axis(3, "split", 6), "experts": Axis(4, "whole")}
+AXES = {
+    "heads": Axis(2, "split", 4),
+    "kv_heads": Axis(1, "replicate_if_fewer", 1),
+    "vocab": Axis(3, "pad", 5),
+    "ep": Axis(2, "split", 4),
+    "mlp": Axis(3, "split", 6),
+    "experts": Axis(4, "whole"),
+}
 HEADS, VOCAB, MLP = Dim.of("heads"), Dim.of("vocab"), Dim.of("mlp")
 
 
@@ -54,8 +60,9 @@ def test_axes_that_are_whole_or_shared_are_not_cut() -> None:
 def test_the_last_rank_of_a_padded_axis_ends_in_zeros() -> None:
     tensors = Arrays(w=counting(5, 2) + 1)
     np.testing.assert_array_equal(read(Src("w", (VOCAB, Dim.of(2))), tensors, 0), tensors["w"][:3])
-    np.testing.assert_array_equal(read(Src("w", (VOCAB, Dim.of(2))), tensors, 1),
-                                  np.concatenate([tensors["w"][3:], np.zeros((1, 2), np.float32)]))
+    np.testing.assert_array_equal(
+        read(Src("w", (VOCAB, Dim.of(2))), tensors, 1), np.concatenate([tensors["w"][3:], np.zeros((1, 2), np.float32)])
+    )
 
 
 def test_parts_are_cut_before_they_are_joined() -> None:
@@ -80,17 +87,23 @@ def test_one_of_takes_the_first_complete_option() -> None:
 
 def test_views_are_made_of_uncut_sizes() -> None:
     tensors = Arrays(w=counting(3, 24))
-    source = Src("w", (HEADS * 2, Dim.of(3)),
-                 (("transpose", (1, 0)), ("reshape", (HEADS, 3, 2, 3)), ("index", 1, 2), ("reshape", (HEADS * 2, 3))))
+    source = Src(
+        "w",
+        (HEADS * 2, Dim.of(3)),
+        (("transpose", (1, 0)), ("reshape", (HEADS, 3, 2, 3)), ("index", 1, 2), ("reshape", (HEADS * 2, 3))),
+    )
     expected = tensors["w"].T.reshape(4, 3, 2, 3)[2:, 2].reshape(4, 3)
     np.testing.assert_array_equal(read(source, tensors, 1), expected)
 
 
-@pytest.mark.parametrize("view", [
-    (("reshape", (3, 2)),),
-    (("reshape", (2, 2, 2)),),
-    (("slice", 0, 1, 3),),
-])
+@pytest.mark.parametrize(
+    "view",
+    [
+        (("reshape", (3, 2)),),
+        (("reshape", (2, 2, 2)),),
+        (("slice", 0, 1, 3),),
+    ],
+)
 def test_a_view_that_does_not_fit_is_refused(view: tuple[tuple[object, ...], ...]) -> None:
     with pytest.raises(ValueError, match="shape"):
         apply_view(counting(2, 3), view, {})

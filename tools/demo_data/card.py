@@ -77,14 +77,23 @@ learning rate follows the wall clock, so another machine ends elsewhere.
 
 
 def write_card(
-    folder: Path, shape: Mapping[str, float], figures: Mapping[str, float], rates: Mapping[str, tuple[int, int]],
-    *, limit: float, shared: str = "",
+    folder: Path,
+    shape: Mapping[str, float],
+    figures: Mapping[str, float],
+    rates: Mapping[str, tuple[int, int]],
+    *,
+    limit: float,
+    shared: str = "",
 ) -> None:
     """Write folder/README.md. `rates` holds (right, tried) per kind; `shared` is a remark on the machine's load."""
     rows = "\n".join(f"| {_KINDS[kind]} | {right} of {tried} |" for kind, (right, tried) in sorted(rates.items()))
     values = {
-        **shape, **figures, "batch": round(figures["tokens"] / figures["steps"]), "topics": len(TOPICS),
-        "limit": limit, "shared": f" ({shared})" if shared else "",
+        **shape,
+        **figures,
+        "batch": round(figures["tokens"] / figures["steps"]),
+        "topics": len(TOPICS),
+        "limit": limit,
+        "shared": f" ({shared})" if shared else "",
     }
     shape_text, training_text = (
         fill(text.format(**values), 118, break_on_hyphens=False) for text in (_SHAPE, _TRAINING)

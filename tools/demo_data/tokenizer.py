@@ -42,15 +42,19 @@ def _texts(seed: int) -> Iterator[str]:
 
 def train_tokenizer(vocab_size: int, seed: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     plain = [TOOL_CALL, TOOL_CALL_END, TOOL_RESPONSE, TOOL_RESPONSE_END]
     special = [END_OF_TEXT, IM_START, IM_END]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special + plain, show_progress=False,
+        vocab_size=vocab_size,
+        special_tokens=special + plain,
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(_texts(seed), trainer)
@@ -66,16 +70,28 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     added = {
         str(token_id): {
-            "content": token.content, "lstrip": token.lstrip, "normalized": token.normalized,
-            "rstrip": token.rstrip, "single_word": token.single_word, "special": token.special,
+            "content": token.content,
+            "lstrip": token.lstrip,
+            "normalized": token.normalized,
+            "rstrip": token.rstrip,
+            "single_word": token.single_word,
+            "special": token.special,
         }
         for token_id, token in sorted(tokenizer.get_added_tokens_decoder().items())
         if isinstance(token, AddedToken)
     }
     config = {
-        "added_tokens_decoder": added, "add_prefix_space": False, "bos_token": None, "eos_token": IM_END,
-        "pad_token": END_OF_TEXT, "unk_token": None, "additional_special_tokens": [IM_START, IM_END],
-        "clean_up_tokenization_spaces": False, "model_max_length": max_length, "split_special_tokens": False,
-        "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT_TEMPLATE,
+        "added_tokens_decoder": added,
+        "add_prefix_space": False,
+        "bos_token": None,
+        "eos_token": IM_END,
+        "pad_token": END_OF_TEXT,
+        "unk_token": None,
+        "additional_special_tokens": [IM_START, IM_END],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": max_length,
+        "split_special_tokens": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": CHAT_TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -30,8 +30,12 @@ from quire_cpu.row_split import RowSplit
 
 logger = logging.getLogger("quire")
 
-_ELEMENTS = {"float32": (np.float32, np.float32), "bfloat16": (np.uint16, ml_dtypes.bfloat16),
-             "float16": (np.uint16, np.float16), "int8": (np.int8, np.int8)}
+_ELEMENTS = {
+    "float32": (np.float32, np.float32),
+    "bfloat16": (np.uint16, ml_dtypes.bfloat16),
+    "float16": (np.uint16, np.float16),
+    "int8": (np.int8, np.int8),
+}
 """Dtype of a cache array -> (as the native module moves it, as the host page format has it)."""
 
 KV_AHEAD_BYTES = 2**30
@@ -81,8 +85,11 @@ class CpuExecutor:
         ops = {node.op for part in self._plan.model.parts() for node in part.graph.nodes}
         native = flat.native
         return MemoryReport(
-            bytes_by_purpose={"weights": native.weight_bytes, "activations": native.activation_bytes,
-                              "tables": native.constant_bytes},
+            bytes_by_purpose={
+                "weights": native.weight_bytes,
+                "activations": native.activation_bytes,
+                "tables": native.constant_bytes,
+            },
             available_bytes=host_memory()[1],
             placement=tuple((op, "cpu") for op in sorted(ops)),
         )
@@ -98,9 +105,11 @@ class CpuExecutor:
             flat.native.allocate_kv([plan.num_blocks[pool] for pool in flat.pools], ahead_bytes)
         except MemoryError as error:
             num_bytes = pools_bytes(self._plan.model, plan.num_blocks, self._plan.block_size, self._plan.kv_dtype)
-            raise BackendError(f"the KV cache of {num_bytes / 2**30:.1f} GiB does not fit into memory",
-                               because=f"blocks asked for: {dict(plan.num_blocks)}",
-                               hint="a smaller --max-model-len or --memory-utilization") from error
+            raise BackendError(
+                f"the KV cache of {num_bytes / 2**30:.1f} GiB does not fit into memory",
+                because=f"blocks asked for: {dict(plan.num_blocks)}",
+                hint="a smaller --max-model-len or --memory-utilization",
+            ) from error
         self._queue = _native.StepQueue(flat.native)
 
     def submit(self, batch: StepBatch) -> CpuPending:
@@ -109,8 +118,10 @@ class CpuExecutor:
         if queue is None or not self._loaded:
             raise InternalError("submit was called before load and allocate_kv")
         if self._unread >= self.capabilities.async_depth:
-            raise InternalError(f"step {batch.step} was submitted over {self._unread} unread ones",
-                                because=f"async_depth is {self.capabilities.async_depth}")
+            raise InternalError(
+                f"step {batch.step} was submitted over {self._unread} unread ones",
+                because=f"async_depth is {self.capabilities.async_depth}",
+            )
         split = RowSplit(batch, return_logits=self._plan.return_logits, vocab_size=self._vocab_size)
         groups = []
         for name in flat.group_index:
@@ -120,10 +131,16 @@ class CpuExecutor:
         flat.cover_positions(int((batch.seq_lens if batch.positions is None else batch.positions + 1).max()))
         try:
             number = queue.submit(
-                _i32(batch.token_ids), _i32(batch.query_start_loc), _i32(batch.num_computed), _i32(batch.prev_row),
+                _i32(batch.token_ids),
+                _i32(batch.query_start_loc),
+                _i32(batch.num_computed),
+                _i32(batch.prev_row),
                 None if batch.positions is None else _i32(batch.positions),
                 _i32(batch.logits_indices) if wants_logits else np.empty(0, np.int32),
-                groups, split.sampled_rows, split.returned_rows, split.draws,
+                groups,
+                split.sampled_rows,
+                split.returned_rows,
+                split.draws,
             )
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"step {batch.step} was refused by device cpu", because=str(error)) from error
@@ -152,8 +169,9 @@ class CpuExecutor:
             page = pages.get(name)
             if page is None or page.shape != shape or page.dtype != seen:
                 found = "are missing" if page is None else f"are {page.dtype} {page.shape}"
-                raise BackendError(f"pages {name} of group {group} {found}",
-                                   because=f"the cache holds {np.dtype(seen)} {shape}")
+                raise BackendError(
+                    f"pages {name} of group {group} {found}", because=f"the cache holds {np.dtype(seen)} {shape}"
+                )
             given[name] = np.ascontiguousarray(page).view(moved)
         self._kv_call(flat.native.write_blocks, group, block_ids, given)
 
@@ -226,8 +244,10 @@ class CpuExecutor:
         """Array name -> (shape, dtype) of `num_blocks` pages."""
         spec, sizes = self._plan.model.kv_groups[group], self._plan.model.axis_sizes()
         page = (num_blocks, spec.layers, self._plan.block_size)
-        return {array.name: ((*page, *concrete(array.shape, sizes)), array.dtype)
-                for array in held_arrays(spec, self._plan.kv_dtype)}
+        return {
+            array.name: ((*page, *concrete(array.shape, sizes)), array.dtype)
+            for array in held_arrays(spec, self._plan.kv_dtype)
+        }
 
 
 class CpuPending:

@@ -27,7 +27,8 @@ from quire_cpu.weights import PlanWeights
 LOGITS = "logits"
 
 _EXTERNAL = {
-    "token_ids": _native.Space.token_ids, "positions": _native.Space.positions,
+    "token_ids": _native.Space.token_ids,
+    "positions": _native.Space.positions,
     "logits_indices": _native.Space.logits_indices,
 }
 """Boundary names whose arrays come with the step."""
@@ -48,12 +49,22 @@ class FlatPlan:
     def __init__(self, plan: ExecutorPlan, options: CpuOptions) -> None:
         self._plan = plan
         self.head_rows = min(plan.max_logits_rows, plan.max_num_batched_tokens)
-        self._sizes = {**plan.model.axis_sizes(), "T": plan.max_num_batched_tokens, "S": plan.max_num_seqs,
-                       "L": self.head_rows}
+        self._sizes = {
+            **plan.model.axis_sizes(),
+            "T": plan.max_num_batched_tokens,
+            "S": plan.max_num_seqs,
+            "L": self.head_rows,
+        }
         self.native = _native.Plan(
-            kernels=options.kernels_for(plan.act_dtype), threads=options.threads, poison=options.poison,
-            kv_dtype=plan.kv_dtype, block_size=plan.block_size, max_tokens=plan.max_num_batched_tokens,
-            max_seqs=plan.max_num_seqs, max_logits=self.head_rows, max_len=plan.max_model_len,
+            kernels=options.kernels_for(plan.act_dtype),
+            threads=options.threads,
+            poison=options.poison,
+            kv_dtype=plan.kv_dtype,
+            block_size=plan.block_size,
+            max_tokens=plan.max_num_batched_tokens,
+            max_seqs=plan.max_num_seqs,
+            max_logits=self.head_rows,
+            max_len=plan.max_model_len,
             vocab_size=self._vocab_size(),
         )
         self.pools: list[str] = []
@@ -83,8 +94,9 @@ class FlatPlan:
         for name, group in self._plan.model.kv_groups.items():
             shapes = {array.name: concrete(array.shape, self._sizes) for array in group.arrays}
             if set(shapes) != {"k", "v"} or any(array.dtype != "kv" for array in group.arrays):
-                raise BackendError(f"device cpu cannot hold KV group {name}",
-                                   because="it caches k and v per token only")
+                raise BackendError(
+                    f"device cpu cannot hold KV group {name}", because="it caches k and v per token only"
+                )
             key = (group.pool, shapes["k"], shapes["v"])
             if key not in stores:
                 stores[key] = len(stores)
@@ -97,8 +109,9 @@ class FlatPlan:
         model = self._plan.model
         heads = {name: head for name, head in model.heads.items() if name == LOGITS}
         parts = (model.embed, *model.layers, *heads.values())
-        arena = plan_arena([part.graph for part in parts], self._sizes, external=frozenset(_EXTERNAL),
-                           workspace=lambda graph, node: 0)  # kernels' scratch is the native plan's own
+        arena = plan_arena(
+            [part.graph for part in parts], self._sizes, external=frozenset(_EXTERNAL), workspace=lambda graph, node: 0
+        )  # kernels' scratch is the native plan's own
         for part, places in zip(parts, arena.graphs, strict=True):
             self._add_part(part, places, arena.boundary, is_head=part in heads.values())
         self.native.prepare(arena.total_bytes)
@@ -116,8 +129,19 @@ class FlatPlan:
                 raise BackendError(f"device cpu cannot run op {op} of {part.prefix}", because=str(error)) from error
 
         def site(node: Node) -> OpSite:
-            return OpSite(node, graph, shapes, operands, caches, self.group_index, self.weights,
-                          self._rope_table, self._constant, self._plan.model.axes, emit)
+            return OpSite(
+                node,
+                graph,
+                shapes,
+                operands,
+                caches,
+                self.group_index,
+                self.weights,
+                self._rope_table,
+                self._constant,
+                self._plan.model.axes,
+                emit,
+            )
 
         index = 0
         while index < len(graph.nodes):
@@ -136,8 +160,9 @@ class FlatPlan:
         copied = dict(plan.copies)
         for value, name in copied.items():
             source = operands[value]
-            target = _native.Operand(_native.Space.arena, boundary[name][0], source.width, source.rows,
-                                     source.rows_per_symbol, source.width)
+            target = _native.Operand(
+                _native.Space.arena, boundary[name][0], source.width, source.rows, source.rows_per_symbol, source.width
+            )
             emit("copy_view", x=source, y=target, sizes=[source.width], strides=[1])
             operands[value] = target
         if is_head:
@@ -180,7 +205,9 @@ def _rows(value: Value, sizes: Mapping[str, int]) -> tuple[Any, int]:
     """The step symbol that dimension 0 counts, and how many rows there are for each."""
     first = value.shape[0].substitute({name: size for name, size in sizes.items() if name not in _ROW_SYMBOLS})
     if len(first.terms) != 1 or len(first.terms[0][0]) != 1 or first.terms[0][0][0] not in _ROW_SYMBOLS:
-        raise BackendError(f"device cpu cannot place an array of {value.shape[0]} rows",
-                           because="rows are a multiple of tokens (T) or logits rows (L)")
+        raise BackendError(
+            f"device cpu cannot place an array of {value.shape[0]} rows",
+            because="rows are a multiple of tokens (T) or logits rows (L)",
+        )
     (symbol,), count = first.terms[0]
     return _ROW_SYMBOLS[symbol], count

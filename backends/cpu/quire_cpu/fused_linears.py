@@ -13,8 +13,9 @@ from quire.graph.ir import Graph
 from quire.graph.memory import Place
 
 
-def gates_its_halves(graph: Graph, index: int, shapes: Mapping[int, tuple[int, ...]], places: Mapping[int, Place],
-                     panel_columns: int) -> bool:
+def gates_its_halves(
+    graph: Graph, index: int, shapes: Mapping[int, tuple[int, ...]], places: Mapping[int, Place], panel_columns: int
+) -> bool:
     """Whether nodes index, index + 1 and index + 2 are linear, split and gated_activation that can be one call.
 
     Nobody else may read what lies between, the gate must be the first half, and a half must be whole panels of the
@@ -35,8 +36,9 @@ def gates_its_halves(graph: Graph, index: int, shapes: Mapping[int, tuple[int, .
     return halves and shape[1] % panel_columns == 0 and places[result].base == merged
 
 
-def added_operand(graph: Graph, index: int, shapes: Mapping[int, tuple[int, ...]],
-                  places: Mapping[int, Place]) -> int | None:
+def added_operand(
+    graph: Graph, index: int, shapes: Mapping[int, tuple[int, ...]], places: Mapping[int, Place]
+) -> int | None:
     """If nodes index and index + 1 are linear and add_rms_norm that can be linear_add and rms_norm: the position of
     the operand that is added to the linear's result; else None.
 

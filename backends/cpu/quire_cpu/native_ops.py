@@ -84,55 +84,104 @@ class OpSite:
             return operand
         width = shape[-1]
         if operand.row_stride != operand.width:
-            raise BackendError(f"device cpu: op {self.node.op} on a strided array of shape {shape}",
-                               because="its rows of the last dimension are not evenly spaced")
-        return _native.Operand(operand.space, operand.offset_bytes, width, operand.rows,
-                               operand.rows_per_symbol * (operand.width // width), width)
+            raise BackendError(
+                f"device cpu: op {self.node.op} on a strided array of shape {shape}",
+                because="its rows of the last dimension are not evenly spaced",
+            )
+        return _native.Operand(
+            operand.space,
+            operand.offset_bytes,
+            width,
+            operand.rows,
+            operand.rows_per_symbol * (operand.width // width),
+            width,
+        )
 
 
 def _embedding(site: OpSite) -> None:
     weight = site.weight(0)
     assert weight is not None
     table, linear = site.weights.rows(weight)
-    site.emit("embedding", ids=site.input(0), y=site.output(), table=table, linear=linear,
-              scale=float(site.node.attr("scale")))
+    site.emit(
+        "embedding",
+        ids=site.input(0),
+        y=site.output(),
+        table=table,
+        linear=linear,
+        scale=float(site.node.attr("scale")),
+    )
 
 
 def _linear(site: OpSite) -> None:
     weight = site.weight(0)
     assert weight is not None
-    site.emit("linear", x=site.flat_rows(site.input(0), site.node.inputs[0]),
-              y=site.flat_rows(site.output(), site.node.outputs[0]),
-              weight=site.weights.matrix(weight), bias=site.vector(1))
+    site.emit(
+        "linear",
+        x=site.flat_rows(site.input(0), site.node.inputs[0]),
+        y=site.flat_rows(site.output(), site.node.outputs[0]),
+        weight=site.weights.matrix(weight),
+        bias=site.vector(1),
+    )
 
 
 def gated_linear(linear: OpSite, gated: OpSite) -> None:
     """A linear whose result, split in halves, nobody reads but the gated activation."""
     weight = linear.weight(0)
     assert weight is not None
-    linear.emit("gated_linear", x=linear.input(0), y=gated.output(), weight=linear.weights.matrix(weight),
-                bias=linear.vector(1), act=gated.node.attr("act"))
+    linear.emit(
+        "gated_linear",
+        x=linear.input(0),
+        y=gated.output(),
+        weight=linear.weights.matrix(weight),
+        bias=linear.vector(1),
+        act=gated.node.attr("act"),
+    )
 
 
 def linear_add(linear: OpSite, normed: OpSite, residual: int) -> None:
     """A linear whose result nobody reads but an add_rms_norm, with the operand at `residual` as the other addend."""
     weight = linear.weight(0)
     assert weight is not None
-    linear.emit("linear_add", x=linear.input(0), y=normed.output(0), residual=normed.input(residual),
-                weight=linear.weights.matrix(weight), bias=linear.vector(1))
-    normed.emit("rms_norm", x=normed.output(0), y=normed.output(1), weight=normed.vector(0),
-                **_norm_attrs(normed.node), groups=1)
+    linear.emit(
+        "linear_add",
+        x=linear.input(0),
+        y=normed.output(0),
+        residual=normed.input(residual),
+        weight=linear.weights.matrix(weight),
+        bias=linear.vector(1),
+    )
+    normed.emit(
+        "rms_norm",
+        x=normed.output(0),
+        y=normed.output(1),
+        weight=normed.vector(0),
+        **_norm_attrs(normed.node),
+        groups=1,
+    )
 
 
 def _rms_norm(site: OpSite) -> None:
     # round_before_weight only matters where activations are narrower than float32.
-    site.emit("rms_norm", x=site.input(0), y=site.output(), weight=site.vector(0), **_norm_attrs(site.node),
-              groups=site.input(0).width // site.input_shape(0)[-1])
+    site.emit(
+        "rms_norm",
+        x=site.input(0),
+        y=site.output(),
+        weight=site.vector(0),
+        **_norm_attrs(site.node),
+        groups=site.input(0).width // site.input_shape(0)[-1],
+    )
 
 
 def _add_rms_norm(site: OpSite) -> None:
-    site.emit("add_rms_norm", a=site.input(0), b=site.input(1), sum=site.output(0), y=site.output(1),
-              weight=site.vector(0), **_norm_attrs(site.node))
+    site.emit(
+        "add_rms_norm",
+        a=site.input(0),
+        b=site.input(1),
+        sum=site.output(0),
+        y=site.output(1),
+        weight=site.vector(0),
+        **_norm_attrs(site.node),
+    )
 
 
 def _norm_attrs(node: Node) -> dict[str, float]:
@@ -140,9 +189,14 @@ def _norm_attrs(node: Node) -> dict[str, float]:
 
 
 def _layer_norm(site: OpSite) -> None:
-    site.emit("layer_norm", x=site.flat_rows(site.input(0), site.node.inputs[0]),
-              y=site.flat_rows(site.output(), site.node.outputs[0]),
-              weight=site.vector(0), bias=site.vector(1), eps=float(site.node.attr("eps")))
+    site.emit(
+        "layer_norm",
+        x=site.flat_rows(site.input(0), site.node.inputs[0]),
+        y=site.flat_rows(site.output(), site.node.outputs[0]),
+        weight=site.vector(0),
+        bias=site.vector(1),
+        eps=float(site.node.attr("eps")),
+    )
 
 
 def _add(site: OpSite) -> None:
@@ -175,8 +229,9 @@ def _rotary_fields(site: OpSite, positions: int) -> dict[str, Any]:
 
 
 def _rotary(site: OpSite, positions: int = 1) -> None:
-    site.emit("rotary", x=site.input(0), y=site.output(0), heads=site.input_shape(0)[1],
-              **_rotary_fields(site, positions))
+    site.emit(
+        "rotary", x=site.input(0), y=site.output(0), heads=site.input_shape(0)[1], **_rotary_fields(site, positions)
+    )
 
 
 def _cache_write(site: OpSite) -> None:
@@ -192,23 +247,49 @@ def _rotary_cache_write(site: OpSite) -> None:
 
 def _paged_attention(site: OpSite) -> None:
     node = site.node
-    site.emit("paged_attention", q=site.input(0), y=site.output(), heads=site.input_shape(0)[1], **site.cache(1),
-              window=int(node.attr("window")), scale=float(node.attr("scale")), softcap=float(node.attr("softcap")),
-              causal=bool(node.attr("causal")), sinks=site.vector(0), alibi_slopes=site.constant(site.slopes()))
+    site.emit(
+        "paged_attention",
+        q=site.input(0),
+        y=site.output(),
+        heads=site.input_shape(0)[1],
+        **site.cache(1),
+        window=int(node.attr("window")),
+        scale=float(node.attr("scale")),
+        softcap=float(node.attr("softcap")),
+        causal=bool(node.attr("causal")),
+        sinks=site.vector(0),
+        alibi_slopes=site.constant(site.slopes()),
+    )
 
 
 def _route_experts(site: OpSite) -> None:
     node = site.node
-    site.emit("route_experts", logits=site.input(0), ids=site.output(0), weights=site.output(1), k=int(node.attr("k")),
-              score=node.attr("score"), normalize=bool(node.attr("normalize")), scale=float(node.attr("scale")))
+    site.emit(
+        "route_experts",
+        logits=site.input(0),
+        ids=site.output(0),
+        weights=site.output(1),
+        k=int(node.attr("k")),
+        score=node.attr("score"),
+        normalize=bool(node.attr("normalize")),
+        scale=float(node.attr("scale")),
+    )
 
 
 def _experts(site: OpSite) -> None:
     w13, w2 = site.weight(0), site.weight(1)
     assert w13 is not None
     assert w2 is not None
-    site.emit("experts", x=site.input(0), ids=site.input(1), weights=site.input(2), y=site.output(),
-              w13=list(site.weights.experts(w13)), w2=list(site.weights.experts(w2)), act=site.node.attr("act"))
+    site.emit(
+        "experts",
+        x=site.input(0),
+        ids=site.input(1),
+        weights=site.input(2),
+        y=site.output(),
+        w13=list(site.weights.experts(w13)),
+        w2=list(site.weights.experts(w2)),
+        act=site.node.attr("act"),
+    )
 
 
 def _all_reduce(site: OpSite) -> None:
@@ -222,8 +303,10 @@ def _all_reduce(site: OpSite) -> None:
 def _all_gather(site: OpSite) -> None:
     shape = site.input_shape(0)
     if site.node.attr("axis") % len(shape) != len(shape) - 1 or len(shape) != 2:
-        raise BackendError(f"device cpu: all_gather along axis {site.node.attr('axis')} of {shape}",
-                           because="it gathers rows of two-dimensional arrays only")
+        raise BackendError(
+            f"device cpu: all_gather along axis {site.node.attr('axis')} of {shape}",
+            because="it gathers rows of two-dimensional arrays only",
+        )
     site.emit("copy_view", x=site.input(0), y=site.output(), sizes=[site.output().width], strides=[1])
 
 
@@ -233,8 +316,9 @@ def _moved_view(site: OpSite) -> None:
     source = site.input(0)
     if node.op == "reshape":
         target = site.output()
-        rows = _native.Operand(target.space, target.offset_bytes, source.width, source.rows, source.rows_per_symbol,
-                               source.width)
+        rows = _native.Operand(
+            target.space, target.offset_bytes, source.width, source.rows, source.rows_per_symbol, source.width
+        )
         site.emit("copy_view", x=source, y=rows, sizes=[source.width], strides=[1])
         return
     axis = node.attr("axis") % len(shape)
@@ -244,10 +328,17 @@ def _moved_view(site: OpSite) -> None:
     before = 0
     for value in node.outputs:
         size = site.shapes[value][axis]
-        part = _native.Operand(source.space, source.offset_bytes + 4 * before * inner, source.row_stride, source.rows,
-                               source.rows_per_symbol, source.width)
-        site.emit("copy_view", x=part, y=site.operands[value], sizes=[outer, size * inner],
-                  strides=[shape[axis] * inner, 1])
+        part = _native.Operand(
+            source.space,
+            source.offset_bytes + 4 * before * inner,
+            source.row_stride,
+            source.rows,
+            source.rows_per_symbol,
+            source.width,
+        )
+        site.emit(
+            "copy_view", x=part, y=site.operands[value], sizes=[outer, size * inner], strides=[shape[axis] * inner, 1]
+        )
         before += size
 
 
@@ -259,11 +350,26 @@ def _product(sizes: tuple[int, ...]) -> int:
 
 
 LOWERINGS: Mapping[str, Callable[[OpSite], None]] = {
-    "embedding": _embedding, "linear": _linear, "rms_norm": _rms_norm, "layer_norm": _layer_norm, "add": _add,
-    "scale": _scale, "softcap": _softcap, "activation": _activation, "gated_activation": _gated_activation,
-    "split": _moved_view, "reshape": _moved_view, "take_rows": _take_rows, "rotary": _rotary,
-    "cache_write": _cache_write, "paged_attention": _paged_attention, "route_experts": _route_experts,
-    "experts": _experts, "all_reduce": _all_reduce, "all_gather": _all_gather, "add_rms_norm": _add_rms_norm,
+    "embedding": _embedding,
+    "linear": _linear,
+    "rms_norm": _rms_norm,
+    "layer_norm": _layer_norm,
+    "add": _add,
+    "scale": _scale,
+    "softcap": _softcap,
+    "activation": _activation,
+    "gated_activation": _gated_activation,
+    "split": _moved_view,
+    "reshape": _moved_view,
+    "take_rows": _take_rows,
+    "rotary": _rotary,
+    "cache_write": _cache_write,
+    "paged_attention": _paged_attention,
+    "route_experts": _route_experts,
+    "experts": _experts,
+    "all_reduce": _all_reduce,
+    "all_gather": _all_gather,
+    "add_rms_norm": _add_rms_norm,
     "rotary_cache_write": _rotary_cache_write,
 }
 """Op -> what it emits. For `split` and `reshape`: where the memory plan could not make them views."""

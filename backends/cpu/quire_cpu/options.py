@@ -55,16 +55,22 @@ class CpuOptions:
 
 def _threads(value: str) -> int:
     if not value.isdecimal() or not 1 <= int(value) <= 1024:
-        raise ConfigError(f"device option threads={value}", because="it is a number of threads between 1 and 1024",
-                          hint=f"threads={available_cpus()}")
+        raise ConfigError(
+            f"device option threads={value}",
+            because="it is a number of threads between 1 and 1024",
+            hint=f"threads={available_cpus()}",
+        )
     return int(value)
 
 
 def _kernels(value: str) -> str:
     names = _native.available_kernels()
     if value not in names:
-        raise ConfigError(f"device option kernels={value}", hint=f"one of {', '.join(names)}",
-                          because="this build and machine have no kernels of that name")
+        raise ConfigError(
+            f"device option kernels={value}",
+            hint=f"one of {', '.join(names)}",
+            because="this build and machine have no kernels of that name",
+        )
     return value
 
 
@@ -76,11 +82,17 @@ def _poison(value: str) -> bool:
 
 def _packed_weights(value: str) -> Path:
     if not value:
-        raise ConfigError("device option packed_weights is empty", because="it names a folder",
-                          hint="packed_weights=~/.cache/quire/packed")
+        raise ConfigError(
+            "device option packed_weights is empty",
+            because="it names a folder",
+            hint="packed_weights=~/.cache/quire/packed",
+        )
     return Path(value).expanduser()
 
 
 _PARSERS: dict[str, Callable[[str], object]] = {
-    "threads": _threads, "kernels": _kernels, "packed_weights": _packed_weights, "poison": _poison,
+    "threads": _threads,
+    "kernels": _kernels,
+    "packed_weights": _packed_weights,
+    "poison": _poison,
 }

@@ -43,8 +43,9 @@ class PackedCache:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"device option packed_weights={folder}", because=str(error),
-                              hint="a folder that can be written to") from error
+            raise ConfigError(
+                f"device option packed_weights={folder}", because=str(error), hint="a folder that can be written to"
+            ) from error
         build = Path(_native.__file__).stat()  # another build may lay panels out differently
         key = f"{identity}\n{fingerprint}\n{build.st_size} {build.st_mtime_ns}"
         self.path = folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.quire-packed"

@@ -12,10 +12,17 @@ from quire.device.host_cpus import available_cpus
 from quire.device.host_memory import host_memory
 from quire.graph.ops import OP_FEATURES, PLAIN_OPS
 
-_SCHEMES = frozenset({
-    "plain", "int8", "int8_g16", "int8_g32", "int8_g64", "int8_g128",
-    *(f"int4_g{group}{zeros}" for group in (32, 64, 128) for zeros in ("", "_zp")),
-})
+_SCHEMES = frozenset(
+    {
+        "plain",
+        "int8",
+        "int8_g16",
+        "int8_g32",
+        "int8_g64",
+        "int8_g128",
+        *(f"int4_g{group}{zeros}" for group in (32, 64, 128) for zeros in ("", "_zp")),
+    }
+)
 
 QUIRE_CONTRACT = (1, 1)
 """Version of the device contract this module is written for; read before any hook is called."""
@@ -65,8 +72,13 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     if chosen not in kernels and BFLOAT16_KERNELS in kernels:
         driver += f", {BFLOAT16_KERNELS} for bfloat16 activations"
     return DeviceReport(
-        available=True, name=cpu_name(), num_devices=1, total_memory_bytes=total, free_memory_bytes=available,
-        driver=driver, priority=0,
+        available=True,
+        name=cpu_name(),
+        num_devices=1,
+        total_memory_bytes=total,
+        free_memory_bytes=available,
+        driver=driver,
+        priority=0,
         details=(("cores", str(available_cpus())), ("kernels", ", ".join(kernels))),
     )
 
@@ -87,9 +99,13 @@ def quire_measure_limits(device: str, options: Mapping[str, str]) -> MachineLimi
     chosen = CpuOptions.parse(options)
     four_streams, one_stream, flops, bf16_flops, int8_ops = _native.measure_limits(chosen.threads, chosen.kernels)
     return MachineLimits(
-        read_bytes_per_s=four_streams, single_stream_bytes_per_s=one_stream, flops_per_s=flops,
-        bf16_flops_per_s=bf16_flops or None, int8_ops_per_s=int8_ops or None,
-        description=f"{chosen.threads} threads; four read streams each; float32 multiply-adds in registers")
+        read_bytes_per_s=four_streams,
+        single_stream_bytes_per_s=one_stream,
+        flops_per_s=flops,
+        bf16_flops_per_s=bf16_flops or None,
+        int8_ops_per_s=int8_ops or None,
+        description=f"{chosen.threads} threads; four read streams each; float32 multiply-adds in registers",
+    )
 
 
 @hookimpl

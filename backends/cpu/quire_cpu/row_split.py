@@ -21,8 +21,12 @@ from quire.sampling.batch import F32, FEATURES, I32, LogprobRows, SamplingBatch
 NATIVE_FEATURES = frozenset({"temperature", "top_k", "top_p", "min_p"})
 """Of `quire.sampling.batch.FEATURES`."""
 
-_HOST_FIELDS = tuple(field for feature, fields in FEATURES.items()
-                     if feature not in NATIVE_FEATURES | {"prompt_logprobs"} for field in fields)
+_HOST_FIELDS = tuple(
+    field
+    for feature, fields in FEATURES.items()
+    if feature not in NATIVE_FEATURES | {"prompt_logprobs"}
+    for field in fields
+)
 
 _NOTHING = np.empty(0, np.int32)
 
@@ -103,8 +107,11 @@ def _host_rows(sampling: SamplingBatch) -> I32:
     if all(getattr(sampling, field) is None for field in _HOST_FIELDS):
         return _NOTHING  # nearly every step; nothing more is looked at, since Python's time delays the next one
     plain = np.ones(sampling.num_rows, bool)
-    for values, default in ((sampling.repetition_penalty, 1.0), (sampling.presence_penalty, 0.0),
-                            (sampling.frequency_penalty, 0.0)):
+    for values, default in (
+        (sampling.repetition_penalty, 1.0),
+        (sampling.presence_penalty, 0.0),
+        (sampling.frequency_penalty, 0.0),
+    ):
         if values is not None:
             plain &= values == default
     for lists in (sampling.allowed, sampling.banned, sampling.bias):
@@ -128,9 +135,12 @@ def _draws(sampling: SamplingBatch) -> tuple[np.ndarray, ...] | None:
         return np.ascontiguousarray(values, dtype)
 
     return (
-        filled(sampling.temperature, 0, np.float32), filled(sampling.top_k, 0, np.int32),
-        filled(sampling.top_p, 1, np.float32), filled(sampling.min_p, 0, np.float32),
-        filled(sampling.seed, 0, np.uint64), filled(sampling.sequence_index, 0, np.uint32),
+        filled(sampling.temperature, 0, np.float32),
+        filled(sampling.top_k, 0, np.int32),
+        filled(sampling.top_p, 1, np.float32),
+        filled(sampling.min_p, 0, np.float32),
+        filled(sampling.seed, 0, np.uint64),
+        filled(sampling.sequence_index, 0, np.uint32),
         filled(sampling.position, 0, np.int32),
     )
 
@@ -140,7 +150,8 @@ def _spread(rows: LogprobRows | None, places: I32, count: int) -> LogprobRows | 
     if rows is None or len(places) == count:
         return rows
     width = rows.token_ids.shape[1]
-    spread = LogprobRows(np.full((count, width), -1, np.int32), np.full((count, width), -np.inf, np.float32),
-                         np.zeros(count, np.int32))
+    spread = LogprobRows(
+        np.full((count, width), -1, np.int32), np.full((count, width), -np.inf, np.float32), np.zeros(count, np.int32)
+    )
     spread.token_ids[places], spread.logprobs[places], spread.ranks[places] = rows.token_ids, rows.logprobs, rows.ranks
     return spread

@@ -25,12 +25,18 @@ Key = tuple[Source, str, bool]  # source, scheme, keep_f32
 
 _VECTOR, _MATRIX, _ROWS, _EXPERTS = "vector", "matrix", "rows", "experts"
 _FORMS: Mapping[tuple[str, int], str] = {
-    ("embedding", 0): _ROWS, ("linear", 0): _MATRIX, ("experts", 0): _EXPERTS, ("experts", 1): _EXPERTS,
+    ("embedding", 0): _ROWS,
+    ("linear", 0): _MATRIX,
+    ("experts", 0): _EXPERTS,
+    ("experts", 1): _EXPERTS,
 }
 """(op, weight operand) -> form; everything else is a vector."""
 
-_NUMPY_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16),
-                 "float16": np.dtype(np.float16)}
+_NUMPY_DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,10 @@ class PlanWeights:
 
     def identity(self) -> str:
         """What decides the bytes held, but for the checkpoint's contents: every weight, its shape, dtype and forms."""
-        return "\n".join(f"{held.weight.source} {held.weight.scheme} {held.shape} {held.dtype} {sorted(held.handles)}"
-                         for held in self._held.values())
+        return "\n".join(
+            f"{held.weight.source} {held.weight.scheme} {held.shape} {held.dtype} {sorted(held.handles)}"
+            for held in self._held.values()
+        )
 
     def load(self, source: WeightSource, progress: LoadProgress) -> None:
         """Reads and packs every weight once, in the order of the graph."""
@@ -148,16 +156,18 @@ class PlanWeights:
 
     def _pack_quantized(self, handle: int, matrix: QuantizedMatrix) -> int:
         zeros = None if matrix.zeros is None else np.ascontiguousarray(matrix.zeros)
-        self._native.pack_quantized(handle, np.ascontiguousarray(matrix.values), np.ascontiguousarray(matrix.scales),
-                                    zeros)
+        self._native.pack_quantized(
+            handle, np.ascontiguousarray(matrix.values), np.ascontiguousarray(matrix.scales), zeros
+        )
         return matrix.nbytes
 
     def _load_experts(self, source: WeightSource, held: _Held, handles: tuple[int, ...]) -> int:
         if held.weight.scheme != PLAIN:
             matrices = _expert_matrices(source, held.weight, len(handles))
             if matrices is not None:
-                return sum(self._pack_quantized(handle, matrix)
-                           for handle, matrix in zip(handles, matrices, strict=True))
+                return sum(
+                    self._pack_quantized(handle, matrix) for handle, matrix in zip(handles, matrices, strict=True)
+                )
         done = 0
         for handle, arrays in zip(handles, _expert_arrays(source, held.weight, len(handles)), strict=True):
             self._native.pack_linear(handle, [_segment(array) for array in arrays])
@@ -256,8 +266,9 @@ def _segment(array: np.ndarray) -> tuple[np.ndarray, str]:
     name = array.dtype.name
     if name not in _NUMPY_DTYPES:
         if array.dtype.kind not in "fiu":
-            raise BackendError(f"device cpu cannot read weights of dtype {name}",
-                               hint="a float32, bfloat16 or float16 checkpoint")
+            raise BackendError(
+                f"device cpu cannot read weights of dtype {name}", hint="a float32, bfloat16 or float16 checkpoint"
+            )
         array, name = array.astype(np.float32), "float32"
     adjacent = array.shape[1] <= 1 or array.strides[1] == array.itemsize
     if not adjacent or array.strides[0] % array.itemsize or not array.flags.aligned:

@@ -25,8 +25,14 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
         return DeviceReport(available=False, reason=reason, driver=found.driver, priority=PRIORITY)
     first = found.devices[0]
     return DeviceReport(
-        available=True, name=first.name, num_devices=len(found.devices), total_memory_bytes=first.total_memory_bytes,
-        free_memory_bytes=first.free_memory_bytes, driver=f"{found.driver}, torch {torch_version()}", priority=PRIORITY)
+        available=True,
+        name=first.name,
+        num_devices=len(found.devices),
+        total_memory_bytes=first.total_memory_bytes,
+        free_memory_bytes=first.free_memory_bytes,
+        driver=f"{found.driver}, torch {torch_version()}",
+        priority=PRIORITY,
+    )
 
 
 def _why_torch_does_not_fit() -> str:

@@ -18,14 +18,18 @@ class AmdDevice:
     free_memory_bytes: int
 
 
-def look(device_file: Path = Path("/dev/kfd"), nodes: Path = _NODES,
-         cards: Path = _CARDS) -> tuple[tuple[AmdDevice, ...], str]:
+def look(
+    device_file: Path = Path("/dev/kfd"), nodes: Path = _NODES, cards: Path = _CARDS
+) -> tuple[tuple[AmdDevice, ...], str]:
     """The machine's GPUs, and the reason where there is none. Never raises."""
     if not device_file.exists():
         return (), f"no AMD compute driver is loaded ({device_file} does not exist)"
     try:
-        found = tuple(device for node in sorted(nodes.iterdir(), key=lambda path: int(path.name))
-                      if (device := _device(_properties(node / "properties"), cards)) is not None)
+        found = tuple(
+            device
+            for node in sorted(nodes.iterdir(), key=lambda path: int(path.name))
+            if (device := _device(_properties(node / "properties"), cards)) is not None
+        )
     except (OSError, ValueError) as error:
         return (), f"the driver's description of the GPUs cannot be read: {error}"
     return found, "" if found else f"{device_file} exists, but the driver lists no GPU"

@@ -28,10 +28,17 @@ CUDA_CAPABILITIES = replace(
 _CAPABILITIES = {
     "cuda": CUDA_CAPABILITIES,
     "xpu": replace(CUDA_CAPABILITIES, default_num_batched_tokens=2048, default_num_seqs=64),
-    "mps": replace(CUDA_CAPABILITIES, act_dtypes=("float16", "float32"), weight_dtypes=("float16", "float32"),
-                   kv_dtypes=("float16", "float32"), default_num_batched_tokens=1024, default_num_seqs=32,
-                   default_memory_utilization=0.7, shares_host_memory=True,
-                   device_sampling=CUDA_CAPABILITIES.device_sampling - {"top_p"}),  # it has no float64
+    "mps": replace(
+        CUDA_CAPABILITIES,
+        act_dtypes=("float16", "float32"),
+        weight_dtypes=("float16", "float32"),
+        kv_dtypes=("float16", "float32"),
+        default_num_batched_tokens=1024,
+        default_num_seqs=32,
+        default_memory_utilization=0.7,
+        shares_host_memory=True,
+        device_sampling=CUDA_CAPABILITIES.device_sampling - {"top_p"},
+    ),  # it has no float64
 }
 
 
@@ -49,21 +56,40 @@ def report(device: str, *, priority: int) -> DeviceReport:
     present = torch.backends.mps.is_available() if chosen.type == "mps" else module.is_available()
     if not present:
         built = torch.backends.mps.is_built() if chosen.type == "mps" else True
-        return DeviceReport(available=False, priority=priority,
-                            reason=f"torch {torch.__version__} finds no {chosen.type} device"
-                                   f"{'' if built else ' and was built without support for it'}")
+        return DeviceReport(
+            available=False,
+            priority=priority,
+            reason=f"torch {torch.__version__} finds no {chosen.type} device"
+            f"{'' if built else ' and was built without support for it'}",
+        )
     if chosen.type == "mps":
         total = torch.mps.recommended_max_memory()
-        return DeviceReport(available=True, name="Apple GPU (mps)", num_devices=1, total_memory_bytes=total,
-                            free_memory_bytes=total - torch.mps.driver_allocated_memory(),
-                            driver=f"torch {torch.__version__}", priority=priority)
+        return DeviceReport(
+            available=True,
+            name="Apple GPU (mps)",
+            num_devices=1,
+            total_memory_bytes=total,
+            free_memory_bytes=total - torch.mps.driver_allocated_memory(),
+            driver=f"torch {torch.__version__}",
+            priority=priority,
+        )
     count, index = module.device_count(), chosen.index or 0
     if index >= count:
-        return DeviceReport(available=False, priority=priority,
-                            reason=f"there is no {device}: {count} device{'' if count == 1 else 's'} of that type")
+        return DeviceReport(
+            available=False,
+            priority=priority,
+            reason=f"there is no {device}: {count} device{'' if count == 1 else 's'} of that type",
+        )
     free, total = module.mem_get_info(index)
-    return DeviceReport(available=True, name=module.get_device_name(index), num_devices=count, total_memory_bytes=total,
-                        free_memory_bytes=free, driver=f"torch {torch.__version__}", priority=priority)
+    return DeviceReport(
+        available=True,
+        name=module.get_device_name(index),
+        num_devices=count,
+        total_memory_bytes=total,
+        free_memory_bytes=free,
+        driver=f"torch {torch.__version__}",
+        priority=priority,
+    )
 
 
 def cuda_executor(name: str, plan: ExecutorPlan, *, vendor: str) -> Executor:

@@ -52,8 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_table(uses, markdown=args.markdown)
     for use in uses:
         if not use.fits:
-            print(f"{use.variant} does not fit {use.chip}: {use.spilled} spilled, {use.shared_bytes} of "
-                  f"{use.shared_limit_bytes} bytes of shared memory", file=sys.stderr)
+            print(
+                f"{use.variant} does not fit {use.chip}: {use.spilled} spilled, {use.shared_bytes} of "
+                f"{use.shared_limit_bytes} bytes of shared memory",
+                file=sys.stderr,
+            )
     return 0 if all(use.fits for use in uses) else 1
 
 
@@ -61,8 +64,17 @@ def _print_table(uses: Sequence[KernelUse], *, markdown: bool) -> None:
     rows = [_COLUMNS]
     for use in uses:
         shared = f"{use.shared_bytes} / {use.shared_limit_bytes}"
-        rows.append((use.variant, use.chip, use.registers, str(use.spilled), shared, str(use.binary_bytes),
-                     ", ".join(use.matrix_instructions) or "none"))
+        rows.append(
+            (
+                use.variant,
+                use.chip,
+                use.registers,
+                str(use.spilled),
+                shared,
+                str(use.binary_bytes),
+                ", ".join(use.matrix_instructions) or "none",
+            )
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if markdown:

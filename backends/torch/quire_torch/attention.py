@@ -41,8 +41,16 @@ class Tile:
     keys: torch.Tensor
 
 
-def paged_attention(q: torch.Tensor, cache: PagedCache, tiles: list[Tile], *, scale: float, softcap: float = 0.0,
-                    sinks: torch.Tensor | None = None, slopes: torch.Tensor | None = None) -> torch.Tensor:
+def paged_attention(
+    q: torch.Tensor,
+    cache: PagedCache,
+    tiles: list[Tile],
+    *,
+    scale: float,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
+    slopes: torch.Tensor | None = None,
+) -> torch.Tensor:
     """softmax(scale * q.k) @ v of every query row over the keys it sees; a row that sees nothing is 0.
 
     Args:
@@ -56,8 +64,15 @@ def paged_attention(q: torch.Tensor, cache: PagedCache, tiles: list[Tile], *, sc
     return out
 
 
-def _attend(q: torch.Tensor, cache: PagedCache, tile: Tile, scale: float, softcap: float,
-            sinks: torch.Tensor | None, slopes: torch.Tensor | None) -> torch.Tensor:
+def _attend(
+    q: torch.Tensor,
+    cache: PagedCache,
+    tile: Tile,
+    scale: float,
+    softcap: float,
+    sinks: torch.Tensor | None,
+    slopes: torch.Tensor | None,
+) -> torch.Tensor:
     """float32 [n * q, H, dv]. Pages may hold NaN where nobody looks, so values are masked as well as scores."""
     n, num_rows, num_keys = tile.seen.shape
     k, v = (cache[name][tile.pages].flatten(1, 2).float() for name in ("k", "v"))  # [n, keys, KV, d]

@@ -60,9 +60,9 @@ class Variant:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelUse:
     """Attributes:
-        registers: for each thread; on AMD vector, accumulation and scalar registers.
-        spilled: registers or bytes of them that did not fit and went to memory.
-        matrix_instructions: the chip's matrix instructions found in the code.
+    registers: for each thread; on AMD vector, accumulation and scalar registers.
+    spilled: registers or bytes of them that did not fit and went to memory.
+    matrix_instructions: the chip's matrix instructions found in the code.
     """
 
     variant: str
@@ -85,21 +85,32 @@ def compile_variant(variant: Variant, chip_name: str) -> KernelUse:
     if chip_name not in CHIPS:
         raise ConfigError(f"target {chip_name!r} is not known", because=f"the targets are {', '.join(CHIPS)}")
     chip = CHIPS[chip_name]
-    config = launch_config(variant.head_dim, variant.group, 4 if variant.dtype == "fp32" else 2, decode=variant.decode,
-                           warp_size=chip.warp_size)
+    config = launch_config(
+        variant.head_dim,
+        variant.group,
+        4 if variant.dtype == "fp32" else 2,
+        decode=variant.decode,
+        warp_size=chip.warp_size,
+    )
     target = GPUTarget(chip.backend, chip.architecture, chip.warp_size)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     try:
         compiled = triton.compile(_source(variant, config.block_m, config.block_n), target=target, options=options)
     except Exception as error:  # the compiler raises what it likes
-        raise BackendError(f"the kernel {variant.name} does not compile for {chip_name}",
-                           because=f"{type(error).__name__}: {error}") from error
+        raise BackendError(
+            f"the kernel {variant.name} does not compile for {chip_name}", because=f"{type(error).__name__}: {error}"
+        ) from error
     registers, spilled, code = _nvidia(compiled) if chip.backend == "cuda" else _amd(compiled)
     return KernelUse(
-        variant=variant.name, chip=chip_name, registers=registers, spilled=spilled,
-        shared_bytes=compiled.metadata.shared, shared_limit_bytes=chip.shared_limit_bytes,
+        variant=variant.name,
+        chip=chip_name,
+        registers=registers,
+        spilled=spilled,
+        shared_bytes=compiled.metadata.shared,
+        shared_limit_bytes=chip.shared_limit_bytes,
         binary_bytes=len(compiled.asm["cubin" if chip.backend == "cuda" else "hsaco"]),
-        matrix_instructions=tuple(sorted(set(re.findall(_MATRIX, code)))))
+        matrix_instructions=tuple(sorted(set(re.findall(_MATRIX, code)))),
+    )
 
 
 _MATRIX = r"wgmma\.mma_async|tcgen05\.mma|mma\.sync\.aligned\.m\d+n\d+k\d+|v_mfma_\w+"
@@ -108,9 +119,19 @@ _MATRIX = r"wgmma\.mma_async|tcgen05\.mma|mma\.sync\.aligned\.m\d+n\d+k\d+|v_mfm
 def _source(variant: Variant, block_m: int, block_n: int) -> ASTSource:
     padded = max(16, triton.next_power_of_2(variant.head_dim))
     constants: dict[str, Any] = {
-        "GROUP": variant.group, "HEAD_DIM": variant.head_dim, "HEAD_DIM_V": variant.head_dim, "PADDED": padded,
-        "PADDED_V": padded, "PAGE": 16, "BLOCK_M": block_m, "BLOCK_N": block_n, "CAUSAL": True,
-        "HAS_WINDOW": variant.window, "HAS_SOFTCAP": variant.softcap, "HAS_SINKS": False, "HAS_ALIBI": False,
+        "GROUP": variant.group,
+        "HEAD_DIM": variant.head_dim,
+        "HEAD_DIM_V": variant.head_dim,
+        "PADDED": padded,
+        "PADDED_V": padded,
+        "PAGE": 16,
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "CAUSAL": True,
+        "HAS_WINDOW": variant.window,
+        "HAS_SOFTCAP": variant.softcap,
+        "HAS_SINKS": False,
+        "HAS_ALIBI": False,
         "WIDEN": False,
     }
     names = paged_attention_kernel.arg_names
@@ -121,9 +142,11 @@ def _source(variant: Variant, block_m: int, block_n: int) -> ASTSource:
     aligned = [name for name in names if name in types and types[name].startswith("*")]
     aligned += [name for name in names if name.startswith("stride") and name != "stride_table"]
     return ASTSource(  # the alignment is what a launch finds by itself
-        fn=paged_attention_kernel, signature=signature,
+        fn=paged_attention_kernel,
+        signature=signature,
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned})
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
 
 
 def _nvidia(compiled: Any) -> tuple[str, int, str]:

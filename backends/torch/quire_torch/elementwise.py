@@ -82,5 +82,8 @@ def all_gather(x: torch.Tensor, *, axis: int, size: int, world_size: int = 1) ->
 
 def _one_rank(op: str, world_size: int) -> None:
     if world_size != 1:
-        raise BackendError(f"{op} over {world_size} ranks in torch", because="this op library runs a single rank",
-                           hint="--tensor-parallel-size 1")
+        raise BackendError(
+            f"{op} over {world_size} ranks in torch",
+            because="this op library runs a single rank",
+            hint="--tensor-parallel-size 1",
+        )

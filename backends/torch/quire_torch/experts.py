@@ -9,8 +9,9 @@ from quire_torch.elementwise import activate
 from quire_torch.linear import product_f32
 
 
-def route_experts(logits: torch.Tensor, *, k: int, score: str = "softmax", normalize: bool = True,
-                  scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def route_experts(
+    logits: torch.Tensor, *, k: int, score: str = "softmax", normalize: bool = True, scale: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The k best experts of every token of logits [T, E]: ids int32 [T, k], of equal ones the lower first; weights
     float32 [T, k]."""
     if score == "softmax":
@@ -26,8 +27,9 @@ def route_experts(logits: torch.Tensor, *, k: int, score: str = "softmax", norma
     return ids[:, :k].to(torch.int32), weights * scale
 
 
-def experts(x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor, *,
-            act: str) -> torch.Tensor:
+def experts(
+    x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor, *, act: str
+) -> torch.Tensor:
     """Sum over a token's experts of weight * w2[e] @ (act(w1[e] @ x) * (w3[e] @ x)), float32 until the end.
 
     Waits for the device to learn which experts were chosen.

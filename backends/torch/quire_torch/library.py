@@ -59,8 +59,9 @@ class TorchLibrary:
         self._held_bytes += held.nbytes
         return held
 
-    def create_cache(self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int,
-                     dtype: str) -> dict[str, torch.Tensor]:
+    def create_cache(
+        self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int, dtype: str
+    ) -> dict[str, torch.Tensor]:
         """[num_blocks + 1, block_size, *shape_per_token] each; rows without a block are written to the last one."""
         cache = {}
         for array in group.arrays:
@@ -111,6 +112,9 @@ class TorchLibrary:
         try:
             from quire_torch.triton_attention import TritonAttention
         except ImportError as error:
-            raise BackendError(f"device {self.name}: the attention kernel needs triton", because=str(error),
-                               hint="pip install triton, or --device-option attention=torch (slow)") from error
+            raise BackendError(
+                f"device {self.name}: the attention kernel needs triton",
+                because=str(error),
+                hint="pip install triton, or --device-option attention=torch (slow)",
+            ) from error
         return TritonAttention(self.put, memo)

@@ -25,8 +25,10 @@ def measure(name: str) -> MachineLimits:
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product_s = _best_s(device, lambda: torch.mm(a, b))
     return MachineLimits(
-        read_bytes_per_s=2 * num_bytes / copy_s, flops_per_s=2 * size**3 / product_s,
-        description=f"copy of {num_bytes >> 20} MiB; {str(dtype).removeprefix('torch.')} product of {size}x{size}")
+        read_bytes_per_s=2 * num_bytes / copy_s,
+        flops_per_s=2 * size**3 / product_s,
+        description=f"copy of {num_bytes >> 20} MiB; {str(dtype).removeprefix('torch.')} product of {size}x{size}",
+    )
 
 
 def synchronize(device: torch.device) -> None:

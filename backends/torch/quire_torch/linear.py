@@ -6,8 +6,9 @@ import torch
 from torch.nn import functional
 
 
-def embedding(ids: torch.Tensor, weight: torch.Tensor, *, scale: float = 1.0,
-              dtype: torch.dtype | None = None) -> torch.Tensor:
+def embedding(
+    ids: torch.Tensor, weight: torch.Tensor, *, scale: float = 1.0, dtype: torch.dtype | None = None
+) -> torch.Tensor:
     """Rows of `weight` [V, D] by token id int32 [T], times `scale`, which is rounded to `dtype` first."""
     act = weight.dtype if dtype is None else dtype
     rows = functional.embedding(ids, weight)
@@ -17,8 +18,9 @@ def embedding(ids: torch.Tensor, weight: torch.Tensor, *, scale: float = 1.0,
     return (rows.float() * factor).to(act)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *,
-           out_dtype: str = "act") -> torch.Tensor:
+def linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, out_dtype: str = "act"
+) -> torch.Tensor:
     """x [..., in] @ weight [out, in].T + bias [out]; out_dtype "f32" leaves the sums as they are."""
     if out_dtype == "act" and x.dtype == weight.dtype and (bias is None or bias.dtype == x.dtype):
         return functional.linear(x, weight, bias)

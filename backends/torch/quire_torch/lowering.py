@@ -22,10 +22,23 @@ from quire_torch.tensors import torch_dtype
 KERNELS: Mapping[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        elementwise.activation, elementwise.add, elementwise.all_gather, elementwise.all_reduce,
-        elementwise.gated_activation, elementwise.reshape, elementwise.scale, elementwise.softcap, elementwise.split,
-        elementwise.take_rows, experts.experts, experts.route_experts, linear.embedding, linear.linear,
-        norms.add_rms_norm, norms.layer_norm, norms.rms_norm,
+        elementwise.activation,
+        elementwise.add,
+        elementwise.all_gather,
+        elementwise.all_reduce,
+        elementwise.gated_activation,
+        elementwise.reshape,
+        elementwise.scale,
+        elementwise.softcap,
+        elementwise.split,
+        elementwise.take_rows,
+        experts.experts,
+        experts.route_experts,
+        linear.embedding,
+        linear.linear,
+        norms.add_rms_norm,
+        norms.layer_norm,
+        norms.rms_norm,
     )
 }
 """The ops that need nothing but their operands and attributes: op name -> torch function."""
@@ -34,9 +47,19 @@ KERNELS: Mapping[str, Callable[..., Any]] = {
 class Attention(Protocol):
     """One way to attend over paged caches: in plain torch, or by a kernel."""
 
-    def __call__(self, context: StepContext, q: torch.Tensor, cache: CacheHandle, *, scale: float, window: int,
-                 softcap: float, causal: bool, sinks: torch.Tensor | None = None,
-                 slopes: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self,
+        context: StepContext,
+        q: torch.Tensor,
+        cache: CacheHandle,
+        *,
+        scale: float,
+        window: int,
+        softcap: float,
+        causal: bool,
+        sinks: torch.Tensor | None = None,
+        slopes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """[T, H, dv] in q's dtype.
 
         Args:
@@ -118,8 +141,9 @@ class Lowering:
 
         return self._memo.get(context, ("slots", cache.group, num_slots), make)
 
-    def _rope_rows(self, context: StepContext, positions: torch.Tensor, table: RopeSpec,
-                   max_len: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rope_rows(
+        self, context: StepContext, positions: torch.Tensor, table: RopeSpec, max_len: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin at the tokens' positions, float32 [T, 1, r/2], shared by the layers of a step."""
         num_rows = rope_rows(_most_positions(context), max_len)
         key = table, num_rows

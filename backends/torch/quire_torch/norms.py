@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, eps: float, weight_offset: float = 0.0,
-             round_before_weight: bool = False) -> torch.Tensor:
+def rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, *, eps: float, weight_offset: float = 0.0, round_before_weight: bool = False
+) -> torch.Tensor:
     """x / sqrt(mean(x**2) + eps) * (weight + weight_offset)."""
     x32 = x.float()
     normed = x32 * torch.rsqrt(x32.square().mean(dim=-1, keepdim=True) + eps)
@@ -15,8 +16,15 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, eps: float, weight_offset
     return (normed * (weight.float() + weight_offset)).to(x.dtype)
 
 
-def add_rms_norm(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, *, eps: float, weight_offset: float = 0.0,
-                 round_before_weight: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def add_rms_norm(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    weight_offset: float = 0.0,
+    round_before_weight: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(a + b, rms_norm(a + b)); the norm reads the rounded sum."""
     total = a + b
     return total, rms_norm(total, weight, eps=eps, weight_offset=weight_offset, round_before_weight=round_before_weight)

@@ -40,17 +40,25 @@ class TorchOptions:
         """
         unknown = sorted(set(options) - {"device", "attention", "threads"})
         if unknown:
-            raise ConfigError(f"device {name} has no option {', '.join(unknown)}",
-                              because="it has device, attention and threads")
+            raise ConfigError(
+                f"device {name} has no option {', '.join(unknown)}", because="it has device, attention and threads"
+            )
         chosen = options.get("device", device)
         if not _DEVICE.fullmatch(chosen):
-            raise ConfigError(f"device option device={chosen}", because="torch devices are cpu, cuda, xpu and mps",
-                              hint="device=cpu, or device=cuda:1 for the second one")
+            raise ConfigError(
+                f"device option device={chosen}",
+                because="torch devices are cpu, cuda, xpu and mps",
+                hint="device=cpu, or device=cuda:1 for the second one",
+            )
         if name != "torch" and chosen.split(":")[0] != device:
-            raise ConfigError(f"device option device={chosen} on device {name}", because=f"its devices are {device}:N",
-                              hint="--device torch for the others")
-        return TorchOptions(chosen, _attention(options.get("attention"), chosen),
-                            _threads(options.get("threads"), chosen))
+            raise ConfigError(
+                f"device option device={chosen} on device {name}",
+                because=f"its devices are {device}:N",
+                hint="--device torch for the others",
+            )
+        return TorchOptions(
+            chosen, _attention(options.get("attention"), chosen), _threads(options.get("threads"), chosen)
+        )
 
 
 def _attention(given: str | None, device: str) -> str:
@@ -59,8 +67,11 @@ def _attention(given: str | None, device: str) -> str:
     if given not in ("torch", "triton"):
         raise ConfigError(f"device option attention={given}", because="it is torch or triton")
     if given == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ConfigError("device option attention=triton on the CPU", because="Triton compiles for GPUs only",
-                          hint="TRITON_INTERPRET=1, which interprets kernels on the CPU (for tests: very slow)")
+        raise ConfigError(
+            "device option attention=triton on the CPU",
+            because="Triton compiles for GPUs only",
+            hint="TRITON_INTERPRET=1, which interprets kernels on the CPU (for tests: very slow)",
+        )
     return given
 
 

@@ -29,8 +29,9 @@ def philox4x32(counter: Words, key: tuple[torch.Tensor, torch.Tensor]) -> Words:
     return c0, c1, c2, c3
 
 
-def gumbel(seed: tuple[torch.Tensor, torch.Tensor], sequence_index: torch.Tensor, position: torch.Tensor,
-           vocab_size: int) -> torch.Tensor:
+def gumbel(
+    seed: tuple[torch.Tensor, torch.Tensor], sequence_index: torch.Tensor, position: torch.Tensor, vocab_size: int
+) -> torch.Tensor:
     """Standard Gumbel noise of every token id below `vocab_size`: float32 [R, vocab_size].
 
     Args:

@@ -32,7 +32,8 @@ CAPABILITIES = Capabilities(
     shares_host_memory=True,
     async_depth=2,
     device_sampling=frozenset(
-        {"temperature", "top_k", "top_p", "min_p", "penalties", "allowed", "banned", "bias", "mask"}),
+        {"temperature", "top_k", "top_p", "min_p", "penalties", "allowed", "banned", "bias", "mask"}
+    ),
     row_determinism="run_to_run",
     read_write_blocks=True,
 )
@@ -51,8 +52,15 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
         return DeviceReport(available=False, reason=f"{error.what}: {error.because}", priority=-50)
     if chosen.device_type == "cpu":
         total, free = host_memory()
-        return DeviceReport(available=True, name="torch on the host", num_devices=1, total_memory_bytes=total,
-                            free_memory_bytes=free, driver=f"torch {installed}", priority=-50)
+        return DeviceReport(
+            available=True,
+            name="torch on the host",
+            num_devices=1,
+            total_memory_bytes=total,
+            free_memory_bytes=free,
+            driver=f"torch {installed}",
+            priority=-50,
+        )
     from quire_torch.accelerator import report
 
     return report(chosen.device, priority=-50)

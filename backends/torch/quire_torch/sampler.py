@@ -88,8 +88,9 @@ def _entries(lists: TokenLists, put: Put) -> tuple[torch.Tensor, torch.Tensor]:
     return put(rows), put(lists.tokens.astype(np.int64))
 
 
-def _drawn_tokens(rows: torch.Tensor, best: torch.Tensor, batch: SamplingBatch, drawn: np.ndarray,
-                  put: Put) -> torch.Tensor:
+def _drawn_tokens(
+    rows: torch.Tensor, best: torch.Tensor, batch: SamplingBatch, drawn: np.ndarray, put: Put
+) -> torch.Tensor:
     """int64 tokens of rows [D, V] with a temperature; `drawn` are their places in the batch."""
     scores = (rows - best[:, None]) / put(batch.temperature[drawn])[:, None]
     scores = _filtered(scores, batch, drawn, put)

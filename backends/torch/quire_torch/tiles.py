@@ -16,8 +16,18 @@ from quire_torch.attention import Tile
 _MOST_ELEMENTS = 1 << 25  # of the scores or the gathered keys of one tile: 128 MiB in float32
 
 
-def attention_tiles(batch: StepBatch, group: str, block_size: int, put: Callable[[np.ndarray], torch.Tensor], *,
-                    num_heads: int, row_elements: int, trash: int, window: int, causal: bool) -> list[Tile]:
+def attention_tiles(
+    batch: StepBatch,
+    group: str,
+    block_size: int,
+    put: Callable[[np.ndarray], torch.Tensor],
+    *,
+    num_heads: int,
+    row_elements: int,
+    trash: int,
+    window: int,
+    causal: bool,
+) -> list[Tile]:
     """Tiles that hold every token of the step once.
 
     Args:
@@ -44,13 +54,21 @@ def attention_tiles(batch: StepBatch, group: str, block_size: int, put: Callable
             seen = seen & (keys[:, None, :] > index[:, :, None] - window)
         seen = np.broadcast_to(seen, (len(seqs), num_rows, keys.shape[1]))
         pages = np.where(pages < 0, trash, pages)
-        tiles.append(Tile(put(rows.reshape(-1).astype(np.int64)), put(pages.astype(np.int64)),
-                          put(np.ascontiguousarray(seen)), put(index.astype(np.int64)), put(keys.astype(np.int64))))
+        tiles.append(
+            Tile(
+                put(rows.reshape(-1).astype(np.int64)),
+                put(pages.astype(np.int64)),
+                put(np.ascontiguousarray(seen)),
+                put(index.astype(np.int64)),
+                put(keys.astype(np.int64)),
+            )
+        )
     return tiles
 
 
-def _rectangles(batch: StepBatch, query_lens: np.ndarray, num_heads: int,
-                row_elements: int) -> Iterator[tuple[np.ndarray, int, int]]:
+def _rectangles(
+    batch: StepBatch, query_lens: np.ndarray, num_heads: int, row_elements: int
+) -> Iterator[tuple[np.ndarray, int, int]]:
     """(sequences, first query row, number of query rows); equal numbers of rows within one rectangle."""
     single = np.flatnonzero(query_lens == 1)
     single = single[np.argsort(batch.num_computed[single], kind="stable")]  # like lengths together: less padding

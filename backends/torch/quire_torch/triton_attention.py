@@ -26,9 +26,19 @@ class TritonAttention:
     def __init__(self, put: Callable[[np.ndarray], torch.Tensor], memo: StepMemo) -> None:
         self._put, self._memo = put, memo
 
-    def __call__(self, context: StepContext, q: torch.Tensor, cache: CacheHandle, *, scale: float, window: int,
-                 softcap: float, causal: bool, sinks: torch.Tensor | None = None,
-                 slopes: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self,
+        context: StepContext,
+        q: torch.Tensor,
+        cache: CacheHandle,
+        *,
+        scale: float,
+        window: int,
+        softcap: float,
+        causal: bool,
+        sinks: torch.Tensor | None = None,
+        slopes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Every row's attention over the keys it sees, [T, H, dv]."""
         k, v = cache.arrays["k"], cache.arrays["v"]
         out = torch.empty((*q.shape[:2], v.shape[3]), dtype=q.dtype, device=q.device)
@@ -37,22 +47,49 @@ class TritonAttention:
         unused = num_computed = context.device["num_computed"]
         tables = context.device[f"{cache.group}.block_tables"]
         for decode in (True, False):
-            config = launch_config(max(q.shape[2], v.shape[3]), group, q.element_size(), decode=decode,
-                                   warp_size=_WARP_SIZE)
+            config = launch_config(
+                max(q.shape[2], v.shape[3]), group, q.element_size(), decode=decode, warp_size=_WARP_SIZE
+            )
             tiles = self._tiles(context, config.block_m // group, decode)
             if len(tiles[0]) == 0:
                 continue
             paged_attention_kernel[(len(tiles[0]), k.shape[2])](
-                out, q, k, v, tables, context.device["query_start_loc"], num_computed, *tiles,
-                unused if sinks is None else sinks, unused if slopes is None else slopes, scale, softcap, window,
-                out.stride(0), out.stride(1), q.stride(0), q.stride(1),
-                *k.stride()[:3], *v.stride()[:3], tables.stride(0),
-                GROUP=group, HEAD_DIM=q.shape[2], HEAD_DIM_V=v.shape[3],
+                out,
+                q,
+                k,
+                v,
+                tables,
+                context.device["query_start_loc"],
+                num_computed,
+                *tiles,
+                unused if sinks is None else sinks,
+                unused if slopes is None else slopes,
+                scale,
+                softcap,
+                window,
+                out.stride(0),
+                out.stride(1),
+                q.stride(0),
+                q.stride(1),
+                *k.stride()[:3],
+                *v.stride()[:3],
+                tables.stride(0),
+                GROUP=group,
+                HEAD_DIM=q.shape[2],
+                HEAD_DIM_V=v.shape[3],
                 PADDED=max(16, triton.next_power_of_2(q.shape[2])),
-                PADDED_V=max(16, triton.next_power_of_2(v.shape[3])), PAGE=context.block_size,
-                BLOCK_M=config.block_m, BLOCK_N=config.block_n, CAUSAL=causal, HAS_WINDOW=window > 0,
-                HAS_SOFTCAP=softcap > 0, HAS_SINKS=sinks is not None, HAS_ALIBI=slopes is not None,
-                WIDEN=_INTERPRETED, num_warps=config.num_warps, num_stages=config.num_stages,
+                PADDED_V=max(16, triton.next_power_of_2(v.shape[3])),
+                PAGE=context.block_size,
+                BLOCK_M=config.block_m,
+                BLOCK_N=config.block_n,
+                CAUSAL=causal,
+                HAS_WINDOW=window > 0,
+                HAS_SOFTCAP=softcap > 0,
+                HAS_SINKS=sinks is not None,
+                HAS_ALIBI=slopes is not None,
+                WIDEN=_INTERPRETED,
+                num_warps=config.num_warps,
+                num_stages=config.num_stages,
             )
         return out
 

@@ -55,15 +55,43 @@ _KNOWN_COPIES = {
 """(Chip, several ranks) -> why weights are copied there; a case that does not copy them any more fails."""
 
 _BLOCK, _MAX_LEN = 32, 4096
-_QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 1024,
-          "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8,
-          "head_dim": 128, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "hidden_act": "silu", "tie_word_embeddings": True,
-          "max_position_embeddings": 40960, "dtype": "bfloat16"}
-_GEMMA2 = {"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "vocab_size": 256000, "hidden_size": 2304,
-           "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4,
-           "head_dim": 256, "rms_norm_eps": 1e-6, "rope_theta": 1e4, "hidden_activation": "gelu_pytorch_tanh",
-           "sliding_window": 4096, "query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0,
-           "final_logit_softcapping": 30.0, "max_position_embeddings": 8192, "dtype": "bfloat16"}
+_QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 40960,
+    "dtype": "bfloat16",
+}
+_GEMMA2 = {
+    "architectures": ["Gemma2ForCausalLM"],
+    "model_type": "gemma2",
+    "vocab_size": 256000,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e4,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 4096,
+    "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "max_position_embeddings": 8192,
+    "dtype": "bfloat16",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +139,11 @@ class AotReport:
 
 def quiet_libtpu() -> None:
     """Tells libtpu that there is no host to ask and no chip to lock; before JAX loads it."""
-    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),
-                        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")):
+    for name, value in (
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"),
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+    ):
         os.environ.setdefault(name, value)
 
 
@@ -130,18 +161,32 @@ def compile_case(case: AotCase, topology: str) -> AotReport:
     except Exception as error:
         return AotReport(case.name, topology, chip, " ".join(str(error).split())[:400], time.monotonic() - start_s)
     seconds, memory, text = time.monotonic() - start_s, compiled.memory_analysis(), compiled.as_text()
-    weights = [array.shape[int(case.tp > 1) :] for array in jax.tree.leaves(_weight_shapes(program))
-               if _num_bytes(array) >= _LARGE_WEIGHT * case.tp]
-    problem = kv_problem(text, [array.shape for array in kv_arrays], memory.temp_size_in_bytes,
-                         max(map(_num_bytes, kv_arrays)))
+    weights = [
+        array.shape[int(case.tp > 1) :]
+        for array in jax.tree.leaves(_weight_shapes(program))
+        if _num_bytes(array) >= _LARGE_WEIGHT * case.tp
+    ]
+    problem = kv_problem(
+        text, [array.shape for array in kv_arrays], memory.temp_size_in_bytes, max(map(_num_bytes, kv_arrays))
+    )
     copied, known = weight_problem(text, weights), _KNOWN_COPIES.get((chip, case.tp > 1), "")
     if known and not copied:
         problem = problem or f"no weight is copied any more; take this out: {known}"
     elif not known:
         problem = problem or copied
     return AotReport(
-        case.name, topology, chip, problem, round(seconds, 1), memory.argument_size_in_bytes, kv_bytes,
-        memory.temp_size_in_bytes, memory.generated_code_size_in_bytes, "ragged_paged_attention" in text, known)
+        case.name,
+        topology,
+        chip,
+        problem,
+        round(seconds, 1),
+        memory.argument_size_in_bytes,
+        kv_bytes,
+        memory.temp_size_in_bytes,
+        memory.generated_code_size_in_bytes,
+        "ragged_paged_attention" in text,
+        known,
+    )
 
 
 def kv_problem(hlo: str, kv_shapes: Sequence[tuple[int, ...]], temp_bytes: int, largest: int) -> str:
@@ -195,9 +240,17 @@ def _plan(case: AotCase) -> ExecutorPlan:
     fused_ops = quire_capabilities("tpu", {"platform": "tpu"}).fused_ops
     graph = optimize(build_model_from_config(case.config).graph, fused_ops)
     return ExecutorPlan(
-        model=shard(graph, case.tp), weight_dtype="bfloat16", act_dtype="bfloat16", kv_dtype="bfloat16",
-        block_size=_BLOCK, max_model_len=_MAX_LEN, max_num_batched_tokens=case.tokens, max_num_seqs=case.seqs,
-        max_logits_rows=case.seqs, parallel=ParallelRank(world_size=case.tp))
+        model=shard(graph, case.tp),
+        weight_dtype="bfloat16",
+        act_dtype="bfloat16",
+        kv_dtype="bfloat16",
+        block_size=_BLOCK,
+        max_model_len=_MAX_LEN,
+        max_num_batched_tokens=case.tokens,
+        max_num_seqs=case.seqs,
+        max_logits_rows=case.seqs,
+        parallel=ParallelRank(world_size=case.tp),
+    )
 
 
 def _compile(program: StepProgram, case: AotCase, kv: Any, device: Any) -> Any:
@@ -211,13 +264,22 @@ def _compile(program: StepProgram, case: AotCase, kv: Any, device: Any) -> Any:
 
     weights = _weight_shapes(program)
     weights["rope"] = [tuple(on_all(table.shape, table.dtype) for table in tables) for tables in program.rope_tables()]
-    shape = StepShape(case.tokens, case.seqs, _MAX_LEN // _BLOCK, case.seqs, case.seqs,
-                      tuple(sorted(program.plan.model.kv_groups)))
+    shape = StepShape(
+        case.tokens, case.seqs, _MAX_LEN // _BLOCK, case.seqs, case.seqs, tuple(sorted(program.plan.model.kv_groups))
+    )
     kind = AbstractDevice(device_kind=device.device_kind, num_cores=device.num_cores, platform="tpu")
     alone = AbstractMesh((1,), ("_",), (AxisType.Auto,), abstract_device=kind)
     with use_abstract_mesh(alone if program.mesh is None else program.mesh.abstract_mesh):  # names the chip to Pallas
-        lowered = program.step.lower(weights, jax.tree.map(by_rank, kv), on_all((case.seqs,)), on_all((shape.size,)),
-                                     shape=shape, mode="draw", keep=False, more=False)
+        lowered = program.step.lower(
+            weights,
+            jax.tree.map(by_rank, kv),
+            on_all((case.seqs,)),
+            on_all((shape.size,)),
+            shape=shape,
+            mode="draw",
+            keep=False,
+            more=False,
+        )
     return lowered.compile()
 
 
@@ -232,24 +294,31 @@ def _weight_shapes(program: StepProgram) -> dict[str, Any]:
     def spec(weight: Weight, repeats: int) -> jax.ShapeDtypeStruct:
         dtype = numpy_dtype("float32" if weight.keep_f32 else plan.weight_dtype)
         shape = concrete(weight.shape, sizes)
-        return jax.ShapeDtypeStruct(_of_ranks(program, shape if repeats == 1 else (repeats, *shape)), dtype,
-                                    sharding=program.weight_format(len(shape), repeats, dtype))
+        return jax.ShapeDtypeStruct(
+            _of_ranks(program, shape if repeats == 1 else (repeats, *shape)),
+            dtype,
+            sharding=program.weight_format(len(shape), repeats, dtype),
+        )
 
     def bound(part: Part, repeats: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
         return {name: spec(weight, repeats) for name, weight in part.graph.weights.items()}
 
     return {
         "embed": bound(plan.model.embed),
-        "segments": [[bound(segment.layers[body], segment.repeats) for body in range(segment.period)]
-                     for segment in program.segments],
+        "segments": [
+            [bound(segment.layers[body], segment.repeats) for body in range(segment.period)]
+            for segment in program.segments
+        ],
         "heads": {name: bound(head) for name, head in plan.model.heads.items()},
     }
 
 
 def _markdown(reports: Sequence[AotReport]) -> str:
     mib = 2**20
-    lines = ["| step | chip | arguments, MiB | of them KV, MiB | temporary, MiB | code, MiB | compiled, s | copies |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| step | chip | arguments, MiB | of them KV, MiB | temporary, MiB | code, MiB | compiled, s | copies |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     lines += [
         f"| {r.case} | {r.chip} | {r.argument_bytes / mib:.0f} | {r.kv_bytes / mib:.0f} | {r.temp_bytes / mib:.1f}"
         f" | {r.code_bytes / mib:.1f} | {r.compile_s:.0f} | {r.problem or r.known or 'none'} |"

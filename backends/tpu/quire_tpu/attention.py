@@ -28,9 +28,19 @@ def cache_write(cache: StackedCache, k: jax.Array, v: jax.Array, state: StepStat
     return StackedCache(cache.group, cache.layer, arrays)
 
 
-def paged_attention(q: jax.Array, cache: StackedCache, state: StepState, *, num_kv_heads: int, scale: float,
-                    window: int, softcap: float, causal: bool, sinks: jax.Array | None = None,
-                    alibi_slopes: jax.Array | None = None) -> jax.Array:
+def paged_attention(
+    q: jax.Array,
+    cache: StackedCache,
+    state: StepState,
+    *,
+    num_kv_heads: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    causal: bool,
+    sinks: jax.Array | None = None,
+    alibi_slopes: jax.Array | None = None,
+) -> jax.Array:
     """softmax(scale * q.k) @ v over the keys each row sees: q [T, H, d] to [T, H, dv]; a row without keys is 0.
 
     What is masked may be NaN: scores are replaced, and masked values are zeroed before the product.
@@ -49,8 +59,10 @@ def paged_attention(q: jax.Array, cache: StackedCache, state: StepState, *, num_
     def chunk(number: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         best, total, out = carry
         blocks = lax.dynamic_slice_in_dim(table, number * pages, pages, axis=1)  # [S, pages]
-        k, v = (cache.arrays[name][cache.layer, blocks].reshape(blocks.shape[0], keys, num_kv_heads, -1)
-                for name in ("k", "v"))
+        k, v = (
+            cache.arrays[name][cache.layer, blocks].reshape(blocks.shape[0], keys, num_kv_heads, -1)
+            for name in ("k", "v")
+        )
         key = number * keys + jnp.arange(keys, dtype=jnp.int32)[None, :]  # [1, J]
         resident = jnp.repeat(blocks != trash, state.block_size, axis=1)[state.seq_ids]
         seen = resident & ((key <= index) if causal else (key < state.seq_lens[state.seq_ids][:, None]))

@@ -48,15 +48,22 @@ def choose_attention(plan: ExecutorPlan, options: TpuOptions) -> AttentionChoice
 
 def _unfit(plan: ExecutorPlan, *, on_tpu: bool) -> tuple[str, str, str] | None:
     """With what, why, and what to try instead, where the Pallas kernel cannot run the plan."""
-    features = {feature for part in plan.model.parts() for node in part.graph.nodes if node.op == "paged_attention"
-                for feature in features_used(OPS[node.op], node)}
+    features = {
+        feature
+        for part in plan.model.parts()
+        for node in part.graph.nodes
+        if node.op == "paged_attention"
+        for feature in features_used(OPS[node.op], node)
+    }
     if features:
         return "", f"the kernel does not know {', '.join(sorted(features))}", "--tpu-attention auto"
     from quire_tpu.kernels.ragged_paged_attention import fits
 
     head_dims = {array.shape[-1].evaluate({}) for group in plan.model.kv_groups.values() for array in group.arrays}
     if on_tpu and not all(fits(head_dim, plan.block_size, plan.kv_dtype) for head_dim in head_dims):
-        return (f" with heads of {sorted(head_dims)} and blocks of {plan.block_size}",
-                "the kernel takes head sizes that are multiples of 128 and blocks of whole tiles",
-                "--tpu-attention auto, or --block-size 32")
+        return (
+            f" with heads of {sorted(head_dims)} and blocks of {plan.block_size}",
+            "the kernel takes head sizes that are multiples of 128 and blocks of whole tiles",
+            "--tpu-attention auto, or --block-size 32",
+        )
     return None

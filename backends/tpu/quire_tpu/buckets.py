@@ -45,9 +45,15 @@ class Buckets:
         few = min(max(seqs, _FIRST_LOGITS), self.logits)
         logits = few if num_logits <= few else self.logits
         num_rows = 0 if batch.sampling is None else batch.sampling.num_rows
-        return StepShape(tokens, seqs, fitting(self.blocks, width), logits,
-                         seqs if num_rows <= seqs else fitting(self.seqs, num_rows), tuple(sorted(batch.groups)),
-                         batch.positions is not None)
+        return StepShape(
+            tokens,
+            seqs,
+            fitting(self.blocks, width),
+            logits,
+            seqs if num_rows <= seqs else fitting(self.seqs, num_rows),
+            tuple(sorted(batch.groups)),
+            batch.positions is not None,
+        )
 
 
 def fitting(sizes: tuple[int, ...], count: int) -> int:

@@ -46,8 +46,11 @@ class JaxExecutor:
         found = platform.devices(options.platform)
         ranks = plan.parallel.world_size
         if len(found) < ranks:
-            raise BackendError(f"tensor_parallel_size={ranks} on device {name}", because=f"it has {len(found)} devices",
-                               hint=f"--tensor-parallel-size {len(found)}")
+            raise BackendError(
+                f"tensor_parallel_size={ranks} on device {name}",
+                because=f"it has {len(found)} devices",
+                hint=f"--tensor-parallel-size {len(found)}",
+            )
         attention = choose_attention(plan, options)
         self._program = StepProgram(plan, found[:ranks], attention.function)
         self._remarks = {"paged_attention": attention.remark}
@@ -64,11 +67,15 @@ class JaxExecutor:
         self._refuse_closed()
         loader = JaxWeightLoader(self._program, weights, progress)
         self._weights = jax.block_until_ready(loader.load())
-        self.no_tokens = jax.device_put(np.zeros(self._buckets.seqs[-1], np.int32),
-                                         self._program.sharding(by_rank=False))
+        self.no_tokens = jax.device_put(
+            np.zeros(self._buckets.seqs[-1], np.int32), self._program.sharding(by_rank=False)
+        )
         _, free = platform.memory(self._program.devices[0])
-        return MemoryReport(bytes_by_purpose={"weights": loader.device_bytes // self._program.world_size},
-                            available_bytes=free, placement=self._placement())
+        return MemoryReport(
+            bytes_by_purpose={"weights": loader.device_bytes // self._program.world_size},
+            available_bytes=free,
+            placement=self._placement(),
+        )
 
     def _placement(self) -> tuple[tuple[str, str], ...]:
         ops = sorted({node.op for part in self._plan.model.parts() for node in part.graph.nodes})
@@ -84,8 +91,10 @@ class JaxExecutor:
         """Dispatches the step, compiling its bucket at first use. Its errors are raised by the result."""
         self._refuse_closed()
         if len(self.unread) >= self.capabilities.async_depth:
-            raise InternalError(f"step {batch.step} was submitted over {len(self.unread)} unread ones",
-                                because=f"async_depth is {self.capabilities.async_depth}")
+            raise InternalError(
+                f"step {batch.step} was submitted over {len(self.unread)} unread ones",
+                because=f"async_depth is {self.capabilities.async_depth}",
+            )
         step = PendingStep(self, batch)
         step.start(self._previous)
         self.unread.append(step)  # last: an interrupted call leaves no step that nobody will read
@@ -116,13 +125,15 @@ class JaxExecutor:
         storage.copy_blocks(batch.copies)
         shape = self._buckets.shape(batch)
         slices = max(1, -(-len(batch.logits_indices) // shape.logits))
-        on_device = (slices == 1 and
-                     (batch.sampling is None or features_used(batch.sampling) <= self.capabilities.device_sampling))
+        on_device = slices == 1 and (
+            batch.sampling is None or features_used(batch.sampling) <= self.capabilities.device_sampling
+        )
         mode = mode_of(batch.sampling) if on_device else "host"
         keep = self._plan.return_logits or mode == "host"
         vector = pack(self._padded(batch, shape), shape)
         storage.arrays, tokens, logits, environment = self._program.step(
-            self._weights, storage.arrays, feedback, vector, shape=shape, mode=mode, keep=keep, more=slices > 1)
+            self._weights, storage.arrays, feedback, vector, shape=shape, mode=mode, keep=keep, more=slices > 1
+        )
         kept = [logits] if keep else []
         for number in range(1, slices):
             kept.append(self._program.head(self._weights, environment, _slice_rows(batch, shape, number)))
@@ -131,8 +142,14 @@ class JaxExecutor:
     def _padded(self, batch: StepBatch, shape: StepShape) -> StepBatch:
         """The batch in its bucket's shape, with the first slice of logits rows."""
         first = replace(batch, logits_indices=batch.logits_indices[: shape.logits], copies={})
-        return pad(first, num_tokens=shape.tokens, num_seqs=shape.seqs, num_logits=shape.logits,
-                   max_blocks=shape.blocks, trash=-1)  # pools have trash blocks of their own, put in by the step
+        return pad(
+            first,
+            num_tokens=shape.tokens,
+            num_seqs=shape.seqs,
+            num_logits=shape.logits,
+            max_blocks=shape.blocks,
+            trash=-1,
+        )  # pools have trash blocks of their own, put in by the step
 
     def _storage(self) -> KVStorage:
         self._refuse_closed()

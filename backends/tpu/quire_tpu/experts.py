@@ -12,8 +12,14 @@ from jax import lax
 from quire_tpu.plain_ops import activate, f32
 
 
-def route_experts(logits: jax.Array, *, k: int, score: str, normalize: bool, scale: float,
-                  ) -> tuple[jax.Array, jax.Array]:
+def route_experts(
+    logits: jax.Array,
+    *,
+    k: int,
+    score: str,
+    normalize: bool,
+    scale: float,
+) -> tuple[jax.Array, jax.Array]:
     """ids int32 [T, k] of the k best experts, best first, lower id first among equals; weights float32 [T, k]."""
     logits = f32(logits)
     if score == "softmax":
@@ -27,8 +33,16 @@ def route_experts(logits: jax.Array, *, k: int, score: str, normalize: bool, sca
     return ids.astype(jnp.int32), weights * jnp.float32(scale)
 
 
-def experts(x: jax.Array, ids: jax.Array, weights: jax.Array, w13: jax.Array, w2: jax.Array, *, act: str,
-            first: jax.Array | None) -> jax.Array:
+def experts(
+    x: jax.Array,
+    ids: jax.Array,
+    weights: jax.Array,
+    w13: jax.Array,
+    w2: jax.Array,
+    *,
+    act: str,
+    first: jax.Array | None,
+) -> jax.Array:
     """Sum over a token's experts of weight * w2[e] @ (act(w1[e] @ x) * (w3[e] @ x)): [T, D], rounded once.
 
     Args:
@@ -54,5 +68,10 @@ def _grouped(rows: jax.Array, weight: jax.Array, sizes: jax.Array) -> jax.Array:
     """float32 [N, out]: rows [N, in], sorted by group, times the transposed weight [E, out, in] of their group."""
     common = jnp.promote_types(rows.dtype, weight.dtype)
     precision = lax.Precision.HIGHEST if common == jnp.float32 else lax.Precision.DEFAULT
-    return lax.ragged_dot(rows.astype(common), weight.astype(common).swapaxes(1, 2), sizes, precision=precision,
-                          preferred_element_type=jnp.float32)
+    return lax.ragged_dot(
+        rows.astype(common),
+        weight.astype(common).swapaxes(1, 2),
+        sizes,
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )

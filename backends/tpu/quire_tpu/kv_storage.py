@@ -35,7 +35,8 @@ def storage_shapes(plan: ExecutorPlan, num_blocks: Mapping[str, int]) -> dict[st
         shapes[name] = {
             array.name: jax.ShapeDtypeStruct(
                 (layers, num_blocks[group.pool] + 1, plan.block_size, int(np.prod(concrete(array.shape, sizes)))),
-                numpy_dtype("float32" if array.dtype == "f32" else plan.kv_dtype))
+                numpy_dtype("float32" if array.dtype == "f32" else plan.kv_dtype),
+            )
             for array in group.arrays
         }
     return shapes
@@ -53,16 +54,21 @@ class KVStorage:
         self._names = storage_names(self._plan.model.kv_groups)
         for name, group in self._plan.model.kv_groups.items():
             if group.pool not in kv_plan.num_blocks:
-                raise BackendError(f"KV group {name}: no number of blocks for its pool {group.pool!r}",
-                                   because=f"the KV plan has {', '.join(sorted(kv_plan.num_blocks)) or 'no pools'}")
+                raise BackendError(
+                    f"KV group {name}: no number of blocks for its pool {group.pool!r}",
+                    because=f"the KV plan has {', '.join(sorted(kv_plan.num_blocks)) or 'no pools'}",
+                )
         shapes = storage_shapes(self._plan, kv_plan.num_blocks)
         try:
             self.arrays: Storages = jax.tree.map(self._zeros, shapes)
             jax.block_until_ready(self.arrays)
         except jax.errors.JaxRuntimeError as error:
             wanted = sum(int(np.prod(s.shape)) * s.dtype.itemsize for group in shapes.values() for s in group.values())
-            raise BackendError(f"{wanted / 2**20:.0f} MiB of KV cache do not fit on the device",
-                               because=str(error).splitlines()[0], hint="a lower --memory-utilization") from error
+            raise BackendError(
+                f"{wanted / 2**20:.0f} MiB of KV cache do not fit on the device",
+                because=str(error).splitlines()[0],
+                hint="a lower --memory-utilization",
+            ) from error
         self._copy = jax.jit(self._copied, donate_argnums=0)
         self._write = jax.jit(self._written, donate_argnums=0)
 
@@ -79,8 +85,10 @@ class KVStorage:
         """Pages in the host format: array name -> [n, layers, block_size, *shape_per_token], of all ranks' heads."""
         spec = self._plan.model.kv_groups[group]
         held = self.arrays[self._names[group]]
-        return {array.name: self._page(np.asarray(self._ranked(held[array.name])[:, : spec.layers, block_ids]), array)
-                for array in spec.arrays}
+        return {
+            array.name: self._page(np.asarray(self._ranked(held[array.name])[:, : spec.layers, block_ids]), array)
+            for array in spec.arrays
+        }
 
     def write_blocks(self, group: str, block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
         """The inverse of `read_blocks`."""
@@ -101,20 +109,26 @@ class KVStorage:
             return {name: array.at[:, targets].set(array[:, sources]) for name, array in storage.items()}
         return {name: array.at[:, :, targets].set(array[:, :, sources]) for name, array in storage.items()}
 
-    def _written(self, storage: dict[str, jax.Array], block_ids: jax.Array, rows: dict[str, Any],
-                 ) -> dict[str, jax.Array]:
+    def _written(
+        self,
+        storage: dict[str, jax.Array],
+        block_ids: jax.Array,
+        rows: dict[str, Any],
+    ) -> dict[str, jax.Array]:
         """Storage with rows [ranks, layers, n, block_size, KV * d] in its blocks."""
         if self._program.world_size == 1:
-            return {name: array.at[: rows[name].shape[1], block_ids].set(rows[name][0])
-                    for name, array in storage.items()}
+            return {
+                name: array.at[: rows[name].shape[1], block_ids].set(rows[name][0]) for name, array in storage.items()
+            }
         return {name: array.at[:, : rows[name].shape[1], block_ids].set(rows[name]) for name, array in storage.items()}
 
     def _page(self, rows: np.ndarray, array: Any) -> np.ndarray:
         """Rows [ranks, layers, n, block_size, KV * d] as a page of the host format."""
         sizes = self._plan.model.axis_sizes()
         parts = rows.reshape(*rows.shape[:4], *concrete(array.shape, sizes)).swapaxes(1, 2)
-        return np.concatenate([parts[rank][:, :, :, : stop - start] for rank, start, stop in self._owners(array)],
-                              axis=3)
+        return np.concatenate(
+            [parts[rank][:, :, :, : stop - start] for rank, start, stop in self._owners(array)], axis=3
+        )
 
     def _rows(self, page: np.ndarray, spec: KVGroupSpec, array: Any) -> np.ndarray:
         """The inverse of `_page`; replicas of a head get it all."""

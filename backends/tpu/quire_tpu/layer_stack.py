@@ -61,20 +61,35 @@ class LayerRunner:
     kernels: Kernels
     storage_of: Mapping[str, str]
 
-    def part(self, part: Part, weights: Mapping[str, jax.Array], environment: Mapping[str, Any], storages: Storages,
-             state: StepState, slots: Mapping[str, jax.Array | int] | None = None) -> tuple[dict[str, Any], Storages]:
+    def part(
+        self,
+        part: Part,
+        weights: Mapping[str, jax.Array],
+        environment: Mapping[str, Any],
+        storages: Storages,
+        state: StepState,
+        slots: Mapping[str, jax.Array | int] | None = None,
+    ) -> tuple[dict[str, Any], Storages]:
         """A part's outputs without its caches, and the storages after it; `slots` are the layers in them."""
         slots = slots or {name: ref.slot for name, ref in part.caches.items()}
-        caches = {name: StackedCache(ref.group, slots[name], storages[self.storage_of[ref.group]])
-                  for name, ref in part.caches.items()}
+        caches = {
+            name: StackedCache(ref.group, slots[name], storages[self.storage_of[ref.group]])
+            for name, ref in part.caches.items()
+        }
         outputs = PartRunner(part, self.kernels[id(part)], weights)({**environment, **caches}, state)
         after = dict(storages)
         for name, ref in part.caches.items():
             after[self.storage_of[ref.group]] = dict(outputs.pop(name).arrays)
         return outputs, after
 
-    def segment(self, segment: Segment, weights: Sequence[Mapping[str, jax.Array]], environment: dict[str, Any],
-                storages: Storages, state: StepState) -> tuple[dict[str, Any], Storages]:
+    def segment(
+        self,
+        segment: Segment,
+        weights: Sequence[Mapping[str, jax.Array]],
+        environment: dict[str, Any],
+        storages: Storages,
+        state: StepState,
+    ) -> tuple[dict[str, Any], Storages]:
         """The environment and storages after a segment; its weights, by body, are stacked where it repeats.
 
         The storages are carried, not scanned over: a scan copies what goes in and out by slices.
@@ -101,7 +116,9 @@ class LayerRunner:
 def _slots(segment: Segment) -> list[dict[str, jax.Array]]:
     """By body, the layer slot of each cache in every repeat, int32 [repeats]."""
     return [
-        {name: jnp.array([part.caches[name].slot for part in segment.uses(body)], jnp.int32)
-         for name in segment.layers[body].caches}
+        {
+            name: jnp.array([part.caches[name].slot for part in segment.uses(body)], jnp.int32)
+            for name in segment.layers[body].caches
+        }
         for body in range(segment.period)
     ]

@@ -64,11 +64,14 @@ class _Lowering:
 
 def _one(function: Callable[..., Any]) -> Callable[[_Lowering], JaxKernel]:
     """For ops whose function takes operands, weights and attributes as they stand."""
+
     def make(n: _Lowering) -> JaxKernel:
         def kernel(_: StepState, inputs: tuple[Any, ...], weights: tuple[Any, ...]) -> tuple[Any, ...]:
             result = function(*inputs, *weights, **n.attrs)
             return result if len(n.node.outputs) > 1 else (result,)
+
         return kernel
+
     return make
 
 
@@ -107,6 +110,7 @@ def _rotary(n: _Lowering) -> JaxKernel:
 
     def kernel(state: StepState, x: tuple[Any, ...], _: tuple[Any, ...]) -> tuple[Any, ...]:
         return (plain_ops.rotary(x[0], *_rows_of(table, state, x[1]), style=style),)
+
     return kernel
 
 
@@ -122,6 +126,7 @@ def _rotary_cache_write(n: _Lowering) -> JaxKernel:
         cos, sin = _rows_of(table, state, positions)
         rotated = plain_ops.rotary(k, cos, sin, style=style)
         return plain_ops.rotary(q, cos, sin, style=style), cache_write(cache, rotated, v, state)
+
     return kernel
 
 
@@ -139,6 +144,7 @@ def _paged_attention(n: _Lowering) -> JaxKernel:
         assert isinstance(cache, StackedCache)
         spec = n.plan.model.kv_groups[cache.group].arrays[0]
         return (n.attention(q, cache, state, num_kv_heads=n.size(spec.shape[0]), **features, **n.attrs),)
+
     return kernel
 
 

@@ -42,8 +42,9 @@ class StepOutputs:
         for number, logits in enumerate(slices):
             sampler.add(number * self._rows_per_slice, logits)
         drawn = sampler.result()
-        return StepResult(drawn.tokens[:, None], ones, logprobs=drawn.logprobs, prompt_logprobs=drawn.prompt_logprobs,
-                          logits=kept)
+        return StepResult(
+            drawn.tokens[:, None], ones, logprobs=drawn.logprobs, prompt_logprobs=drawn.prompt_logprobs, logits=kept
+        )
 
     def _host_logits(self) -> list[F32]:
         """The slices without padding rows."""
@@ -116,7 +117,10 @@ class PendingStep:
         if isinstance(error, BackendError):
             return error
         because = error.what if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
-        failure = BackendError(f"step {self._batch.step} failed on device {self._executor.name}", because=because,
-                               hint="the traceback above; the engine can restart the executor")
+        failure = BackendError(
+            f"step {self._batch.step} failed on device {self._executor.name}",
+            because=because,
+            hint="the traceback above; the engine can restart the executor",
+        )
         failure.__cause__ = error
         return failure

@@ -38,8 +38,9 @@ def philox4x32(counter: Words, key: tuple[jax.Array, jax.Array]) -> Words:
     return c0, c1, c2, c3
 
 
-def gumbel(seed: tuple[jax.Array, jax.Array], sequence_index: jax.Array, position: jax.Array,
-           vocab_size: int) -> jax.Array:
+def gumbel(
+    seed: tuple[jax.Array, jax.Array], sequence_index: jax.Array, position: jax.Array, vocab_size: int
+) -> jax.Array:
     """Standard Gumbel noise of every token id below `vocab_size`: float32 [R, vocab_size].
 
     Args:

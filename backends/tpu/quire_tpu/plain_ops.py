@@ -20,8 +20,14 @@ def f32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32)
 
 
-def embedding(ids: jax.Array, weight: jax.Array, *, scale: float, dtype: jnp.dtype, first: jax.Array | None,
-              ) -> jax.Array:
+def embedding(
+    ids: jax.Array,
+    weight: jax.Array,
+    *,
+    scale: float,
+    dtype: jnp.dtype,
+    first: jax.Array | None,
+) -> jax.Array:
     """Rows of `weight` [V, D] by id, times `scale` rounded to `dtype`.
 
     Args:
@@ -47,12 +53,19 @@ def matmul(a: jax.Array, b: jax.Array, dims: lax.DotDimensionNumbers) -> jax.Arr
     """lax.dot_general with a float32 result; float32 operands are not rounded to bfloat16 on the way."""
     common = jnp.promote_types(a.dtype, b.dtype)
     precision = lax.Precision.HIGHEST if common == jnp.float32 else lax.Precision.DEFAULT
-    return lax.dot_general(a.astype(common), b.astype(common), dims, precision=precision,
-                           preferred_element_type=jnp.float32)
+    return lax.dot_general(
+        a.astype(common), b.astype(common), dims, precision=precision, preferred_element_type=jnp.float32
+    )
 
 
-def rms_norm(x: jax.Array, weight: jax.Array, *, eps: float, weight_offset: float, round_before_weight: bool,
-             ) -> jax.Array:
+def rms_norm(
+    x: jax.Array,
+    weight: jax.Array,
+    *,
+    eps: float,
+    weight_offset: float,
+    round_before_weight: bool,
+) -> jax.Array:
     """x / sqrt(mean(x**2) + eps) * (weight + weight_offset) over the last dimension."""
     x32 = f32(x)
     normed = x32 * lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
@@ -75,12 +88,12 @@ def add(a: jax.Array, b: jax.Array) -> jax.Array:
     return (f32(a) + f32(b)).astype(a.dtype)
 
 
-def add_rms_norm(a: jax.Array, b: jax.Array, weight: jax.Array, *, eps: float, weight_offset: float,
-                 round_before_weight: bool) -> tuple[jax.Array, jax.Array]:
+def add_rms_norm(
+    a: jax.Array, b: jax.Array, weight: jax.Array, *, eps: float, weight_offset: float, round_before_weight: bool
+) -> tuple[jax.Array, jax.Array]:
     """(a + b, rms_norm(a + b)); the norm reads the rounded sum."""
     total = add(a, b)
-    return total, rms_norm(total, weight, eps=eps, weight_offset=weight_offset,
-                           round_before_weight=round_before_weight)
+    return total, rms_norm(total, weight, eps=eps, weight_offset=weight_offset, round_before_weight=round_before_weight)
 
 
 def scale(x: jax.Array, *, factor: float) -> jax.Array:

@@ -28,8 +28,9 @@ def devices(platform: str) -> Sequence[jax.Device]:
         return jax.devices(platform)
     except RuntimeError as error:
         jax.config.update("jax_platforms", known)
-        raise BackendError(f"JAX has no platform {platform}", because=" ".join(str(error).split())[:300],
-                           hint="--tpu-platform cpu") from error
+        raise BackendError(
+            f"JAX has no platform {platform}", because=" ".join(str(error).split())[:300], hint="--tpu-platform cpu"
+        ) from error
 
 
 def memory(device: jax.Device) -> tuple[int, int]:
@@ -49,5 +50,12 @@ def report(options: TpuOptions, *, priority: int) -> DeviceReport:
     total, free = memory(found[0])
     kind = found[0].device_kind
     name = kind if options.platform == "tpu" else f"JAX on {options.platform} ({kind}), not a TPU"
-    return DeviceReport(available=True, name=name, num_devices=len(found), total_memory_bytes=total,
-                        free_memory_bytes=free, driver=f"jax {jax.__version__}", priority=priority)
+    return DeviceReport(
+        available=True,
+        name=name,
+        num_devices=len(found),
+        total_memory_bytes=total,
+        free_memory_bytes=free,
+        driver=f"jax {jax.__version__}",
+        priority=priority,
+    )

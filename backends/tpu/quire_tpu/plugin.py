@@ -96,6 +96,8 @@ def _why_not(options: TpuOptions) -> str:
         return "libtpu is not installed (pip install 'quire[tpu]')"
     nodes = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
     if not nodes:
-        return (f"no TPU: /dev has no accel* and no vfio/* (JAX on another platform: --tpu-platform cpu,"
-                f" or {PLATFORM_VARIABLE}=cpu)")
+        return (
+            f"no TPU: /dev has no accel* and no vfio/* (JAX on another platform: --tpu-platform cpu,"
+            f" or {PLATFORM_VARIABLE}=cpu)"
+        )
     return ""

@@ -42,8 +42,10 @@ class StepProgram:
         if "logits" not in plan.model.heads:
             raise BackendError("this model has no logits head", because=f"its heads are {sorted(plan.model.heads)}")
         self.ropes = _rope_specs(plan)
-        kernels = {id(part): tuple(lower(node, part.graph, plan, attention) for node in part.graph.nodes)
-                   for part in plan.model.parts()}
+        kernels = {
+            id(part): tuple(lower(node, part.graph, plan, attention) for node in part.graph.nodes)
+            for part in plan.model.parts()
+        }
         self._runner = LayerRunner(kernels, storage_names(plan.model.kv_groups))
         self.mesh = Mesh(np.array(self.devices), (TP,)) if len(self.devices) > 1 else None
         static = ("shape", "mode", "keep", "more")
@@ -71,8 +73,18 @@ class StepProgram:
         """The rotary tables in the order in which the program takes them."""
         return [rope_table(spec, self.plan.max_model_len) for spec in self.ropes]
 
-    def _step(self, weights: Weights, storages: Storages, feedback: jax.Array, vector: jax.Array, *, shape: StepShape,
-              mode: Mode, keep: bool, more: bool) -> tuple[Storages, jax.Array, jax.Array | None, Any]:
+    def _step(
+        self,
+        weights: Weights,
+        storages: Storages,
+        feedback: jax.Array,
+        vector: jax.Array,
+        *,
+        shape: StepShape,
+        mode: Mode,
+        keep: bool,
+        more: bool,
+    ) -> tuple[Storages, jax.Array, jax.Array | None, Any]:
         """One step of one rank.
 
         Args:
@@ -85,8 +97,10 @@ class StepProgram:
         storage_of = self._runner.storage_of
         trash = {group: next(iter(storages[storage_of[group]].values())).shape[1] - 1 for group in shape.groups}
         state = StepState.derive(arrays, trash, self.plan.block_size, rope)
-        environment: dict[str, Any] = {"token_ids": _with_feedback(arrays, feedback, state),
-                                       "positions": state.positions}
+        environment: dict[str, Any] = {
+            "token_ids": _with_feedback(arrays, feedback, state),
+            "positions": state.positions,
+        }
         outputs, storages = self._runner.part(self.plan.model.embed, weights["embed"], environment, storages, state)
         environment |= outputs
         for segment, bound in zip(self.segments, weights["segments"], strict=True):
@@ -102,8 +116,9 @@ class StepProgram:
         return self._logits(weights, environment, rows, None)
 
     def _logits(self, weights: Weights, environment: Mapping[str, Any], rows: jax.Array, state: Any) -> jax.Array:
-        outputs, _ = self._runner.part(self._head_part, weights["heads"]["logits"],
-                                       {**environment, "logits_indices": rows}, {}, state)
+        outputs, _ = self._runner.part(
+            self._head_part, weights["heads"]["logits"], {**environment, "logits_indices": rows}, {}, state
+        )
         return outputs["logits"]
 
     @property
@@ -129,8 +144,9 @@ class StepProgram:
             weight_specs = {name: same if name == "rope" else ranked for name in weights}
             rest_specs = (ranked, *[same] * (len(rest) - 1)) if steps else (same,) * len(rest)
             out_specs = (ranked, same, same, same) if steps else same
-            return jax.shard_map(on_one, mesh=self.mesh, in_specs=(weight_specs, *rest_specs), out_specs=out_specs,
-                                 check_vma=False)(weights, *rest)
+            return jax.shard_map(
+                on_one, mesh=self.mesh, in_specs=(weight_specs, *rest_specs), out_specs=out_specs, check_vma=False
+            )(weights, *rest)
 
         return on_all
 
@@ -142,8 +158,13 @@ def storage_names(groups: Mapping[str, KVGroupSpec]) -> dict[str, str]:
 
 
 def _rope_specs(plan: ExecutorPlan) -> tuple[RopeSpec, ...]:
-    found = {value: None for part in plan.model.parts() for node in part.graph.nodes
-             for _, value in node.attrs if isinstance(value, RopeSpec)}
+    found = {
+        value: None
+        for part in plan.model.parts()
+        for node in part.graph.nodes
+        for _, value in node.attrs
+        if isinstance(value, RopeSpec)
+    }
     return tuple(found)
 
 

@@ -20,8 +20,17 @@ from quire.sampling.filters import min_p_threshold
 
 _FLOATS = ("temperature", "top_p", "min_score")
 _UNSIGNED = ("seed_low", "seed_high", "sequence_index", "position")
-_SAMPLING = ("rows", "temperature", "seed_low", "seed_high", "sequence_index", "position", "top_k", "top_p",
-             "min_score")
+_SAMPLING = (
+    "rows",
+    "temperature",
+    "seed_low",
+    "seed_high",
+    "sequence_index",
+    "position",
+    "top_k",
+    "top_p",
+    "min_score",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +72,11 @@ class StepShape:
 def pack(batch: StepBatch, shape: StepShape) -> I32:
     """The vector of a batch that was padded to `shape` already."""
     arrays: dict[str, np.ndarray] = {
-        "token_ids": batch.token_ids, "query_start_loc": batch.query_start_loc, "num_computed": batch.num_computed,
-        "prev_row": batch.prev_row, "logits_indices": batch.logits_indices,
+        "token_ids": batch.token_ids,
+        "query_start_loc": batch.query_start_loc,
+        "num_computed": batch.num_computed,
+        "prev_row": batch.prev_row,
+        "logits_indices": batch.logits_indices,
         **{f"{name}.block_tables": group.block_tables for name, group in batch.groups.items()},
         **_sampling_arrays(batch.sampling, shape.rows),
     }
@@ -97,6 +109,7 @@ def unpack(vector: jax.Array, shape: StepShape) -> Mapping[str, jax.Array]:
 
 def _sampling_arrays(batch: SamplingBatch | None, num_rows: int) -> dict[str, np.ndarray]:
     """Every field [R]; padding rows are greedy ones of logits row 0."""
+
     def padded(values: Any, default: float, dtype: type) -> np.ndarray:
         out: np.ndarray = np.full(num_rows, default, dtype)
         if values is not None:

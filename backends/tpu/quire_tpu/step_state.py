@@ -51,19 +51,31 @@ class StepState:
     rope: Mapping[RopeSpec, tuple[jax.Array, jax.Array]]
 
     @staticmethod
-    def derive(arrays: Mapping[str, jax.Array], trash: Mapping[str, int], block_size: int,
-               rope: Mapping[RopeSpec, tuple[jax.Array, jax.Array]]) -> StepState:
+    def derive(
+        arrays: Mapping[str, jax.Array],
+        trash: Mapping[str, int],
+        block_size: int,
+        rope: Mapping[RopeSpec, tuple[jax.Array, jax.Array]],
+    ) -> StepState:
         """The state that follows from a step's arrays (`step_inputs.unpack`) and each group's trash block."""
         starts, num_computed = arrays["query_start_loc"], arrays["num_computed"]
         token = jnp.arange(arrays["token_ids"].shape[0], dtype=jnp.int32)
         seq_ids = jnp.searchsorted(starts[1:], token, side="right", method="compare_all").astype(jnp.int32)
         kv_index = num_computed[seq_ids] + token - starts[seq_ids]
         return StepState(
-            seq_ids=seq_ids, kv_index=kv_index, positions=arrays.get("positions", kv_index), query_start_loc=starts,
-            num_computed=num_computed, seq_lens=num_computed + starts[1:] - starts[:-1],
-            block_tables={group: jnp.where(arrays[f"{group}.block_tables"] < 0, block, arrays[f"{group}.block_tables"])
-                          for group, block in trash.items()},
-            block_size=block_size, trash=trash, rope=rope,
+            seq_ids=seq_ids,
+            kv_index=kv_index,
+            positions=arrays.get("positions", kv_index),
+            query_start_loc=starts,
+            num_computed=num_computed,
+            seq_lens=num_computed + starts[1:] - starts[:-1],
+            block_tables={
+                group: jnp.where(arrays[f"{group}.block_tables"] < 0, block, arrays[f"{group}.block_tables"])
+                for group, block in trash.items()
+            },
+            block_size=block_size,
+            trash=trash,
+            rope=rope,
         )
 
     def slots(self, group: str) -> tuple[jax.Array, jax.Array]:

@@ -29,4 +29,3 @@ def stacked_format(sharding: Sharding, device_kind: str, num_dims: int, dtype: A
     if tiles is None or jnp.dtype(dtype) != jnp.bfloat16:
         return sharding
     return Format(Layout(tuple(range(num_dims)), tiles), sharding)
-

@@ -43,11 +43,14 @@ class JaxWeightLoader:
         same = self._program.sharding(by_rank=False)
         return {
             "embed": self._bound([model.embed]),
-            "segments": [[self._bound(segment.uses(body)) for body in range(segment.period)]
-                         for segment in self._program.segments],
+            "segments": [
+                [self._bound(segment.uses(body)) for body in range(segment.period)]
+                for segment in self._program.segments
+            ],
             "heads": {name: self._bound([head]) for name, head in model.heads.items()},
-            "rope": [(jax.device_put(cos, same), jax.device_put(sin, same))
-                     for cos, sin in self._program.rope_tables()],
+            "rope": [
+                (jax.device_put(cos, same), jax.device_put(sin, same)) for cos, sin in self._program.rope_tables()
+            ],
         }
 
     def _bound(self, parts: Sequence[Part]) -> dict[str, jax.Array]:
@@ -68,10 +71,12 @@ class JaxWeightLoader:
         if len(shards) == 1:
             where = self._program.weight_format(len(weights[0].shape), len(weights), shards[0].dtype)
             return jax.device_put(shards[0], where)
-        placed = [jax.device_put(shard[None], device)
-                  for shard, device in zip(shards, self._program.devices, strict=True)]
-        return jax.make_array_from_single_device_arrays((len(shards), *shards[0].shape),
-                                                        self._program.sharding(by_rank=True), placed)
+        placed = [
+            jax.device_put(shard[None], device) for shard, device in zip(shards, self._program.devices, strict=True)
+        ]
+        return jax.make_array_from_single_device_arrays(
+            (len(shards), *shards[0].shape), self._program.sharding(by_rank=True), placed
+        )
 
     def _shard(self, source: WeightSource, weights: Sequence[Weight], dtype: str) -> np.ndarray:
         """One rank's array, a copy of its own."""
@@ -88,6 +93,9 @@ def _sources_of_ranks(source: WeightSource, world_size: int) -> list[WeightSourc
     if world_size == 1:
         return [source]
     if not hasattr(source, "for_rank"):
-        raise BackendError(f"weights for {world_size} ranks", because="this weight source has those of one rank only",
-                           hint="--tensor-parallel-size 1")
+        raise BackendError(
+            f"weights for {world_size} ranks",
+            because="this weight source has those of one rank only",
+            hint="--tensor-parallel-size 1",
+        )
     return [cast(RankedWeights, cast(Any, source)).for_rank(rank) for rank in range(world_size)]

@@ -5,12 +5,12 @@
 // Integers: tiles from 16 rows on. Their sums are exact and what follows has the order of zmm_quantized.h: the bits
 // are those of the table "avx512_vnni", which takes fewer rows.
 
-constexpr int64_t kAmxRows = 16;       // of a tile
-constexpr int64_t kAmxPanels = 4;      // tiles 0-3 hold their sums, 4 holds x, 5 and 6 the weights
-constexpr int64_t kAmxBlockRows = 192; // of a work item
+constexpr int64_t kAmxRows = 16;  // of a tile
+constexpr int64_t kAmxPanels = 4;  // tiles 0-3 hold their sums, 4 holds x, 5 and 6 the weights
+constexpr int64_t kAmxBlockRows = 192;  // of a work item
 constexpr int64_t kAmxColumns = kAmxPanels * kPanelColumns;
-constexpr int64_t kAmxStep = 32;       // bf16 inputs of a tile
-constexpr int64_t kAmxChunk = 256;     // inputs between two visits of the sums when there are no groups
+constexpr int64_t kAmxStep = 32;  // bf16 inputs of a tile
+constexpr int64_t kAmxChunk = 256;  // inputs between two visits of the sums when there are no groups
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -33,7 +33,9 @@ struct AmxItem {
   int64_t row_begin, row_end, panel, panels;
 };
 QUIRE_INLINE int64_t amx_row_blocks(int64_t m) { return ceil_div(m, kAmxBlockRows); }
-QUIRE_INLINE int64_t amx_items(const PackedLinear& w, int64_t m) { return ceil_div(w.num_panels, kAmxPanels) * amx_row_blocks(m); }
+QUIRE_INLINE int64_t amx_items(const PackedLinear& w, int64_t m) {
+  return ceil_div(w.num_panels, kAmxPanels) * amx_row_blocks(m);
+}
 QUIRE_INLINE AmxItem amx_item(const LinearArgs& a, int64_t item) {
   AmxItem i;
   i.row_begin = item % amx_row_blocks(a.m) * kAmxBlockRows;
@@ -112,7 +114,8 @@ inline void amx_bf16_items(const LinearArgs& a, int64_t begin, int64_t end) {
       const uint16_t* x = static_cast<const uint16_t*>(a.workspace) + start * stride;
       zero_sums();
       for (int64_t line = 0; line < lines; line += 16)
-        amx_bf16_step(x + line * 2, stride, panel_at(w, i.panel) + line * 64, w.panel_bytes, i.panels, min_of(16, lines - line));
+        amx_bf16_step(x + line * 2, stride, panel_at(w, i.panel) + line * 64, w.panel_bytes, i.panels,
+                      min_of(16, lines - line));
       store_sums(sums);
       finish_tile(a, row, min_of(kAmxRows, i.row_end - row), i.panel, i.panels, sums + (row - start) * kAmxColumns,
                   kAmxColumns, false);
@@ -137,9 +140,9 @@ QUIRE_INLINE const uint8_t* amx_bytes(const uint8_t* panel, int64_t inputs, uint
 }
 
 struct AmxGroup {
-  const uint8_t* values[kAmxPanels];    // as amx_bytes gives them; panels that are not there repeat the last one
+  const uint8_t* values[kAmxPanels];  // as amx_bytes gives them; panels that are not there repeat the last one
   const uint8_t* scales[kAmxPanels];
-  int64_t first, dots;                  // first dot of the row, dots
+  int64_t first, dots;  // first dot of the row, dots
 };
 
 // Adds a group's products for the 16 rows from `start` on to sums [16][kAmxColumns].
@@ -170,7 +173,8 @@ void amx_group(const ZmmRows& q, int64_t start, const AmxGroup& g, float* sums) 
         I32x16 c = load16_i32(dots + out);
         if constexpr (S != Scales::zeros) c = c + first;
         F32x16 v = __builtin_convertvector(c, F32x16);
-        if constexpr (S == Scales::zeros) v = fma16(-zero_point, _mm512_set1_ps(bits_to_f32(static_cast<uint32_t>(first))), v);
+        if constexpr (S == Scales::zeros)
+          v = fma16(-zero_point, _mm512_set1_ps(bits_to_f32(static_cast<uint32_t>(first))), v);
         store16(into + out, fma16(v, _mm512_set1_ps(q.scales[block * q.row_stride + row]), load16(into + out)));
       }
     }

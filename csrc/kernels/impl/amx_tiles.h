@@ -37,7 +37,8 @@ inline void zero_tile(int t) { __builtin_memset(tiles[t].data, 0, sizeof tiles[t
 inline void load_tile(int t, const void* p, int64_t stride) {
   zero_tile(t);
   for (int r = 0; r < tiles[t].rows; ++r)
-    __builtin_memcpy(tiles[t].data[r], static_cast<const uint8_t*>(p) + r * stride, static_cast<size_t>(tiles[t].row_bytes));
+    __builtin_memcpy(tiles[t].data[r], static_cast<const uint8_t*>(p) + r * stride,
+                     static_cast<size_t>(tiles[t].row_bytes));
 }
 inline void store_tile_rows(int t, void* p, int64_t stride) {
   for (int r = 0; r < tiles[t].rows; ++r)

@@ -90,7 +90,8 @@ void attend_block(const AttentionArgs& a, const AttentionItem& item, const Atten
                   int64_t key0, const uint8_t* k, int64_t ahead) {
   const KvCache& c = a.cache;
   const int64_t group = a.heads / c.kv_heads, stride = padded(c.v_head_dim);
-  const int64_t index0 = a.seq_lens[item.seq] - (a.query_start_loc[item.seq + 1] - a.query_start_loc[item.seq]) + item.row;
+  const int64_t index0 =
+      a.seq_lens[item.seq] - (a.query_start_loc[item.seq + 1] - a.query_start_loc[item.seq]) + item.row;
   int64_t first = c.block_size, last = 0;
   KeyRange* in_block = s.in_block;
   for (int64_t r = 0; r < rows; ++r) {
@@ -137,7 +138,8 @@ void attend_block(const AttentionArgs& a, const AttentionItem& item, const Atten
 }
 
 template <DType T>
-void attend_span(const AttentionArgs& a, const AttentionItem& item, const AttentionScratch& s, int64_t rows, int64_t span) {
+void attend_span(const AttentionArgs& a, const AttentionItem& item, const AttentionScratch& s, int64_t rows,
+                 int64_t span) {
   const KvCache& c = a.cache;
   for (int64_t r = 0; r < rows; ++r) {
     s.max[r] = -__builtin_inff();
@@ -166,11 +168,13 @@ void attention_item(const AttentionArgs& a, const AttentionItem& item, void* scr
   for (int64_t span = item.span_begin; span < item.span_end; ++span) {
     attend_span<T>(a, item, s, rows, span);
     for (int64_t r = 0; r < rows; ++r)
-      keep_span(a, item, span, rows, r, s.max[r], s.sum[r], s.values + r * stride, s.all_max[r], s.all_sum[r], s.all + r * stride);
+      keep_span(a, item, span, rows, r, s.max[r], s.sum[r], s.values + r * stride, s.all_max[r], s.all_sum[r],
+                s.all + r * stride);
   }
   if (item.partial >= 0) return;
   for (int64_t r = 0; r < rows; ++r)
-    write_output(a, token0 + r / group, item.kv_head * group + r % group, s.all_max[r], s.all_sum[r], s.all + r * stride);
+    write_output(a, token0 + r / group, item.kv_head * group + r % group, s.all_max[r], s.all_sum[r],
+                 s.all + r * stride);
 }
 
 inline void attention(const AttentionArgs& a, int64_t begin, int64_t end, void* scratch) {

@@ -18,8 +18,8 @@ QUIRE_INLINE KeyRange visible_keys(const AttentionArgs& a, int64_t seq, int64_t 
   return {a.window > 0 ? max_of(0, index - a.window + 1) : 0, index + 1};
 }
 
-inline int64_t attention_item_capacity(int64_t max_tokens, int64_t max_seqs, int64_t kv_heads, int64_t,
-                                       int64_t, int64_t num_threads) {
+inline int64_t attention_item_capacity(int64_t max_tokens, int64_t max_seqs, int64_t kv_heads, int64_t, int64_t,
+                                       int64_t num_threads) {
   return (max_tokens + max_seqs) * kv_heads + 16 * num_threads;
 }
 inline int64_t attention_partial_floats(int64_t max_len, int64_t heads, int64_t kv_heads, int64_t v_head_dim,
@@ -38,7 +38,8 @@ QUIRE_INLINE void for_each_tile(const AttentionArgs& a, F&& f) {
   for (int64_t s = 0; s < a.num_seqs; ++s) {
     const int64_t rows = a.query_start_loc[s + 1] - a.query_start_loc[s];
     for (int64_t h = 0; h < a.cache.kv_heads; ++h) {
-      for (int64_t tile = ceil_div(rows, tile_rows) - 1; tile >= 0; --tile) {  // the longest first: threads end together
+      for (int64_t tile = ceil_div(rows, tile_rows) - 1; tile >= 0;
+           --tile) {  // the longest first: threads end together
         const int64_t row = tile * tile_rows;
         AttentionItem item;
         item.seq = static_cast<int32_t>(s);
@@ -61,8 +62,8 @@ inline void attention_plan(AttentionArgs& a, int64_t num_threads) {
   for_each_tile(a, [&](AttentionItem item) {
     const int64_t spans = item.span_end - item.span_begin;
     const int64_t state_floats = item.num_rows * group * (a.cache.v_head_dim + 2);
-    const bool split = tiles < wanted && num_threads > 1 && spans > 1 && item.num_rows <= kSplitQueryRows && a.partials &&
-                       used + spans * state_floats <= a.partial_capacity;
+    const bool split = tiles < wanted && num_threads > 1 && spans > 1 && item.num_rows <= kSplitQueryRows &&
+                       a.partials && used + spans * state_floats <= a.partial_capacity;
     const int64_t pieces = split ? min_of(spans, ceil_div(wanted, tiles)) : 1;
     if (items + pieces + merges + 1 > a.item_capacity) __builtin_trap();  // smaller than attention_item_capacity
     const int64_t begin = item.span_begin, base = used;
@@ -89,14 +90,17 @@ inline void attention_plan(AttentionArgs& a, int64_t num_threads) {
 // Calls f(key0, data, ahead) for every resident block of a span that some row of an item sees: its first key's
 // position, the KV head's data, and the bytes from there to the next block where few rows should prefetch it (else 0).
 template <class F>
-QUIRE_INLINE void for_each_block(const AttentionArgs& a, const AttentionItem& item, int64_t span, int64_t rows, const KeyRange* seen, F&& f) {
+QUIRE_INLINE void for_each_block(const AttentionArgs& a, const AttentionItem& item, int64_t span, int64_t rows,
+                                 const KeyRange* seen, F&& f) {
   const KvCache& c = a.cache;
   const int64_t blocks = span_blocks(c.block_size), seen_end = ceil_div(seen[rows - 1].last, c.block_size);
   const int64_t first_block = max_of(span * blocks, seen[0].first / c.block_size);
   const int64_t last_block = min_of((span + 1) * blocks, seen_end), item_end = min_of(item.span_end * blocks, seen_end);
   const int32_t* table = a.block_tables + item.seq * a.block_table_stride;
   const int64_t head_bytes = kv_block_head_bytes(c);
-  auto data = [&](int64_t b) { return static_cast<const uint8_t*>(c.data) + (table[b] * c.kv_heads + item.kv_head) * head_bytes; };
+  auto data = [&](int64_t b) {
+    return static_cast<const uint8_t*>(c.data) + (table[b] * c.kv_heads + item.kv_head) * head_bytes;
+  };
   for (int64_t b = first_block; b < last_block; ++b) {
     if (table[b] < 0) continue;
     const bool prefetches = rows <= kPrefetchedRows && b + 1 < item_end && table[b + 1] >= 0;

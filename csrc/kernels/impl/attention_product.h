@@ -5,8 +5,8 @@ void multiply_rows(int64_t rows, int64_t depth, int64_t columns, const float* a,
                    int64_t line_bytes, float* c, int64_t c_stride, bool accumulate, int64_t ahead) {
   int64_t r = 0;
   auto some = [&](auto count) {
-    multiply_columns<T, count, PF>(depth, columns, a + r * a_stride, a_stride, b, line_bytes, c + r * c_stride, c_stride,
-                                   accumulate, ahead);
+    multiply_columns<T, count, PF>(depth, columns, a + r * a_stride, a_stride, b, line_bytes, c + r * c_stride,
+                                   c_stride, accumulate, ahead);
     r += count;
   };
   while (r + kProductRows <= rows) some(Index<kProductRows>{});
@@ -25,6 +25,7 @@ void multiply(int64_t rows, int64_t depth, int64_t columns, const float* a, int6
   if (depth <= 0 && Accumulate) return;
   const auto* bytes = static_cast<const uint8_t*>(b);
   const int64_t line_bytes = b_stride * dtype_bytes(T);
-  if (ahead) multiply_rows<T, true>(rows, depth, columns, a, a_stride, bytes, line_bytes, c, c_stride, Accumulate, ahead);
+  if (ahead)
+    multiply_rows<T, true>(rows, depth, columns, a, a_stride, bytes, line_bytes, c, c_stride, Accumulate, ahead);
   else multiply_rows<T, false>(rows, depth, columns, a, a_stride, bytes, line_bytes, c, c_stride, Accumulate, 0);
 }

@@ -15,14 +15,16 @@ QUIRE_INLINE void merge_state(float max, float sum, const float* values, int64_t
   const float old_factor = exp_v(broadcast(all_max - new_max))[0], factor = exp_v(broadcast(max - new_max))[0];
   all_sum = fma_scalar(sum, factor, all_sum * old_factor);
   for_lanes(dim, [&](int64_t d, int64_t count) {
-    store_some(all + d, fma(load_some(values + d, count), broadcast(factor), load_some(all + d, count) * broadcast(old_factor)), count);
+    store_some(all + d,
+               fma(load_some(values + d, count), broadcast(factor), load_some(all + d, count) * broadcast(old_factor)),
+               count);
   });
   all_max = new_max;
 }
 
 // Keeps what row r of an item summed over one span: in the item's partials, or merged into the running state.
-QUIRE_INLINE void keep_span(const AttentionArgs& a, const AttentionItem& item, int64_t span, int64_t rows, int64_t r, float max,
-                            float sum, const float* values, float& all_max, float& all_sum, float* all) {
+QUIRE_INLINE void keep_span(const AttentionArgs& a, const AttentionItem& item, int64_t span, int64_t rows, int64_t r,
+                            float max, float sum, const float* values, float& all_max, float& all_sum, float* all) {
   const int64_t dim = a.cache.v_head_dim;
   if (item.partial < 0) return merge_state(max, sum, values, dim, all_max, all_sum, all);
   float* state = a.partials + item.partial + ((span - item.span_begin) * rows + r) * (dim + 2);
@@ -31,7 +33,8 @@ QUIRE_INLINE void keep_span(const AttentionArgs& a, const AttentionItem& item, i
   for (int64_t d = 0; d < dim; ++d) state[2 + d] = values[d];
 }
 
-QUIRE_INLINE void write_output(const AttentionArgs& a, int64_t token, int64_t head, float max, float sum, const float* values) {
+QUIRE_INLINE void write_output(const AttentionArgs& a, int64_t token, int64_t head, float max, float sum,
+                               const float* values) {
   float* out = a.out + token * a.out_stride + head * a.cache.v_head_dim;
   float factor = 1.0f;
   if (a.sinks) {

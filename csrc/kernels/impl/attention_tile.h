@@ -12,7 +12,8 @@ constexpr int64_t kDirectRows = 4;   // up to so many rows 16- and 8-bit element
 // is the same place in the sequence's next block.
 template <DType T, int MR, int NV, bool PF>
 __attribute__((noinline)) void multiply_tile(int64_t depth, const float* a, int64_t a_stride, const uint8_t* line,
-                                             int64_t line_bytes, float* c, int64_t c_stride, bool accumulate, int64_t ahead) {
+                                             int64_t line_bytes, float* c, int64_t c_stride, bool accumulate,
+                                             int64_t ahead) {
   F32x8 sum[MR * NV];
   unroll<MR>([&](auto r) {
     unroll<NV>([&](auto v) { sum[r * NV + v] = accumulate ? load(c + r * c_stride + v * 8) : zero(); });
@@ -59,7 +60,8 @@ void multiply_columns(int64_t depth, int64_t columns, const float* a, int64_t a_
   for (; j < columns; ++j)
     for (int64_t r = 0; r < MR; ++r) {
       float sum = accumulate ? c[r * c_stride + j] : 0.0f;
-      for (int64_t k = 0; k < depth; ++k) sum = fma_scalar(a[r * a_stride + k], element_to_f32(b + k * line_bytes, T, j), sum);
+      for (int64_t k = 0; k < depth; ++k)
+        sum = fma_scalar(a[r * a_stride + k], element_to_f32(b + k * line_bytes, T, j), sum);
       c[r * c_stride + j] = sum;
     }
 }
@@ -71,7 +73,8 @@ QUIRE_INLINE F32x8 final_scores(const float* s, int64_t j, const KeyRange& seen,
   if (rule.softcap > 0.0f) v = broadcast(rule.softcap) * tanh_v(v / broadcast(rule.softcap));
   const F32x8 index = broadcast(static_cast<float>(j)) + iota;
   if (rule.slope != 0.0f) v = fma(broadcast(rule.slope), broadcast(rule.first_offset) + index, v);
-  const I32x8 in = (index >= broadcast(static_cast<float>(seen.first))) & (index < broadcast(static_cast<float>(seen.last)));
+  const I32x8 in =
+      (index >= broadcast(static_cast<float>(seen.first))) & (index < broadcast(static_cast<float>(seen.last)));
   return select(in, v, broadcast(-__builtin_inff()));  // a masked NaN dies here
 }
 

@@ -29,7 +29,8 @@ inline void gemm_i16_6x16(int64_t pairs, const int32_t* a, const int16_t* b, int
     }
 }
 
-QUIRE_INLINE F32x8 add_int4_block(F32x8 sums, I32x8 dot, int32_t x_sum, float x_scale, const uint16_t* scales, const uint16_t* zeros);
+QUIRE_INLINE F32x8 add_int4_block(F32x8 sums, I32x8 dot, int32_t x_sum, float x_scale, const uint16_t* scales,
+                                  const uint16_t* zeros);
 
 // One block of 32 inputs: sums[6][16] += scaled (a[8][6] (quads of int8)^T * b[8][16][4] (nibbles in bytes)).
 inline void gemm_u8_6x16(const int32_t* a, const uint8_t* b, const int32_t* x_sums, const float* x_scales,
@@ -37,8 +38,10 @@ inline void gemm_u8_6x16(const int32_t* a, const uint8_t* b, const int32_t* x_su
   for (int64_t r = 0; r < kTileRows; ++r)
     for (int64_t h = 0; h < kPanelColumns; h += 8) {
       I16x16 dot = {};
-      for (int64_t i = 0; i < 8; ++i) dot = multiply_add_u8(load_u8(b + i * 64 + h * 4), broadcast_i32(a[i * kTileRows + r]), dot);
+      for (int64_t i = 0; i < 8; ++i)
+        dot = multiply_add_u8(load_u8(b + i * 64 + h * 4), broadcast_i32(a[i * kTileRows + r]), dot);
       float* at = sums + r * kPanelColumns + h;
-      store(at, add_int4_block(load(at), add_pairs(dot), x_sums[r], x_scales[r], scales + h, zeros ? zeros + h : nullptr));
+      store(at,
+            add_int4_block(load(at), add_pairs(dot), x_sums[r], x_scales[r], scales + h, zeros ? zeros + h : nullptr));
     }
 }

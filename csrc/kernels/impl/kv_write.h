@@ -71,7 +71,8 @@ QUIRE_INLINE void quantize_vector(const float* x, int64_t dim, float scale, int8
 }
 
 template <>
-QUIRE_INLINE void write_key_value<DType::i8>(const KvCache& c, int64_t slot, int64_t kv_head, const float* k, const float* v) {
+QUIRE_INLINE void write_key_value<DType::i8>(const KvCache& c, int64_t slot, int64_t kv_head, const float* k,
+                                             const float* v) {
   const int64_t block = slot / c.block_size, offset = slot % c.block_size;
   uint8_t* base = static_cast<uint8_t*>(c.data) + (block * c.kv_heads + kv_head) * kv_block_head_bytes(c);
   int8_t* keys = reinterpret_cast<int8_t*>(base);
@@ -124,7 +125,8 @@ void write_run(const CacheWriteArgs& a, int64_t t) {
     }
     for (; d < c.head_dim; ++d)
       for (int64_t i = 0; i < kRun; ++i) store_element<T>(base, d * c.block_size + offset + i, k[i][d]);
-    for (int64_t i = 0; i < kRun; ++i) write_value<T>(c, base, offset + i, a.v + (t + i) * a.v_stride + h * c.v_head_dim);
+    for (int64_t i = 0; i < kRun; ++i)
+      write_value<T>(c, base, offset + i, a.v + (t + i) * a.v_stride + h * c.v_head_dim);
   }
 }
 

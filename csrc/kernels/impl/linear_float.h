@@ -13,7 +13,9 @@ struct StepLoad<WeightFormat::f32> {
 };
 template <>
 struct StepLoad<WeightFormat::f16> {
-  static QUIRE_INLINE F32x8 at(const uint8_t* p, int h) { return load_f16(reinterpret_cast<const uint16_t*>(p) + h * 8); }
+  static QUIRE_INLINE F32x8 at(const uint8_t* p, int h) {
+    return load_f16(reinterpret_cast<const uint16_t*>(p) + h * 8);
+  }
 };
 QUIRE_INLINE F32x8 bf16_even(I32x8 pair) { return as_f32(pair << 16); }
 QUIRE_INLINE F32x8 bf16_odd(I32x8 pair) { return as_f32(pair & broadcast_i32(static_cast<int32_t>(0xffff0000u))); }
@@ -48,7 +50,10 @@ template <int MR, int NV, class X, class W>
 QUIRE_INLINE void multiply_add_pair(F32x8* c, X&& x_at, W&& raw_at) {
   if constexpr (MR <= 2) {
     F32x8 x0[MR], x1[MR];
-    unroll<MR>([&](auto r) { x0[r] = broadcast(x_at(r)[0]); x1[r] = broadcast(x_at(r)[1]); });
+    unroll<MR>([&](auto r) {
+      x0[r] = broadcast(x_at(r)[0]);
+      x1[r] = broadcast(x_at(r)[1]);
+    });
     unroll<NV>([&](auto v) {
       const I32x8 raw = raw_at(v);
       const F32x8 even = bf16_even(raw), odd = bf16_odd(raw);
@@ -88,18 +93,23 @@ __attribute__((noinline)) void direct_tile(const float* x, int64_t x_stride, int
   for (; i + inputs_per_line <= k; i += inputs_per_line, at += 64) {
     if constexpr (kAheadBytes<NP> > 0) unroll<NP>([&](auto p) { prefetch(base[p] + at + kAheadBytes<NP>); });
     if constexpr (F == WeightFormat::bf16)
-      multiply_add_pair<MR, NV>(c, [&](int r) { return row[r] + i; }, [&](int v) { return load_i32(base[v / 2] + at + (v % 2) * 32); });
+      multiply_add_pair<MR, NV>(
+          c, [&](int r) { return row[r] + i; }, [&](int v) { return load_i32(base[v / 2] + at + (v % 2) * 32); });
     else
       unroll<steps_per_line>([&](auto step) {
-        multiply_add<MR, NV>(c, [&](int r) { return row[r][i + step]; },
-                             [&](int v) { return StepLoad<F>::at(base[v / 2] + at + step * step_bytes, v % 2); });
+        multiply_add<MR, NV>(
+            c, [&](int r) { return row[r][i + step]; },
+            [&](int v) { return StepLoad<F>::at(base[v / 2] + at + step * step_bytes, v % 2); });
       });
   }
   if (i < k) {  // one input is left; the pad beside it is not multiplied: -0 + 0 * 0 would be +0
     if constexpr (F == WeightFormat::bf16)
-      multiply_add<MR, NV>(c, [&](int r) { return row[r][i]; }, [&](int v) { return bf16_even(load_i32(base[v / 2] + at + (v % 2) * 32)); });
+      multiply_add<MR, NV>(
+          c, [&](int r) { return row[r][i]; },
+          [&](int v) { return bf16_even(load_i32(base[v / 2] + at + (v % 2) * 32)); });
     else
-      multiply_add<MR, NV>(c, [&](int r) { return row[r][i]; }, [&](int v) { return StepLoad<F>::at(base[v / 2] + at, v % 2); });
+      multiply_add<MR, NV>(
+          c, [&](int r) { return row[r][i]; }, [&](int v) { return StepLoad<F>::at(base[v / 2] + at, v % 2); });
   }
   unroll<MR * NV>([&](auto j) { store(out + j * 8, c[j]); });
 }
@@ -193,7 +203,8 @@ QUIRE_INLINE void for_row_groups(int64_t m, F&& rows) {
 template <WeightFormat F>
 void direct_item(const LinearArgs& a, int64_t item) {
   const int64_t panel = item * kItemPanels, panel_end = min_of(a.weight->num_panels, panel + kItemPanels);
-  for_row_groups<5>(a.m, [&](auto rows, int64_t row0) { direct_rows<F, decltype(rows)::value>(a, row0, panel, panel_end); });
+  for_row_groups<5>(a.m,
+                    [&](auto rows, int64_t row0) { direct_rows<F, decltype(rows)::value>(a, row0, panel, panel_end); });
 }
 
 // Inputs [k0, k0 + depth) of a panel as f32 [depth][16]. k0 is even.

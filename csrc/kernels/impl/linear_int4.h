@@ -8,7 +8,8 @@ constexpr int64_t kInt4BlockBytes = kInt4Block * kPanelColumns / 2;
 QUIRE_INLINE int64_t int4_scale_bytes(const PackedLinear& w) { return kPanelColumns * (w.has_zeros ? 4 : 2); }
 
 // sums + (dot - zero * sum of x) * (weight scale * x scale), for eight columns. Zeros: nullptr means 8.
-QUIRE_INLINE F32x8 add_int4_block(F32x8 sums, I32x8 dot, int32_t x_sum, float x_scale, const uint16_t* scales, const uint16_t* zeros) {
+QUIRE_INLINE F32x8 add_int4_block(F32x8 sums, I32x8 dot, int32_t x_sum, float x_scale, const uint16_t* scales,
+                                  const uint16_t* zeros) {
   F32x8 v;
   if (zeros) v = fma(-load_f16(zeros), broadcast(static_cast<float>(x_sum)), to_f32(dot));
   else v = to_f32(dot - broadcast_i32(8 * x_sum));
@@ -17,8 +18,9 @@ QUIRE_INLINE F32x8 add_int4_block(F32x8 sums, I32x8 dot, int32_t x_sum, float x_
 
 // MR rows x one panel over all blocks. out: [MR][16].
 template <int MR, bool Zeros>
-__attribute__((noinline)) void int4_tile(const int8_t* x, int64_t x_stride, const float* x_scales, const int32_t* x_sums,
-                                         int64_t blocks, int64_t blocks_per_group, const uint8_t* panel, float* out) {
+__attribute__((noinline)) void int4_tile(const int8_t* x, int64_t x_stride, const float* x_scales,
+                                         const int32_t* x_sums, int64_t blocks, int64_t blocks_per_group,
+                                         const uint8_t* panel, float* out) {
   const int32_t* row[MR];  // quads of int8
   unroll<MR>([&](auto r) { row[r] = reinterpret_cast<const int32_t*>(x + r * x_stride); });
   unroll<MR * 2>([&](auto i) { store(out + i * 8, zero()); });
@@ -72,7 +74,8 @@ void int4_rows(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int64_
 inline void int4_direct_item(const LinearArgs& a, int64_t item) {
   const QuantizedRows q = quantized_rows(a);
   const int64_t panel = item * kItemPanels, panel_end = min_of(a.weight->num_panels, panel + kItemPanels);
-  for_row_groups<4>(a.m, [&](auto rows, int64_t row0) { int4_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
+  for_row_groups<4>(a.m,
+                    [&](auto rows, int64_t row0) { int4_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
 }
 
 constexpr int64_t kInt4Depth = 256;  // inputs unpacked at once by the blocked path
@@ -84,7 +87,7 @@ inline void int4_blocked_item(const LinearArgs& a, int64_t item, float* scratch)
   const int64_t group0 = item % s.row_blocks * s.groups_per_block;
   const int64_t groups = min_of(s.groups_per_block, s.row_groups - group0);
   const int64_t panel0 = item / s.row_blocks * kItemPanels, panels = min_of(kItemPanels, w.num_panels - panel0);
-  float* sums = scratch;                                            // [panel][group][6][16]
+  float* sums = scratch;  // [panel][group][6][16]
   uint8_t* wide = reinterpret_cast<uint8_t*>(scratch + kSumFloats);  // [depth/4][16][4]
   for (int64_t i = 0; i < panels * groups * kTileFloats; i += 8) store(sums + i, zero());
   const int64_t per_group = w.group_size / kInt4Block, bytes = group_bytes(w), depth_blocks = kInt4Depth / kInt4Block;
@@ -106,7 +109,8 @@ inline void int4_blocked_item(const LinearArgs& a, int64_t item, float* scratch)
         const int32_t* x = static_cast<const int32_t*>(q.values) + (group0 + g) * (q.inputs / 4) * kTileRows;
         const int64_t at = (group0 + g) * q.blocks * kTileRows;
         for (int64_t b = b0; b < b1; ++b) {
-          const uint16_t* scales = reinterpret_cast<const uint16_t*>(panel + b / per_group * bytes + per_group * kInt4BlockBytes);
+          const uint16_t* scales =
+              reinterpret_cast<const uint16_t*>(panel + b / per_group * bytes + per_group * kInt4BlockBytes);
           gemm_u8_6x16(x + b * 8 * kTileRows, wide + (b - b0) * kInt4Block * kPanelColumns, q.sums + at + b * kTileRows,
                        q.scales + at + b * kTileRows, scales, w.has_zeros ? scales + kPanelColumns : nullptr,
                        sums + (p * groups + g) * kTileFloats);

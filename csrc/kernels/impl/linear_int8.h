@@ -47,8 +47,8 @@ __attribute__((noinline)) void int8_block_tile(const int16_t* x, int64_t x_strid
 }
 
 // Applies the column factors and row scales, then bias and residual: sums [rows][stride] -> y.
-inline void finish_quantized(const LinearArgs& a, int64_t row0, int64_t rows, int64_t panel, int64_t panels, float* sums,
-                             int64_t stride, const float* row_scales, int64_t row_scale_stride) {
+inline void finish_quantized(const LinearArgs& a, int64_t row0, int64_t rows, int64_t panel, int64_t panels,
+                             float* sums, int64_t stride, const float* row_scales, int64_t row_scale_stride) {
   const PackedLinear& w = *a.weight;
   for (int64_t r = 0; r < rows; ++r) {
     const F32x8 row_factor = broadcast(row_scales ? row_scales[r * row_scale_stride] : 1.0f);
@@ -89,7 +89,8 @@ void int8_panels(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int6
         const uint8_t* scales = base + p * w.panel_bytes + count * kPanelColumns + h * 2;
         for (int64_t r = 0; r < MR; ++r) {
           const int64_t at = p / NP * sums_per_turn + r * columns + p % NP * kPanelColumns + h;
-          add_block(sums + at, load_i32(block_sums + at), w.group_size ? reinterpret_cast<const uint16_t*>(scales) : nullptr);
+          add_block(sums + at, load_i32(block_sums + at),
+                    w.group_size ? reinterpret_cast<const uint16_t*>(scales) : nullptr);
         }
       }
   }
@@ -109,7 +110,8 @@ void int8_rows(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int64_
 inline void int8_direct_item(const LinearArgs& a, int64_t item) {
   const QuantizedRows q = quantized_rows(a);
   const int64_t panel = item * kItemPanels, panel_end = min_of(a.weight->num_panels, panel + kItemPanels);
-  for_row_groups<4>(a.m, [&](auto rows, int64_t row0) { int8_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
+  for_row_groups<4>(a.m,
+                    [&](auto rows, int64_t row0) { int8_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
 }
 
 inline void int8_blocked_item(const LinearArgs& a, int64_t item, float* scratch) {
@@ -133,11 +135,13 @@ inline void int8_blocked_item(const LinearArgs& a, int64_t item, float* scratch)
         const I16x16 v = widen_i8(values + i);
         __builtin_memcpy(wide + i, &v, sizeof v);
       }
-      const uint16_t* scales = w.group_size ? reinterpret_cast<const uint16_t*>(values + count * kPanelColumns) : nullptr;
+      const uint16_t* scales =
+          w.group_size ? reinterpret_cast<const uint16_t*>(values + count * kPanelColumns) : nullptr;
       for (int64_t g = 0; g < groups; ++g) {
         gemm_i16_6x16(count / 2, x + (g * (q.inputs / 2) + k / 2) * kTileRows, wide, tile);
         float* out = sums + (p * groups + g) * kTileFloats;
-        for (int64_t i = 0; i < kTileFloats; i += 8) add_block(out + i, load_i32(tile + i), scales ? scales + i % 16 : nullptr);
+        for (int64_t i = 0; i < kTileFloats; i += 8)
+          add_block(out + i, load_i32(tile + i), scales ? scales + i % 16 : nullptr);
       }
     }
   }

@@ -47,7 +47,9 @@ QUIRE_INLINE int64_t group_bytes(const PackedLinear& w) {
 }
 
 inline PackedLinear linear_layout(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros) {
-  if (format == WeightFormat::int8 && group_size && (group_size % 16 || (group_size > 16 && group_size % 32) || group_size > kInt8Block)) __builtin_trap();
+  if (format == WeightFormat::int8 && group_size &&
+      (group_size % 16 || (group_size > 16 && group_size % 32) || group_size > kInt8Block))
+    __builtin_trap();
   if (format == WeightFormat::int4 && group_size != 32 && group_size != 64 && group_size != 128) __builtin_trap();
   PackedLinear w;
   w.format = format;
@@ -73,7 +75,8 @@ QUIRE_INLINE const float* column_factors(const PackedLinear& w, int64_t panel) {
 }
 
 // The last step of a gated linear: y = act(y) * tile for rows of `columns` columns, y at their first.
-inline void gate_tile(const LinearArgs& a, int64_t rows, int64_t columns, const float* tile, int64_t tile_stride, float* y) {
+inline void gate_tile(const LinearArgs& a, int64_t rows, int64_t columns, const float* tile, int64_t tile_stride,
+                      float* y) {
   ActivationArgs args;
   args.act = a.act;
   args.x = y;

@@ -20,7 +20,8 @@ QUIRE_INLINE void dot_tile(const int8_t* const* x, int64_t at, const uint8_t* pa
         const uint8x16_t raw = vld1q_u8(from + v * 16);
         const int32x4_t low = vreinterpretq_s32_u8(vandq_u8(raw, vdupq_n_u8(15)));
         const int32x4_t high = vreinterpretq_s32_u8(vshrq_n_u8(raw, 4));
-        const int8x16_t w0 = vreinterpretq_s8_s32(vzip1q_s32(low, high)), w1 = vreinterpretq_s8_s32(vzip2q_s32(low, high));
+        const int8x16_t w0 = vreinterpretq_s8_s32(vzip1q_s32(low, high)),
+                        w1 = vreinterpretq_s8_s32(vzip2q_s32(low, high));
         unroll<kPairs>([&](auto p) {
           square[p * 8 + v * 2] = vmmlaq_s32(square[p * 8 + v * 2], rows[p], w0);
           square[p * 8 + v * 2 + 1] = vmmlaq_s32(square[p * 8 + v * 2 + 1], rows[p], w1);
@@ -38,7 +39,8 @@ QUIRE_INLINE void dot_tile(const int8_t* const* x, int64_t at, const uint8_t* pa
   });
   unroll<MR>([&](auto r) {
     unroll<4>([&](auto v) {
-      const int64x2_t a = vreinterpretq_s64_s32(square[r / 2 * 8 + v * 2]), b = vreinterpretq_s64_s32(square[r / 2 * 8 + v * 2 + 1]);
+      const int64x2_t a = vreinterpretq_s64_s32(square[r / 2 * 8 + v * 2]),
+                      b = vreinterpretq_s64_s32(square[r / 2 * 8 + v * 2 + 1]);
       c[r * 4 + v] = vreinterpretq_s32_s64(r % 2 ? vzip2q_s64(a, b) : vzip1q_s64(a, b));
     });
   });

@@ -7,10 +7,10 @@
 constexpr int64_t kXBlock = 32;
 
 struct ByteRows {
-  int8_t* values;   // [M][inputs]
-  float* scales;    // [M][blocks]
-  int32_t* sums;    // [M][blocks], of the values; int4 only
-  int64_t inputs;   // padded to whole blocks
+  int8_t* values;  // [M][inputs]
+  float* scales;  // [M][blocks]
+  int32_t* sums;  // [M][blocks], of the values; int4 only
+  int64_t inputs;  // padded to whole blocks
   int64_t blocks;
 };
 inline ByteRows byte_rows(const PackedLinear& w, int64_t m, void* workspace) {
@@ -49,8 +49,8 @@ enum class Scales { none, group16, group, zeros };  // per channel; per group; w
 
 // MR rows from row0 on times one panel, over all inputs: sums [MR][16].
 template <WeightFormat F, Scales S, int MR>
-__attribute__((noinline)) void quantized_tile(const PackedLinear& w, const ByteRows& q, int64_t row0, const uint8_t* panel,
-                                              float* sums) {
+__attribute__((noinline)) void quantized_tile(const PackedLinear& w, const ByteRows& q, int64_t row0,
+                                              const uint8_t* panel, float* sums) {
   constexpr bool int4 = F == WeightFormat::int4;
   constexpr int kInputs = S == Scales::group16 ? 16 : 32;  // of a dot
   constexpr int kBytes = kInputs * 16 / (int4 ? 2 : 1);
@@ -105,7 +105,8 @@ void quantized_rows_of(const LinearArgs& a, const ByteRows& q, int64_t row0, int
   alignas(64) float sums[MR * kPanelColumns];
   quantized_tile<F, S, MR>(w, q, row0, panel_at(w, panel), sums);
   const float* factors = column_factors(w, panel);
-  for (int64_t i = 0; i < MR * kPanelColumns; i += 8) store(sums + i, load(sums + i) * load(factors + i % kPanelColumns));
+  for (int64_t i = 0; i < MR * kPanelColumns; i += 8)
+    store(sums + i, load(sums + i) * load(factors + i % kPanelColumns));
   const int64_t column0 = panel * kPanelColumns;
   store_tile(a, row0, MR, column0, min_of(kPanelColumns, w.n - column0), sums, kPanelColumns);
 }

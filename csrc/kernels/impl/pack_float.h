@@ -74,7 +74,8 @@ void pack_float_panel(const PackArgs& a, int64_t panel) {
         const Element* source = reinterpret_cast<const Element*>(rows[c].data);
         for (int64_t k = k0; k < k1; ++k) out[P::index(k, c)] = source[k];
       } else {
-        for (int64_t k = k0; k < k1; ++k) out[P::index(k, c)] = P::encode(element_to_f32(rows[c].data, rows[c].dtype, k));
+        for (int64_t k = k0; k < k1; ++k)
+          out[P::index(k, c)] = P::encode(element_to_f32(rows[c].data, rows[c].dtype, k));
       }
     }
   }

@@ -25,7 +25,8 @@ inline Extremes extremes(const SourceRow& row, int64_t begin, int64_t end) {
 }
 
 // Scale of group `g` of row n, inputs [begin, end).
-inline GroupScale group_scale(const PackArgs& a, const SourceRow& row, int64_t n, int64_t g, int64_t begin, int64_t end) {
+inline GroupScale group_scale(const PackArgs& a, const SourceRow& row, int64_t n, int64_t g, int64_t begin,
+                              int64_t end) {
   const PackedLinear& w = *a.weight;
   if (row.dtype == DType::i8) {
     if (!a.quant || (a.quant->zeros && !w.has_zeros)) __builtin_trap();  // integers need scales; zeros need a place

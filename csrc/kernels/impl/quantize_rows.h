@@ -73,7 +73,8 @@ QUIRE_INLINE void place_values(const QuantizedRows& q, int64_t row, int64_t firs
     return;
   }
   out += (row / kTileRows * (q.inputs / Unit) + first / Unit) * kTileRows * Unit + row % kTileRows * Unit;
-  for (int64_t i = 0; i < count; i += Unit, out += kTileRows * Unit) __builtin_memcpy(out, values + i, Unit * sizeof(Int));
+  for (int64_t i = 0; i < count; i += Unit, out += kTileRows * Unit)
+    __builtin_memcpy(out, values + i, Unit * sizeof(Int));
 }
 
 // Items: rows, in the blocked layout up to a whole tile.

@@ -26,7 +26,7 @@ inline void rotary(const RotaryArgs& a, int64_t begin, int64_t end, void*) {
   for (int64_t t = begin; t < end; ++t) {
     const int64_t position = a.positions[t];
     for (int64_t h = 0; h < a.heads; ++h)
-      rotate_head(a.x + t * a.x_stride + h * a.head_dim, a.y + t * a.y_stride + h * a.head_dim,
-                  a.cos + position * half, a.sin + position * half, a.dims, a.head_dim, a.style);
+      rotate_head(a.x + t * a.x_stride + h * a.head_dim, a.y + t * a.y_stride + h * a.head_dim, a.cos + position * half,
+                  a.sin + position * half, a.dims, a.head_dim, a.style);
   }
 }

@@ -17,7 +17,9 @@ QUIRE_INLINE RowCut row_cut(int64_t m) {
 QUIRE_INLINE int64_t group_row(int64_t g, int64_t groups, int64_t m) { return g * m / groups; }
 
 template <class Shape>
-QUIRE_INLINE int64_t item_panels(int64_t m) { return m <= Shape::kFewRows ? Shape::kFewPanels : Shape::kPanels; }
+QUIRE_INLINE int64_t item_panels(int64_t m) {
+  return m <= Shape::kFewRows ? Shape::kFewPanels : Shape::kPanels;
+}
 
 template <class Shape>
 int64_t cut_items(const PackedLinear& w, int64_t m) {

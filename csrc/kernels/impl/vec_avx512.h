@@ -8,8 +8,12 @@ QUIRE_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1, 3)
 QUIRE_INLINE F32x16 load16(const float* p) { return _mm512_loadu_ps(p); }
 QUIRE_INLINE I32x16 load16_i32(const void* p) { return (I32x16)_mm512_loadu_si512(p); }
 QUIRE_INLINE void store16(float* p, F32x16 v) { _mm512_storeu_ps(p, v); }
-QUIRE_INLINE F32x16 load16_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
-QUIRE_INLINE __mmask16 lanes16(int64_t count) { return static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1); }
+QUIRE_INLINE F32x16 load16_f16(const void* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+}
+QUIRE_INLINE __mmask16 lanes16(int64_t count) {
+  return static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
+}
 QUIRE_INLINE F32x16 load16_part(const float* p, __mmask16 lanes) { return _mm512_maskz_loadu_ps(lanes, p); }
 QUIRE_INLINE void store16_part(float* p, F32x16 v, __mmask16 lanes) { _mm512_mask_storeu_ps(p, lanes, v); }
 QUIRE_INLINE F32x16 zero16() { return F32x16{}; }

@@ -31,9 +31,7 @@ QUIRE_INLINE void unroll(F&& f) {
 QUIRE_INLINE F32x8 absolute(F32x8 v) { return as_f32(as_i32(v) & broadcast_i32(0x7fffffff)); }
 
 // Fixed order, so that a sum's bits depend on nothing but its lanes.
-QUIRE_INLINE float sum_lanes(F32x8 v) {
-  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
+QUIRE_INLINE float sum_lanes(F32x8 v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
 QUIRE_INLINE float max_lanes(F32x8 v) {
   const auto larger = [](float a, float b) { return a > b ? a : b; };
   return larger(larger(larger(v[0], v[4]), larger(v[2], v[6])), larger(larger(v[1], v[5]), larger(v[3], v[7])));
@@ -45,8 +43,16 @@ QUIRE_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 QUIRE_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Scalar conversions, used for tails and by the portable table.
-QUIRE_INLINE float bits_to_f32(uint32_t u) { float f; __builtin_memcpy(&f, &u, 4); return f; }
-QUIRE_INLINE uint32_t f32_to_bits(float f) { uint32_t u; __builtin_memcpy(&u, &f, 4); return u; }
+QUIRE_INLINE float bits_to_f32(uint32_t u) {
+  float f;
+  __builtin_memcpy(&f, &u, 4);
+  return f;
+}
+QUIRE_INLINE uint32_t f32_to_bits(float f) {
+  uint32_t u;
+  __builtin_memcpy(&u, &f, 4);
+  return u;
+}
 QUIRE_INLINE float bf16_to_f32(uint16_t h) { return bits_to_f32(static_cast<uint32_t>(h) << 16); }
 QUIRE_INLINE uint16_t f32_to_bf16(float f) {  // nearest even; NaN stays NaN
   const uint32_t u = f32_to_bits(f);

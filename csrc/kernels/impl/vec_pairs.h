@@ -26,14 +26,14 @@ typedef VectorPair<I32x4, int32_t> I32x8;
 typedef VectorPair<I16x8, int16_t> I16x16;
 typedef VectorPair<U8x16, uint8_t> U8x32;
 
-#define QUIRE_PAIR_OPERATOR(OP)                                                                      \
-  template <class H, class E>                                                                        \
-  QUIRE_INLINE VectorPair<H, E> operator OP(VectorPair<H, E> a, VectorPair<H, E> b) {                \
-    return {a.lo OP b.lo, a.hi OP b.hi};                                                             \
-  }                                                                                                  \
-  template <class H, class E>                                                                        \
-  QUIRE_INLINE VectorPair<H, E>& operator OP##=(VectorPair<H, E>& a, VectorPair<H, E> b) {           \
-    return a = a OP b;                                                                               \
+#define QUIRE_PAIR_OPERATOR(OP)                                                               \
+  template <class H, class E>                                                                 \
+  QUIRE_INLINE VectorPair<H, E> operator OP(VectorPair<H, E> a, VectorPair<H, E> b) {         \
+    return {a.lo OP b.lo, a.hi OP b.hi};                                                      \
+  }                                                                                           \
+  template <class H, class E>                                                                 \
+  QUIRE_INLINE VectorPair<H, E>& operator OP## = (VectorPair<H, E> & a, VectorPair<H, E> b) { \
+    return a = a OP b;                                                                        \
   }
 QUIRE_PAIR_OPERATOR(+)
 QUIRE_PAIR_OPERATOR(-)
@@ -90,8 +90,12 @@ QUIRE_INLINE I32x8 broadcast_i32(int32_t x) {
 QUIRE_INLINE F32x8 zero() { return F32x8{}; }
 QUIRE_INLINE F32x8 as_f32(I32x8 v) { return {reinterpret_cast<F32x4>(v.lo), reinterpret_cast<F32x4>(v.hi)}; }
 QUIRE_INLINE I32x8 as_i32(F32x8 v) { return {reinterpret_cast<I32x4>(v.lo), reinterpret_cast<I32x4>(v.hi)}; }
-QUIRE_INLINE F32x8 to_f32(I32x8 v) { return {__builtin_convertvector(v.lo, F32x4), __builtin_convertvector(v.hi, F32x4)}; }
-QUIRE_INLINE I32x8 to_i32(F32x8 v) { return {__builtin_convertvector(v.lo, I32x4), __builtin_convertvector(v.hi, I32x4)}; }
+QUIRE_INLINE F32x8 to_f32(I32x8 v) {
+  return {__builtin_convertvector(v.lo, F32x4), __builtin_convertvector(v.hi, F32x4)};
+}
+QUIRE_INLINE I32x8 to_i32(F32x8 v) {
+  return {__builtin_convertvector(v.lo, I32x4), __builtin_convertvector(v.hi, I32x4)};
+}
 QUIRE_INLINE F32x8 select(I32x8 mask, F32x8 yes, F32x8 no) {
   return {mask.lo ? yes.lo : no.lo, mask.hi ? yes.hi : no.hi};
 }

@@ -22,10 +22,13 @@ QUIRE_INLINE F32x8 load_even_bf16(const void* pairs) {
   return v;
 }
 typedef uint32_t U32x8 __attribute__((vector_size(32)));
-constexpr U32x8 kOddMask = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+constexpr U32x8 kOddMask = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+                            0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
 QUIRE_INLINE F32x8 load_odd_bf16(const void* pairs) {
   F32x8 v;
-  __asm__("vmovaps %2, %0\n\tvandps %1, %0, %0" : "=x"(v) : "m"(*static_cast<const F32x8Unaligned*>(pairs)), "m"(kOddMask));
+  __asm__("vmovaps %2, %0\n\tvandps %1, %0, %0"
+          : "=x"(v)
+          : "m"(*static_cast<const F32x8Unaligned*>(pairs)), "m"(kOddMask));
   return v;
 }
 // Zeros that begin as a register: an array of plain ones may stay in memory.
@@ -43,12 +46,16 @@ struct FloatStep;
 template <>
 struct FloatStep<WeightFormat::f32> {
   static constexpr int kInputs = 1, kBytes = 64;
-  static QUIRE_INLINE F32x8 weights(const uint8_t* p, int, int half) { return load(reinterpret_cast<const float*>(p) + half * 8); }
+  static QUIRE_INLINE F32x8 weights(const uint8_t* p, int, int half) {
+    return load(reinterpret_cast<const float*>(p) + half * 8);
+  }
 };
 template <>
 struct FloatStep<WeightFormat::f16> {
   static constexpr int kInputs = 1, kBytes = 32;
-  static QUIRE_INLINE F32x8 weights(const uint8_t* p, int, int half) { return load_f16(reinterpret_cast<const uint16_t*>(p) + half * 8); }
+  static QUIRE_INLINE F32x8 weights(const uint8_t* p, int, int half) {
+    return load_f16(reinterpret_cast<const uint16_t*>(p) + half * 8);
+  }
 };
 template <>
 struct FloatStep<WeightFormat::bf16> {
@@ -122,12 +129,14 @@ struct FloatTiles {
   static constexpr int panels_at_once(int mr) { return mr == 1 ? 4 : mr == 2 ? 2 : 1; }
   const float* x;
   int64_t k;
-  explicit FloatTiles(const LinearArgs& a) : x(a.m == 1 ? a.x : static_cast<const float*>(a.workspace)), k(a.weight->k) {}
+  explicit FloatTiles(const LinearArgs& a)
+      : x(a.m == 1 ? a.x : static_cast<const float*>(a.workspace)), k(a.weight->k) {}
   template <int MR, int NP, bool kWide>
   QUIRE_INLINE void tile(const TileRows& rows, const TileWeights& weights, float* sums) const {
     float_tile<F, MR, NP>(x + rows.first * k, k, weights, sums);
   }
-  QUIRE_INLINE void finish(const LinearArgs& a, const TileRows& rows, int64_t panel, int64_t panels, float* sums) const {
+  QUIRE_INLINE void finish(const LinearArgs& a, const TileRows& rows, int64_t panel, int64_t panels,
+                           float* sums) const {
     finish_tile(a, rows, panel, panels, sums, false, nullptr);
   }
 };

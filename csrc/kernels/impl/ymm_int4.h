@@ -5,8 +5,10 @@
 // added in f32 in order, each with the activations' and the weights' scale.
 
 // Constants that stay in memory: there is no register for them.
-constexpr U32x8 kLowNibbles = {0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f};
-constexpr U32x8 kOnes = {0x00010001, 0x00010001, 0x00010001, 0x00010001, 0x00010001, 0x00010001, 0x00010001, 0x00010001};
+constexpr U32x8 kLowNibbles = {0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f,
+                               0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f};
+constexpr U32x8 kOnes = {0x00010001, 0x00010001, 0x00010001, 0x00010001,
+                         0x00010001, 0x00010001, 0x00010001, 0x00010001};
 QUIRE_INLINE U8x32 load_nibbles(const uint8_t* p, bool high) {
   U8x32 v = load_u8(p);
   if (high) v = (U8x32)_mm256_srli_epi16((__m256i)v, 4);
@@ -49,15 +51,17 @@ QUIRE_INLINE void int4_block(I16x16* c, const int32_t* x, const uint8_t* const* 
 
 // sums[MR][NP * 16] over all blocks; as much room again is behind them.
 template <int MR, int NP, bool kWide, bool kZeros>
-__attribute__((noinline, flatten)) void int4_tile(const int32_t* x, const float* x_scales, const int32_t* starts, int64_t groups,
-                                         int64_t blocks_per_group, const TileWeights& t, float* sums) {
+__attribute__((noinline, flatten)) void int4_tile(const int32_t* x, const float* x_scales, const int32_t* starts,
+                                                  int64_t groups, int64_t blocks_per_group, const TileWeights& t,
+                                                  float* sums) {
   constexpr int NV = NP * 2;
   constexpr bool kRunning = MR * NV <= 4 && !kZeros;  // sums stay in registers
   constexpr int64_t block_bytes = kWide ? kInt4BlockBytes * 2 : kInt4BlockBytes;
   const TileWeights w = t;
   const uint8_t* panels[NP];
   const uint8_t* scales = w.panels;
-  unroll<NP>([&](auto p) QUIRE_INLINED { panels[p] = kWide ? w.wide + p * w.wide_bytes : w.panels + p * w.panel_bytes; });
+  unroll<NP>([&](auto p)
+                 QUIRE_INLINED { panels[p] = kWide ? w.wide + p * w.wide_bytes : w.panels + p * w.panel_bytes; });
   LineFetch fetch(t);
   int64_t at = 0;
   F32x8 total[MR * NV];
@@ -69,12 +73,16 @@ __attribute__((noinline, flatten)) void int4_tile(const int32_t* x, const float*
       for (int l = 0; l < 4; ++l) fetch.line<NP>();
       I16x16 c[MR * NV];
       unroll<MR>([&](auto r) QUIRE_INLINED {
-        unroll<NV>([&](auto v) QUIRE_INLINED { c[r * NV + v] = kZeros ? fresh_zero<I16x16>() : (I16x16)fresh_broadcast(starts + r); });
+        unroll<NV>([&](auto v) QUIRE_INLINED {
+          c[r * NV + v] = kZeros ? fresh_zero<I16x16>() : (I16x16)fresh_broadcast(starts + r);
+        });
       });
       int4_block<MR, NP, kWide>(c, x, panels, at);
       // With zero points there are too few registers for what follows: the dot products wait behind the sums.
       float* dots = sums + MR * NV * 8;
-      if constexpr (kZeros) unroll<MR * NV>([&](auto i) QUIRE_INLINED { store_i32(reinterpret_cast<int32_t*>(dots + i * 8), (I32x8)c[i]); });
+      if constexpr (kZeros)
+        unroll<MR * NV>([&](auto i)
+                            QUIRE_INLINED { store_i32(reinterpret_cast<int32_t*>(dots + i * 8), (I32x8)c[i]); });
       unroll<NP>([&](auto p) QUIRE_INLINED {
         unroll<2>([&](auto h) QUIRE_INLINED {
           const uint16_t* factors = reinterpret_cast<const uint16_t*>(scales + p * w.panel_bytes) + h * 8;
@@ -85,7 +93,8 @@ __attribute__((noinline, flatten)) void int4_tile(const int32_t* x, const float*
             constexpr int i = (decltype(r)::value * NP + decltype(p)::value) * 2 + decltype(h)::value;
             if constexpr (kZeros) c[i] = (I16x16)load_i32(dots + i * 8);
             F32x8 v = to_f32(sum_pairs(c[i]));
-            if constexpr (kZeros) v = subtract_product(v, zeros, fresh_broadcast(reinterpret_cast<const float*>(starts) + r));
+            if constexpr (kZeros)
+              v = subtract_product(v, zeros, fresh_broadcast(reinterpret_cast<const float*>(starts) + r));
             v = v * fresh_broadcast(x_scales + r);
             if constexpr (kRunning) total[i] = accumulate(total[i], v, scale);
             else store(sums + i * 8, fma(v, scale, load(sums + i * 8)));
@@ -109,11 +118,13 @@ struct Int4Tiles {
   static constexpr int panels_at_once(int) { return 1; }
   YmmRows rows;
   int64_t per_group;
-  explicit Int4Tiles(const LinearArgs& a) : rows(ymm_rows(*a.weight, a.m, a.workspace)), per_group(a.weight->group_size / kInt4Block) {}
+  explicit Int4Tiles(const LinearArgs& a)
+      : rows(ymm_rows(*a.weight, a.m, a.workspace)), per_group(a.weight->group_size / kInt4Block) {}
   template <int MR, int NP, bool kWide>
   QUIRE_INLINE void tile(const TileRows& at, const TileWeights& weights, float* sums) const {
     int4_tile<MR, NP, kWide, kZeros>(rows.values + at.first * rows.lanes, rows.scales + at.first * rows.blocks,
-                                     rows.starts + at.first * rows.blocks, rows.blocks / per_group, per_group, weights, sums);
+                                     rows.starts + at.first * rows.blocks, rows.blocks / per_group, per_group, weights,
+                                     sums);
   }
   void widen(const PackedLinear& w, int64_t panel, uint8_t* out) const {
     const uint8_t* in = panel_at(w, panel);

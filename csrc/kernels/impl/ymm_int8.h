@@ -45,11 +45,13 @@ QUIRE_INLINE void int8_step(I32x8* c, const int32_t* x, const uint8_t* const* pa
 
 // sums[MR][NP * 16] over `inputs` in blocks; grouped: each block has scales behind it, else weights have none.
 template <int MR, int NP, bool kWide>
-__attribute__((noinline, flatten)) void int8_tile(const int32_t* x, int64_t inputs, int64_t block, bool grouped, const TileWeights& t, float* sums) {
+__attribute__((noinline, flatten)) void int8_tile(const int32_t* x, int64_t inputs, int64_t block, bool grouped,
+                                                  const TileWeights& t, float* sums) {
   const TileWeights w = t;
   const uint8_t* panels[NP];
   const uint8_t* raw = w.panels;
-  unroll<NP>([&](auto p) QUIRE_INLINED { panels[p] = kWide ? w.wide + p * w.wide_bytes : w.panels + p * w.panel_bytes; });
+  unroll<NP>([&](auto p)
+                 QUIRE_INLINED { panels[p] = kWide ? w.wide + p * w.wide_bytes : w.panels + p * w.panel_bytes; });
   LineFetch fetch(t);
   for (int64_t i = 0; i < MR * NP * 16; i += 8) store(sums + i, zero());
   for (int64_t k = 0; k < inputs; k += block) {
@@ -83,7 +85,9 @@ struct Int8Tiles {
   int64_t block;
   bool grouped;
   explicit Int8Tiles(const LinearArgs& a)
-      : rows(ymm_rows(*a.weight, a.m, a.workspace)), block(a.weight->group_size ? a.weight->group_size : kInt8Block), grouped(a.weight->group_size) {}
+      : rows(ymm_rows(*a.weight, a.m, a.workspace)),
+        block(a.weight->group_size ? a.weight->group_size : kInt8Block),
+        grouped(a.weight->group_size) {}
   template <int MR, int NP, bool kWide>
   QUIRE_INLINE void tile(const TileRows& at, const TileWeights& weights, float* sums) const {
     int8_tile<MR, NP, kWide>(rows.values + at.first * rows.lanes, rows.lanes * 2, block, grouped, weights, sums);

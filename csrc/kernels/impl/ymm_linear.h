@@ -4,17 +4,23 @@
 // writes its results. One tile of rows reads memory; of more, each takes its share in fetching the next item's panels.
 
 constexpr int64_t kWideGroups = 3;              // tiles of an item from which on widening its panels before pays
-constexpr int64_t kSweepBytes = int64_t{512} << 10;  // of weights that the tiles of an item pass over: a second-level cache's
+constexpr int64_t kSweepBytes = int64_t{512}
+                                << 10;  // of weights that the tiles of an item pass over: a second-level cache's
 
 // Panels that an item's rows pass over together.
-QUIRE_INLINE int64_t sweep_panels(int64_t panel_bytes) { return max_of(1, min_of(YmmShape::kPanels, kSweepBytes / panel_bytes)); }
+QUIRE_INLINE int64_t sweep_panels(int64_t panel_bytes) {
+  return max_of(1, min_of(YmmShape::kPanels, kSweepBytes / panel_bytes));
+}
 
 template <class Format>
-QUIRE_INLINE int64_t wide_bytes(const PackedLinear& w) { return padded_inputs(w) * Format::kWideBytes; }
+QUIRE_INLINE int64_t wide_bytes(const PackedLinear& w) {
+  return padded_inputs(w) * Format::kWideBytes;
+}
 
 // A tile of MR rows over neighbouring panels, NP at once.
 template <int MR, int NP, bool kWide, class Format>
-QUIRE_INLINE void run_tile(const LinearArgs& a, const Format& format, const TileRows& rows, int64_t panel, const TileWeights& weights) {
+QUIRE_INLINE void run_tile(const LinearArgs& a, const Format& format, const TileRows& rows, int64_t panel,
+                           const TileWeights& weights) {
   alignas(32) float sums[2 * MR * NP * kPanelColumns];
   expect_results(a, rows, panel, NP);
   format.template tile<MR, NP, kWide>(rows, weights, sums);
@@ -32,7 +38,8 @@ void run_lone_tile(const LinearArgs& a, const Format& format, int64_t panel, int
     const uint8_t* panels = panel_at(w, panel);
     const bool inside = panel + 2 * NP <= panel_end;
     const int64_t ahead = inside ? NP * w.panel_bytes : next ? next - (panel - first) * w.panel_bytes : kFetchNear;
-    run_tile<MR, NP, false>(a, format, rows, panel, {panels, w.panel_bytes, panels + ahead, w.panel_bytes / 64 * 64, nullptr, 0});
+    run_tile<MR, NP, false>(a, format, rows, panel,
+                            {panels, w.panel_bytes, panels + ahead, w.panel_bytes / 64 * 64, nullptr, 0});
     panel += NP;
   };
   while (panel + Format::panels_at_once(MR) <= panel_end) some(Index<Format::panels_at_once(MR)>{});
@@ -41,8 +48,8 @@ void run_lone_tile(const LinearArgs& a, const Format& format, int64_t panel, int
 
 // Tiles [group0, group1) over panels [panel, panel_end), which are in `wide`. `ahead`: bytes to what is fetched meanwhile.
 template <bool kWide, class Format>
-void run_tiles(const LinearArgs& a, const Format& format, int64_t group0, int64_t group1, int64_t panel, int64_t panel_end,
-               int64_t ahead, const uint8_t* wide) {
+void run_tiles(const LinearArgs& a, const Format& format, int64_t group0, int64_t group1, int64_t panel,
+               int64_t panel_end, int64_t ahead, const uint8_t* wide) {
   const PackedLinear& w = *a.weight;
   const int64_t passes = group1 - group0, share = round_up(ceil_div(w.panel_bytes, passes), 64);
   for (int64_t g = group0; g < group1; ++g) {
@@ -53,7 +60,8 @@ void run_tiles(const LinearArgs& a, const Format& format, int64_t group0, int64_
       t.panels = panel_at(w, p);
       t.fetch = t.panels + ahead + (ahead == kFetchNear ? 0 : (g - group0) * share);
       t.wide = kWide ? wide + (p - panel) * wide_bytes<Format>(w) : nullptr;
-      with_rows<YmmShape::kRows>(rows.count, [&](auto mr) { run_tile<decltype(mr)::value, 1, kWide>(a, format, rows, p, t); });
+      with_rows<YmmShape::kRows>(rows.count,
+                                 [&](auto mr) { run_tile<decltype(mr)::value, 1, kWide>(a, format, rows, p, t); });
     }
   }
 }
@@ -69,7 +77,8 @@ void tiled_items(const LinearArgs& a, int64_t begin, int64_t end, void* scratch)
     const bool later = item + cut.blocks < end && last + YmmShape::kPanels <= w.num_panels;
     const int64_t next = later ? YmmShape::kPanels * w.panel_bytes : item + 1 == end ? a.next_bytes : 0;
     if (cut.groups == 1) {
-      with_rows<YmmShape::kRows>(a.m, [&](auto mr) { run_lone_tile<Format, decltype(mr)::value>(a, format, first, last, next); });
+      with_rows<YmmShape::kRows>(
+          a.m, [&](auto mr) { run_lone_tile<Format, decltype(mr)::value>(a, format, first, last, next); });
       continue;
     }
     const int64_t group0 = block * cut.groups / cut.blocks, group1 = (block + 1) * cut.groups / cut.blocks;

@@ -11,7 +11,7 @@ struct YmmRows {
   int32_t* values;
   float* scales;
   int32_t* starts;
-  int64_t lanes;   // of a row
+  int64_t lanes;  // of a row
   int64_t blocks;  // of a row
 };
 
@@ -36,7 +36,9 @@ inline int64_t ymm_rows_bytes(const PackedLinear& w, int64_t m) {
 QUIRE_INLINE F32x8 load_inputs(const float* x, int64_t i, int64_t count) {
   return i + 8 <= count ? load(x + i) : i < count ? load_part(x + i, count - i) : zero();
 }
-QUIRE_INLINE I32x8 magnitude(F32x8 v) { return as_i32(v) & broadcast_i32(0x7fffffff); }  // ordered as integers, NaN largest
+QUIRE_INLINE I32x8 magnitude(F32x8 v) {
+  return as_i32(v) & broadcast_i32(0x7fffffff);
+}  // ordered as integers, NaN largest
 QUIRE_INLINE I32x8 larger_of(I32x8 a, I32x8 b) { return (I32x8)_mm256_max_epi32((__m256i)a, (__m256i)b); }
 QUIRE_INLINE I32x8 nearest(F32x8 v) { return (I32x8)_mm256_cvtps_epi32(v); }
 
@@ -56,7 +58,8 @@ inline void quantize_int8_tile(const LinearArgs& a, const YmmRows& q, const Tile
     const float* x = a.x + (rows.first + r) * a.x_stride;
     I32x8 largest[4] = {};
     int64_t i = 0;
-    for (; i + 32 <= k; i += 32) unroll<4>([&](auto j) { largest[j] = larger_of(largest[j], magnitude(load(x + i + j * 8))); });
+    for (; i + 32 <= k; i += 32)
+      unroll<4>([&](auto j) { largest[j] = larger_of(largest[j], magnitude(load(x + i + j * 8))); });
     for (; i < k; i += 8) largest[0] = larger_of(largest[0], magnitude(load_inputs(x, i, k)));
     const I32x8 all = larger_of(larger_of(largest[0], largest[1]), larger_of(largest[2], largest[3]));
     int32_t peak = 0;
@@ -72,7 +75,8 @@ inline void quantize_int8_tile(const LinearArgs& a, const YmmRows& q, const Tile
     for (int64_t r = 0; r < rows.count; ++r) {
       const float* x = a.x + (rows.first + r) * a.x_stride;
       for (int64_t i = 0; i < count; i += 16) {
-        const I32x8 low = nearest(load_inputs(x, i0 + i, k) * inverse[r]), high = nearest(load_inputs(x, i0 + i + 8, k) * inverse[r]);
+        const I32x8 low = nearest(load_inputs(x, i0 + i, k) * inverse[r]),
+                    high = nearest(load_inputs(x, i0 + i + 8, k) * inverse[r]);
         const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)low, (__m256i)high), 0xd8);
         _mm256_store_si256(reinterpret_cast<__m256i*>(values[r] + i), packed);
       }
@@ -89,7 +93,8 @@ QUIRE_INLINE I32x8 combine_lanes(I32x8* v, Combine&& combine) {
 }
 
 // Rounds eight blocks of a row from input i0 on to values[256]; their scales and starts.
-inline void quantize_blocks(const float* x, int64_t i0, int64_t k, bool has_zeros, int8_t* values, float* scales, int32_t* starts) {
+inline void quantize_blocks(const float* x, int64_t i0, int64_t k, bool has_zeros, int8_t* values, float* scales,
+                            int32_t* starts) {
   I32x8 largest[8];
   for (int64_t b = 0; b < 8; ++b) {
     I32x8 v[4];
@@ -109,7 +114,8 @@ inline void quantize_blocks(const float* x, int64_t i0, int64_t k, bool has_zero
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + b * 32), bytes);
     sums[b] = (I32x8)_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
   }
-  const __m256i sum = (__m256i)combine_lanes(sums, [](I32x8 a, I32x8 b) { return (I32x8)_mm256_add_epi16((__m256i)a, (__m256i)b); });
+  const __m256i sum =
+      (__m256i)combine_lanes(sums, [](I32x8 a, I32x8 b) { return (I32x8)_mm256_add_epi16((__m256i)a, (__m256i)b); });
   if (has_zeros) store_i32(starts, as_i32(to_f32(add_pairs((I16x16)sum))));
   else store_i32(starts, (I32x8)_mm256_mullo_epi16(sum, _mm256_set1_epi16(-8)));
 }

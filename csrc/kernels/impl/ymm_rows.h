@@ -47,8 +47,8 @@ struct TileWeights {
   const uint8_t* panels;
   int64_t panel_bytes;
   const uint8_t* fetch;  // of the first panel, the others panel_bytes apart
-  int64_t fetch_bytes;   // of each panel
-  const uint8_t* wide;   // the panels as they were widened before, wide_bytes apart; or nullptr
+  int64_t fetch_bytes;  // of each panel
+  const uint8_t* wide;  // the panels as they were widened before, wide_bytes apart; or nullptr
   int64_t wide_bytes;
 };
 
@@ -68,8 +68,8 @@ struct LineFetch {
 
 // y = sums (* column factors) (* row scales) (+ bias) (+ residual) for a tile of sums [rows][panels * 16]. Gated, the
 // result is made in the place of the sums first.
-inline void finish_tile(const LinearArgs& a, const TileRows& rows, int64_t panel, int64_t panels, float* sums, bool factors,
-                        const float* row_scales) {
+inline void finish_tile(const LinearArgs& a, const TileRows& rows, int64_t panel, int64_t panels, float* sums,
+                        bool factors, const float* row_scales) {
   const PackedLinear& w = *a.weight;
   const int64_t column0 = panel * kPanelColumns, width = panels * kPanelColumns, columns = min_of(width, w.n - column0);
   float* const y = a.y + rows.first * a.y_stride + column0;

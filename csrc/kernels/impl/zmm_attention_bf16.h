@@ -20,7 +20,8 @@ struct PairScratch {
   int32_t* v;          // [block_size / 2][value_stride]
   int64_t q_stride, key_stride, value_stride;
 };
-inline int64_t carve_pairs(void* base, int64_t rows, int64_t head_dim, int64_t v_head_dim, int64_t block_size, PairScratch& out) {
+inline int64_t carve_pairs(void* base, int64_t rows, int64_t head_dim, int64_t v_head_dim, int64_t block_size,
+                           PairScratch& out) {
   ScratchCut cut{static_cast<uint8_t*>(base)};
   out.q_stride = round_up(head_dim, 16);
   out.key_stride = round_up(block_size, 32);
@@ -40,7 +41,8 @@ inline int64_t carve_pairs(void* base, int64_t rows, int64_t head_dim, int64_t v
   out.v = cut.take<int32_t>(block_size / 2 * out.value_stride);
   return cut.used;
 }
-inline int64_t pair_scratch_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t v_head_dim, int64_t block_size) {
+inline int64_t pair_scratch_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t v_head_dim,
+                                  int64_t block_size) {
   PairScratch unused;
   alignas(64) static uint8_t origin[64];
   const int64_t group = heads / kv_heads;
@@ -78,7 +80,8 @@ inline float finish_scores(float* s, const KeyRange& seen, const ScoreRule& rule
 }
 
 // Makes weights exp(scale * score - max) of final scores, and adds them, as they are rounded, to the row's sums.
-inline void sum_weights(const float* s, uint16_t* weights, const KeyRange& seen, float scale, float max, float factor, float* sums) {
+inline void sum_weights(const float* s, uint16_t* weights, const KeyRange& seen, float scale, float max, float factor,
+                        float* sums) {
   constexpr float kLog2e = 1.44269504f;
   const __m512 scale_v = _mm512_set1_ps(scale * kLog2e), shift = _mm512_set1_ps(max * kLog2e);
   const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
@@ -118,7 +121,8 @@ inline void add_pair_values(const KvCache& c, const PairScratch& s, const PairBl
   for (int64_t r = r0; r < r0 + count; ++r) whole = whole && (s.in_block[r].first == first || s.in_block[r].last == 0);
   if (!whole) {
     for (int64_t r = r0; r < r0 + count; ++r)
-      for (int64_t d = 0; d < stride; d += 16) store16(s.values + r * stride + d, load16(s.values + r * stride + d) * factors[r - r0]);
+      for (int64_t d = 0; d < stride; d += 16)
+        store16(s.values + r * stride + d, load16(s.values + r * stride + d) * factors[r - r0]);
     factors = kOnes;
   }
   auto product = [&](int64_t r, int64_t rows, int64_t from, int64_t to, const float* by, int64_t ahead) {
@@ -126,12 +130,15 @@ inline void add_pair_values(const KvCache& c, const PairScratch& s, const PairBl
     const uint16_t* weights = s.weights + (r - r0) * s.key_stride + from;
     float* values = s.values + r * stride;
     if (block.interleaved)
-      pair_product<Interleaved>(rows, (to - from) / 2, dim, weights, s.key_stride, s.v + from / 2 * stride, stride * 4, values, stride, by, 0);
+      pair_product<Interleaved>(rows, (to - from) / 2, dim, weights, s.key_stride, s.v + from / 2 * stride, stride * 4,
+                                values, stride, by, 0);
     else
-      pair_product<InLines>(rows, (to - from) / 2, dim, weights, s.key_stride, block.v + from * dim, dim * 2, values, stride, by, ahead);
+      pair_product<InLines>(rows, (to - from) / 2, dim, weights, s.key_stride, block.v + from * dim, dim * 2, values,
+                            stride, by, ahead);
   };
   auto half = [&](int64_t r, int64_t key) {
-    half_pair(1, dim, s.weights + (r - r0) * s.key_stride + key / 2 * 2, 0, block.v + key * dim, key % 2 != 0, s.values + r * stride, stride);
+    half_pair(1, dim, s.weights + (r - r0) * s.key_stride + key / 2 * 2, 0, block.v + key * dim, key % 2 != 0,
+              s.values + r * stride, stride);
   };
   auto single = [&](int64_t r, int64_t from, int64_t to) {
     if (from >= to) return;
@@ -145,8 +152,8 @@ inline void add_pair_values(const KvCache& c, const PairScratch& s, const PairBl
 }
 
 // Scores, softmax and values of `count` rows from r0.
-inline void attend_pair_rows(const AttentionArgs& a, const AttentionItem& item, const PairScratch& s, const PairBlock& block,
-                             int64_t key0, int64_t index0, int64_t r0, int64_t count) {
+inline void attend_pair_rows(const AttentionArgs& a, const AttentionItem& item, const PairScratch& s,
+                             const PairBlock& block, int64_t key0, int64_t index0, int64_t r0, int64_t count) {
   const KvCache& c = a.cache;
   const int64_t group = a.heads / c.kv_heads, dim = c.head_dim;
   int64_t first = c.block_size, last = 0;
@@ -160,10 +167,14 @@ inline void attend_pair_rows(const AttentionArgs& a, const AttentionItem& item, 
   const uint16_t* q = s.q + r0 * s.q_stride;
   float* scores = s.scores + column0;
   if (block.interleaved)
-    pair_product<Interleaved>(count, dim / 2, columns, q, s.q_stride, s.k + column0, s.key_stride * 4, scores, s.key_stride, nullptr, 0);
+    pair_product<Interleaved>(count, dim / 2, columns, q, s.q_stride, s.k + column0, s.key_stride * 4, scores,
+                              s.key_stride, nullptr, 0);
   else
-    pair_product<InLines>(count, dim / 2, columns, q, s.q_stride, block.k + column0, c.block_size * 2, scores, s.key_stride, nullptr, block.ahead);
-  if (dim % 2) half_pair(count, columns, q + dim - 1, s.q_stride, block.k + (dim - 1) * c.block_size + column0, false, scores, s.key_stride);
+    pair_product<InLines>(count, dim / 2, columns, q, s.q_stride, block.k + column0, c.block_size * 2, scores,
+                          s.key_stride, nullptr, block.ahead);
+  if (dim % 2)
+    half_pair(count, columns, q + dim - 1, s.q_stride, block.k + (dim - 1) * c.block_size + column0, false, scores,
+              s.key_stride);
   alignas(64) float old_max[16] = {}, new_max[16] = {}, factors[16];
   float scale = a.scale;
   for (int64_t i = 0; i < count; ++i) {
@@ -186,15 +197,17 @@ inline void attend_pair_rows(const AttentionArgs& a, const AttentionItem& item, 
       continue;
     }
     s.max[r] = new_max[i];
-    sum_weights(s.scores + i * s.key_stride, s.weights + i * s.key_stride, s.in_block[r], scale, new_max[i], factors[i], s.sums + r * 16);
+    sum_weights(s.scores + i * s.key_stride, s.weights + i * s.key_stride, s.in_block[r], scale, new_max[i], factors[i],
+                s.sums + r * 16);
   }
   add_pair_values(c, s, block, r0, count, factors);
 }
 
-inline void attend_pair_block(const AttentionArgs& a, const AttentionItem& item, const PairScratch& s, int64_t rows, int64_t key0,
-                              const uint8_t* data, int64_t ahead) {
+inline void attend_pair_block(const AttentionArgs& a, const AttentionItem& item, const PairScratch& s, int64_t rows,
+                              int64_t key0, const uint8_t* data, int64_t ahead) {
   const KvCache& c = a.cache;
-  const int64_t index0 = a.seq_lens[item.seq] - (a.query_start_loc[item.seq + 1] - a.query_start_loc[item.seq]) + item.row;
+  const int64_t index0 =
+      a.seq_lens[item.seq] - (a.query_start_loc[item.seq + 1] - a.query_start_loc[item.seq]) + item.row;
   int64_t first = c.block_size, last = 0;
   for (int64_t r = 0; r < rows; ++r) {
     s.in_block[r] = {max_of(0, s.seen[r].first - key0), min_of(c.block_size, s.seen[r].last - key0)};
@@ -210,8 +223,10 @@ inline void attend_pair_block(const AttentionArgs& a, const AttentionItem& item,
   PairBlock block = {k, k + c.head_dim * c.block_size, rows > kInterleavedAbove, ahead};
   if (block.interleaved) {
     const int64_t column0 = first / 16 * 16, pair0 = (first + 1) / 2;
-    interleave_lines(c.head_dim / 2, round_up(last, 16) - column0, k + column0, c.block_size, s.k + column0, s.key_stride);
-    interleave_lines(last / 2 - pair0, c.v_head_dim, block.v + pair0 * 2 * c.v_head_dim, c.v_head_dim, s.v + pair0 * s.value_stride, s.value_stride);
+    interleave_lines(c.head_dim / 2, round_up(last, 16) - column0, k + column0, c.block_size, s.k + column0,
+                     s.key_stride);
+    interleave_lines(last / 2 - pair0, c.v_head_dim, block.v + pair0 * 2 * c.v_head_dim, c.v_head_dim,
+                     s.v + pair0 * s.value_stride, s.value_stride);
   }
   for (int64_t r0 = 0; r0 < rows; r0 += kProductRows) {
     attend_pair_rows(a, item, s, block, key0, index0, r0, min_of(kProductRows, rows - r0));
@@ -219,7 +234,8 @@ inline void attend_pair_block(const AttentionArgs& a, const AttentionItem& item,
   }
 }
 
-inline void attend_pair_span(const AttentionArgs& a, const AttentionItem& item, const PairScratch& s, int64_t rows, int64_t span) {
+inline void attend_pair_span(const AttentionArgs& a, const AttentionItem& item, const PairScratch& s, int64_t rows,
+                             int64_t span) {
   for (int64_t r = 0; r < rows; ++r) s.max[r] = -__builtin_inff();
   __builtin_memset(s.sums, 0, static_cast<size_t>(rows) * 64);
   __builtin_memset(s.values, 0, static_cast<size_t>(rows * s.value_stride) * sizeof(float));
@@ -238,7 +254,9 @@ inline void attention_item_bf16(const AttentionArgs& a, const AttentionItem& ite
   PairScratch s;
   carve_pairs(scratch, rows, c.head_dim, c.v_head_dim, c.block_size, s);
   const int64_t token0 = a.query_start_loc[item.seq] + item.row;
-  auto q_row = [&](int64_t r) { return a.q + (token0 + r / group) * a.q_stride + (item.kv_head * group + r % group) * c.head_dim; };
+  auto q_row = [&](int64_t r) {
+    return a.q + (token0 + r / group) * a.q_stride + (item.kv_head * group + r % group) * c.head_dim;
+  };
   auto out_row = [&](int64_t r) {
     return a.out + (token0 + r / group) * a.out_stride + (item.kv_head * group + r % group) * c.v_head_dim;
   };
@@ -259,12 +277,14 @@ inline void attention_item_bf16(const AttentionArgs& a, const AttentionItem& ite
     for (int64_t r = 0; r < rows; ++r) {
       const F32x16 sums = load16(s.sums + r * 16);
       const float sum = sum_lanes((F32x8)_mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1)));
-      keep_span(a, item, span, rows, r, s.max[r], sum, s.values + r * s.value_stride, s.all_max[r], s.all_sum[r], s.all + r * s.value_stride);
+      keep_span(a, item, span, rows, r, s.max[r], sum, s.values + r * s.value_stride, s.all_max[r], s.all_sum[r],
+                s.all + r * s.value_stride);
     }
   }
   if (item.partial >= 0) return;
   for (int64_t r = 0; r < rows; ++r) {
     if (r + kAhead < rows) prefetch_row(out_row(r + kAhead), c.v_head_dim);
-    write_output(a, token0 + r / group, item.kv_head * group + r % group, s.all_max[r], s.all_sum[r], s.all + r * s.value_stride);
+    write_output(a, token0 + r / group, item.kv_head * group + r % group, s.all_max[r], s.all_sum[r],
+                 s.all + r * s.value_stride);
   }
 }

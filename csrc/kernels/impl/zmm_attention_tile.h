@@ -11,7 +11,8 @@ template <DType T>
 QUIRE_INLINE __m512 load_wide(const void* p) {
   if constexpr (T == DType::f32) return _mm512_loadu_ps(p);
   else if constexpr (T == DType::bf16)
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16));
   else if constexpr (T == DType::f16) return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   else return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
 }
@@ -30,11 +31,14 @@ QUIRE_INLINE __m512 load_wide_part(const void* p, __mmask16 lanes) {
 // is the same place in the sequence's next block.
 template <DType T, int MR, int NV, bool PF>
 __attribute__((noinline)) void multiply_tile(int64_t depth, const float* a, int64_t a_stride, const uint8_t* line,
-                                             int64_t line_bytes, float* c, int64_t c_stride, bool accumulate, int64_t ahead) {
+                                             int64_t line_bytes, float* c, int64_t c_stride, bool accumulate,
+                                             int64_t ahead) {
   constexpr int kVectorBytes = 16 * static_cast<int>(dtype_bytes(T)), kLines = (NV * kVectorBytes + 63) / 64;
   __m512 sum[MR * NV];
   unroll<MR>([&](auto r) {
-    unroll<NV>([&](auto v) { sum[r * NV + v] = accumulate ? _mm512_loadu_ps(c + r * c_stride + v * 16) : _mm512_setzero_ps(); });
+    unroll<NV>([&](auto v) {
+      sum[r * NV + v] = accumulate ? _mm512_loadu_ps(c + r * c_stride + v * 16) : _mm512_setzero_ps();
+    });
   });
   for (int64_t k = 0; k < depth; ++k, line += line_bytes) {
     if constexpr (PF)  // a plain loop: gcc takes a lambda that only prefetches for one without effects, and drops it
@@ -56,16 +60,19 @@ __attribute__((noinline)) void multiply_tile(int64_t depth, const float* a, int6
       });
     }
   }
-  unroll<MR>([&](auto r) { unroll<NV>([&](auto v) { _mm512_storeu_ps(c + r * c_stride + v * 16, sum[r * NV + v]); }); });
+  unroll<MR>(
+      [&](auto r) { unroll<NV>([&](auto v) { _mm512_storeu_ps(c + r * c_stride + v * 16, sum[r * NV + v]); }); });
 }
 
 // The last columns, fewer than 16.
 template <DType T, int MR>
 __attribute__((noinline)) void multiply_tail(int64_t depth, int64_t columns, const float* a, int64_t a_stride,
-                                             const uint8_t* line, int64_t line_bytes, float* c, int64_t c_stride, bool accumulate) {
+                                             const uint8_t* line, int64_t line_bytes, float* c, int64_t c_stride,
+                                             bool accumulate) {
   const auto lanes = static_cast<__mmask16>((1u << columns) - 1);
   __m512 sum[MR];
-  unroll<MR>([&](auto r) { sum[r] = accumulate ? _mm512_maskz_loadu_ps(lanes, c + r * c_stride) : _mm512_setzero_ps(); });
+  unroll<MR>(
+      [&](auto r) { sum[r] = accumulate ? _mm512_maskz_loadu_ps(lanes, c + r * c_stride) : _mm512_setzero_ps(); });
   for (int64_t k = 0; k < depth; ++k, line += line_bytes) {
     const __m512 w = load_wide_part<T>(line, lanes);
     unroll<MR>([&](auto r) { sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(a[r * a_stride + k]), w, sum[r]); });
@@ -86,7 +93,8 @@ void multiply_columns(int64_t depth, int64_t columns, const float* a, int64_t a_
     multiply_tile<T, MR, 4, PF>(depth, a, a_stride, b + j * kBytes, line_bytes, c + j, c_stride, accumulate, ahead);
   for (; j + 16 <= columns; j += 16)
     multiply_tile<T, MR, 1, PF>(depth, a, a_stride, b + j * kBytes, line_bytes, c + j, c_stride, accumulate, ahead);
-  if (j < columns) multiply_tail<T, MR>(depth, columns - j, a, a_stride, b + j * kBytes, line_bytes, c + j, c_stride, accumulate);
+  if (j < columns)
+    multiply_tail<T, MR>(depth, columns - j, a, a_stride, b + j * kBytes, line_bytes, c + j, c_stride, accumulate);
 }
 
 // One step of the online softmax: turns scores into weights (0 where masked), updates max and sum, and
@@ -108,7 +116,8 @@ inline float softmax_block(float* s, const KeyRange& seen, const ScoreRule& rule
     total = _mm512_add_ps(total, p);
   }
   const float factor = _mm512_cvtss_f32(exp_wide(_mm512_sub_ps(_mm512_set1_ps(max), shift)));
-  sum = fma_scalar(sum, factor, sum_lanes((F32x8)_mm256_add_ps(_mm512_castps512_ps256(total), _mm512_extractf32x8_ps(total, 1))));
+  sum = fma_scalar(sum, factor,
+                   sum_lanes((F32x8)_mm256_add_ps(_mm512_castps512_ps256(total), _mm512_extractf32x8_ps(total, 1))));
   max = new_max;
   return factor;
 }

@@ -70,7 +70,8 @@ struct FloatStep<WeightFormat::bf16> {
     unroll<NP>([&](auto p) {
       const __m512i pair = (__m512i)load16_i32(line(p));
       even[p] = (F32x16)_mm512_slli_epi32(pair, 16);
-      odd[p] = (F32x16)_mm512_maskz_mov_epi16(0xaaaaaaaau, pair);  // a mask register, where a vector would be one too many
+      odd[p] =
+          (F32x16)_mm512_maskz_mov_epi16(0xaaaaaaaau, pair);  // a mask register, where a vector would be one too many
     });
     unroll<MR>([&](auto r) {
       const F32x16 x = broadcast16(row(r)[0]);
@@ -89,7 +90,8 @@ struct FloatStep<WeightFormat::bf16> {
 // how many bytes ahead in the last FloatShape::kAhead bytes.
 template <WeightFormat F, int MR, int NP>
 __attribute__((noinline)) void float_tile(const typename FloatStep<F>::X* x, int64_t x_stride, int64_t lines,
-                                          const uint8_t* panels, int64_t panel_bytes, bool start, float* sums, int64_t tail) {
+                                          const uint8_t* panels, int64_t panel_bytes, bool start, float* sums,
+                                          int64_t tail) {
   using S = FloatStep<F>;
   F32x16 c[MR * NP];
   if (start) unroll<MR * NP>([&](auto i) { c[i] = zero16(); });
@@ -99,7 +101,8 @@ __attribute__((noinline)) void float_tile(const typename FloatStep<F>::X* x, int
   const uint8_t* base[NP];
   unroll<NP>([&](auto p) { base[p] = panels + p * panel_bytes; });
   auto step = [&](int64_t i) __attribute__((always_inline)) {
-    S::template run<MR, NP>(c, [&](int r) { return row[r] + i * S::kInputs; }, [&](int p) { return base[p] + i * S::kBytes; });
+    S::template run<MR, NP>(
+        c, [&](int r) { return row[r] + i * S::kInputs; }, [&](int p) { return base[p] + i * S::kBytes; });
   };
   int64_t i = 0;
   if constexpr (MR > FloatShape::kFewRows) {
@@ -180,7 +183,8 @@ void float_panels(const LinearArgs& a, int64_t block, int64_t panel, int64_t nex
   const int64_t group0 = block * cut.groups / cut.blocks, group1 = (block + 1) * cut.groups / cut.blocks;
   const int64_t first = group_row(group0, cut.groups, a.m), lines = ceil_div(w.k, S::kInputs);
   constexpr int64_t columns = NP * kPanelColumns;
-  const int64_t passes = cut.groups == 1 ? 1 : ceil_div(lines * S::kBytes, Shape::kPassBytes), chunk = ceil_div(lines, passes);
+  const int64_t passes = cut.groups == 1 ? 1 : ceil_div(lines * S::kBytes, Shape::kPassBytes),
+                chunk = ceil_div(lines, passes);
   for (int64_t line = 0; line < lines; line += chunk) {
     const uint8_t* panels = panel_at(w, panel) + line * S::kBytes;
     const int64_t count = min_of(chunk, lines - line);
@@ -191,8 +195,8 @@ void float_panels(const LinearArgs& a, int64_t block, int64_t panel, int64_t nex
       float* sums = scratch + (passes == 1 ? 0 : (row - first) * columns);
       if (last) expect_rows(a, row, rows, panel, NP);
       with_rows<MaxRows>(rows, [&](auto mr) {
-        float_tile<F, decltype(mr)::value, NP>(x.x + row * x.stride + line * S::kInputs, x.stride, count, panels, w.panel_bytes,
-                                               line == 0, sums, tail);
+        float_tile<F, decltype(mr)::value, NP>(x.x + row * x.stride + line * S::kInputs, x.stride, count, panels,
+                                               w.panel_bytes, line == 0, sums, tail);
       });
       if (last) finish_tile(a, row, rows, panel, NP, sums, columns, false);
     }

@@ -14,10 +14,10 @@ struct ZmmRows {
   int8_t* values;
   float* scales;
   int32_t* starts;
-  int64_t stride;      // bytes of a row of values; like row_stride an odd number of cache lines, or rows (blocks)
+  int64_t stride;  // bytes of a row of values; like row_stride an odd number of cache lines, or rows (blocks)
   int64_t row_stride;  // would compete for the same few sets of a cache
   int64_t blocks;
-  int64_t dot;     // inputs of a dot product
+  int64_t dot;  // inputs of a dot product
 };
 
 QUIRE_INLINE int64_t dot_inputs(const PackedLinear& w) { return w.group_size == 16 ? 16 : kXBlock; }
@@ -73,7 +73,8 @@ QUIRE_INLINE __m512i sum_quads(__m512i bytes) {
 
 // Rounds kQuantizeInputs inputs of a row from block b on; kWhole: all of them exist.
 template <bool kWhole>
-QUIRE_INLINE void quantize_blocks(const float* x, int64_t left, int64_t row, int64_t b, int32_t zero, bool has_zeros, const ZmmRows& q) {
+QUIRE_INLINE void quantize_blocks(const float* x, int64_t left, int64_t row, int64_t b, int32_t zero, bool has_zeros,
+                                  const ZmmRows& q) {
   const auto load = [&](int64_t i) {
     return kWhole ? _mm512_loadu_ps(x + i * 16) : (__m512)load16_part(x + i * 16, lanes16(max_of(left - i * 16, 0)));
   };
@@ -82,7 +83,8 @@ QUIRE_INLINE void quantize_blocks(const float* x, int64_t left, int64_t row, int
   for (int i = 0; i < kQuantizeBlocks; ++i)
     largest[i] = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(load(i * 2)), magnitude),
                                   _mm512_and_si512(_mm512_castps_si512(load(i * 2 + 1)), magnitude));
-  const __m512 peak = _mm512_castsi512_ps(combine_lanes(largest, [](__m512i a, __m512i c) { return _mm512_max_epi32(a, c); }));
+  const __m512 peak =
+      _mm512_castsi512_ps(combine_lanes(largest, [](__m512i a, __m512i c) { return _mm512_max_epi32(a, c); }));
   const __mmask16 counts = _mm512_cmp_ps_mask(peak, _mm512_set1_ps(1e-30f), _CMP_NLE_UQ);  // NaN does
   const __m512 scale = _mm512_maskz_div_ps(counts, peak, _mm512_set1_ps(127.0f));
   const __mmask16 finite = _mm512_mask_cmp_ps_mask(counts, scale, _mm512_set1_ps(1e37f), _CMP_LT_OQ);
@@ -109,14 +111,16 @@ QUIRE_INLINE void quantize_blocks(const float* x, int64_t left, int64_t row, int
     _mm512_store_si512(sums + half * 16, _mm512_permutexvar_epi32(by_vector, all));
   });
   for (int64_t i = 0; i < blocks; ++i) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * kXBlock), _mm256_load_si256(reinterpret_cast<const __m256i*>(values + i * kXBlock)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * kXBlock),
+                        _mm256_load_si256(reinterpret_cast<const __m256i*>(values + i * kXBlock)));
     q.scales[(b + i) * q.row_stride + row] = scales[i];
     if (q.dot == 16) {
       q.starts[(b + i) * 2 * q.row_stride + row] = zero * sums[i * 2];
       q.starts[((b + i) * 2 + 1) * q.row_stride + row] = zero * sums[i * 2 + 1];
     } else {
       const int32_t sum = sums[i * 2] + sums[i * 2 + 1];
-      q.starts[(b + i) * q.row_stride + row] = has_zeros ? static_cast<int32_t>(f32_to_bits(static_cast<float>(sum))) : zero * sum;
+      q.starts[(b + i) * q.row_stride + row] =
+          has_zeros ? static_cast<int32_t>(f32_to_bits(static_cast<float>(sum))) : zero * sum;
     }
   }
 }

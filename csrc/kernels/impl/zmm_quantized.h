@@ -6,7 +6,7 @@
 
 struct QuantizedShape {
 #ifdef __AVX512VNNI__
-  static constexpr int kRows = 6, kPanels = 2;        // 12 dots, 12 sums, 2 (int4: 4) vectors of weights, 1 of x
+  static constexpr int kRows = 6, kPanels = 2;  // 12 dots, 12 sums, 2 (int4: 4) vectors of weights, 1 of x
 #else
   static constexpr int kRows = 4, kPanels = 2;        // products take registers too
 #endif
@@ -14,7 +14,7 @@ struct QuantizedShape {
   static constexpr int64_t kBlockRows = 192;
 };
 constexpr int64_t kQuantizedDepth = 512;  // inputs of a chunk: at most 16 KiB of weights
-constexpr int64_t kFetchNear = 2048;      // bytes ahead in a panel to be fetched where no next item is known
+constexpr int64_t kFetchNear = 2048;  // bytes ahead in a panel to be fetched where no next item is known
 
 // sum[i] + the products of the four bytes of lane i; w unsigned (kSmall: below 16), x signed.
 template <bool kSmall>
@@ -41,17 +41,17 @@ QUIRE_INLINE I32x16 dot_u8(I32x16 sum, I32x16 w, I32x16 x) {
 // What a tile reads: x at its first row and input, panels at its first group.
 struct QuantizedTile {
   const int8_t* x;
-  const float* x_scales;     // [blocks][row_stride]
-  const int32_t* starts;     // [dots][row_stride]
+  const float* x_scales;  // [blocks][row_stride]
+  const int32_t* starts;  // [dots][row_stride]
   int64_t x_stride, row_stride;
   const uint8_t* panels;
   int64_t panel_bytes;
-  const uint8_t* fetch;      // lines of each panel that a later tile reads, to be fetched while this one computes:
+  const uint8_t* fetch;  // lines of each panel that a later tile reads, to be fetched while this one computes:
   int64_t fetch_lines, lines_per_dot;  // so many in all, so many with a dot product
   int64_t groups, dots_per_group;  // no scales: one group
-  float* sums;               // [MR][NP * 16]
+  float* sums;  // [MR][NP * 16]
   bool start;
-  float* y;                  // not null: where the results will go after the tile's last input, to be fetched
+  float* y;  // not null: where the results will go after the tile's last input, to be fetched
   int64_t y_stride;
 };
 
@@ -95,7 +95,8 @@ __attribute__((noinline, flatten)) void quantized_tile(const QuantizedTile& t) {
       }
       I32x16 c[MR * NP];
       unroll<MR>([&](auto r) {
-        unroll<NP>([&](auto p) { c[r * NP + p] = S == Scales::zeros ? fresh_zero16_i32() : broadcast16_i32(starts + r); });
+        unroll<NP>(
+            [&](auto p) { c[r * NP + p] = S == Scales::zeros ? fresh_zero16_i32() : broadcast16_i32(starts + r); });
       });
       unroll<lines>([&](auto line) {
         I32x16 w[NP], high[NP];
@@ -122,8 +123,10 @@ __attribute__((noinline, flatten)) void quantized_tile(const QuantizedTile& t) {
         if constexpr (S == Scales::group32) scale = load16_f16(scales + p * panel_bytes);
         unroll<MR>([&](auto r) {
           F32x16 v = __builtin_convertvector(c[r * NP + p], F32x16);
-          if constexpr (S == Scales::zeros) v = subtract_product16(v, scale, reinterpret_cast<const float*>(starts) + r);
-          if constexpr (S == Scales::group32) group[r * NP + p] = accumulate16(group[r * NP + p], multiply16(v, x_scale + r), scale);
+          if constexpr (S == Scales::zeros)
+            v = subtract_product16(v, scale, reinterpret_cast<const float*>(starts) + r);
+          if constexpr (S == Scales::group32)
+            group[r * NP + p] = accumulate16(group[r * NP + p], multiply16(v, x_scale + r), scale);
           else group[r * NP + p] = accumulate16(group[r * NP + p], v, x_scale + r);
         });
       });
@@ -146,7 +149,8 @@ __attribute__((noinline, flatten)) void quantized_tile(const QuantizedTile& t) {
 }
 
 template <WeightFormat F, Scales S, int NP, int MaxRows>
-void quantized_panels(const LinearArgs& a, const ZmmRows& q, int64_t block, int64_t panel, int64_t ahead, float* scratch) {
+void quantized_panels(const LinearArgs& a, const ZmmRows& q, int64_t block, int64_t panel, int64_t ahead,
+                      float* scratch) {
   const PackedLinear& w = *a.weight;
   const RowCut cut = row_cut<QuantizedShape>(a.m);
   const int64_t group0 = block * cut.groups / cut.blocks, group1 = (block + 1) * cut.groups / cut.blocks;
@@ -166,7 +170,8 @@ void quantized_panels(const LinearArgs& a, const ZmmRows& q, int64_t block, int6
     t.start = k == 0;
     const bool last = k + count == inputs;
     t.y_stride = a.y_stride;
-    const int64_t lines = ahead ? ceil_div(S == Scales::none ? count * kPanelColumns : t.groups * group_bytes(w), 64) : 0;
+    const int64_t lines =
+        ahead ? ceil_div(S == Scales::none ? count * kPanelColumns : t.groups * group_bytes(w), 64) : 0;
     // The next item's lines are spread over all passes; of this item's own the first is in need.
     const int64_t passes = ahead == kFetchNear ? 1 : group1 - group0;
     t.fetch_lines = ceil_div(lines, passes);
@@ -198,9 +203,13 @@ void quantized_items(const LinearArgs& a, int64_t begin, int64_t end, float* scr
     // int8 wait for nothing but memory, which four streams keep busy by themselves.
     const bool fetches = (F == WeightFormat::int4 || a.m > Shape::kFewRows) && block == 0;
     const bool next = item + blocks < end && panel_end + width <= a.weight->num_panels;
-    const int64_t ahead = !fetches ? 0 : next ? width * a.weight->panel_bytes : a.next_bytes ? a.next_bytes : kFetchNear;
+    const int64_t ahead = !fetches       ? 0
+                          : next         ? width * a.weight->panel_bytes
+                          : a.next_bytes ? a.next_bytes
+                                         : kFetchNear;
     if (panel_end - panel == width) {
-      if (a.m <= Shape::kFewRows) quantized_panels<F, S, Shape::kFewPanels, Shape::kFewRows>(a, q, block, panel, ahead, scratch);
+      if (a.m <= Shape::kFewRows)
+        quantized_panels<F, S, Shape::kFewPanels, Shape::kFewRows>(a, q, block, panel, ahead, scratch);
       else quantized_panels<F, S, Shape::kPanels, Shape::kRows>(a, q, block, panel, ahead, scratch);
     } else {
       for (; panel < panel_end; ++panel) quantized_panels<F, S, 1, Shape::kRows>(a, q, block, panel, 0, scratch);

@@ -9,7 +9,9 @@
 #include "row_cut.h"
 
 template <class Shape>
-constexpr int64_t cut_scratch_bytes() { return (Shape::kBlockRows + Shape::kRows) * Shape::kPanels * kPanelColumns * 4; }
+constexpr int64_t cut_scratch_bytes() {
+  return (Shape::kBlockRows + Shape::kRows) * Shape::kPanels * kPanelColumns * 4;
+}
 
 // y = sums (* factors) (+ bias) (+ residual) for a tile [rows][stride] of sums; factors: one per column, or nullptr.
 // Row by row: rows of y are a power of two apart as a rule, and lines of one column of panels would meet in a few cache sets.

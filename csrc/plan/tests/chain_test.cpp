@@ -54,10 +54,12 @@ Weights add_weights(Plan& plan, const Format& f) {
 }
 
 using Values = std::map<std::string, Fields::Value>;
-const Operand kIds{Space::token_ids, 0, 1, RowSymbol::T, 1, 1}, kLogitsRows{Space::logits_indices, 0, 1, RowSymbol::L, 1, 1};
+const Operand kIds{Space::token_ids, 0, 1, RowSymbol::T, 1, 1},
+    kLogitsRows{Space::logits_indices, 0, 1, RowSymbol::L, 1, 1};
 
 std::unique_ptr<Plan> new_plan(const std::string& kernels, int threads) {
-  return std::make_unique<Plan>(Plan::Options{kernels, threads, true, DType::f32, 16, {kRows, 1, kRows, kRows, kTokens}});
+  return std::make_unique<Plan>(
+      Plan::Options{kernels, threads, true, DType::f32, 16, {kRows, 1, kRows, kRows, kTokens}});
 }
 
 // Logits = the rows of `result` in order.
@@ -93,13 +95,15 @@ std::vector<float> run(Plan& plan, int64_t rows) {
 std::unique_ptr<Plan> mlp_plan(const std::string& kernels, int threads, const Format& f, bool gated) {
   auto plan = new_plan(kernels, threads);
   const Weights w = add_weights(*plan, f);
-  const Operand x = place(0, kIn), normed = place(kRows * kIn, kIn), hidden = place(2 * kRows * kIn, 2 * kMlp), out = place(kRows * kIn, kOut);
+  const Operand x = place(0, kIn), normed = place(kRows * kIn, kIn), hidden = place(2 * kRows * kIn, 2 * kMlp),
+                out = place(kRows * kIn, kOut);
   Operand gate = hidden, up = hidden;
   gate.width = up.width = kMlp;
   up.offset_bytes += kMlp * 4;
   const auto op = [&](const std::string& name, Values values) { plan->add_op(Fields(name, std::move(values)), false); };
   op("embedding", {{"ids", kIds}, {"y", x}, {"table", w.table}, {"linear", std::monostate{}}, {"scale", 1.0}});
-  op("rms_norm", {{"x", x}, {"y", normed}, {"weight", w.norm}, {"weight_offset", 0.5}, {"eps", 1e-6}, {"groups", int64_t{1}}});
+  op("rms_norm",
+     {{"x", x}, {"y", normed}, {"weight", w.norm}, {"weight_offset", 0.5}, {"eps", 1e-6}, {"groups", int64_t{1}}});
   if (gated) {
     op("gated_linear", {{"x", normed}, {"y", gate}, {"weight", w.up}, {"bias", w.bias}, {"act", std::string("silu")}});
   } else {
@@ -111,11 +115,13 @@ std::unique_ptr<Plan> mlp_plan(const std::string& kernels, int threads, const Fo
   return plan;
 }
 
-std::vector<float> linear_alone(const KernelTable& kernels, const PackedLinear& weight, const float* bias, const std::vector<float>& x, int64_t x_stride) {
+std::vector<float> linear_alone(const KernelTable& kernels, const PackedLinear& weight, const float* bias,
+                                const std::vector<float>& x, int64_t x_stride) {
   LinearArgs args;
   args.m = static_cast<int64_t>(x.size()) / x_stride;
   std::vector<float> y(static_cast<size_t>(args.m * weight.n));
-  const Buffer workspace(kernels.linear_workspace_bytes(weight, args.m)), scratch(kernels.linear_scratch_bytes(weight, args.m));
+  const Buffer workspace(kernels.linear_workspace_bytes(weight, args.m)),
+      scratch(kernels.linear_scratch_bytes(weight, args.m));
   args.x = x.data();
   args.x_stride = x_stride;
   args.weight = &weight;
@@ -123,7 +129,8 @@ std::vector<float> linear_alone(const KernelTable& kernels, const PackedLinear& 
   args.y = y.data();
   args.y_stride = weight.n;
   args.workspace = workspace.data();
-  if (const int64_t items = kernels.linear_prepare_items(weight, args.m)) kernels.linear_prepare(args, 0, items, nullptr);
+  if (const int64_t items = kernels.linear_prepare_items(weight, args.m))
+    kernels.linear_prepare(args, 0, items, nullptr);
   kernels.linear(args, 0, kernels.linear_items(weight, args.m), scratch.data());
   return y;
 }
@@ -134,10 +141,13 @@ std::vector<float> mlp_alone(Plan& plan, int64_t rows) {
   const WeightStore& store = plan.weights();
   const std::vector<float> table = numbers(kTokens * kIn, 3.0f, 1);
   std::vector<float> x;
-  for (const int32_t token : tokens_of(rows)) x.insert(x.end(), table.begin() + token * kIn, table.begin() + (token + 1) * kIn);
+  for (const int32_t token : tokens_of(rows))
+    x.insert(x.end(), table.begin() + token * kIn, table.begin() + (token + 1) * kIn);
   kernels.rms_norm({x.data(), kIn, store.vector(0), 0.5f, 1e-6f, kIn, 1, x.data(), kIn}, 0, rows, nullptr);
   std::vector<float> hidden = linear_alone(kernels, store.linear(0), store.vector(1), x, kIn);
-  kernels.activation({Activation::silu, hidden.data(), 2 * kMlp, hidden.data() + kMlp, 2 * kMlp, kMlp, hidden.data(), 2 * kMlp}, 0, rows, nullptr);
+  kernels.activation(
+      {Activation::silu, hidden.data(), 2 * kMlp, hidden.data() + kMlp, 2 * kMlp, kMlp, hidden.data(), 2 * kMlp}, 0,
+      rows, nullptr);
   return linear_alone(kernels, store.linear(1), nullptr, hidden, 2 * kMlp);
 }
 
@@ -152,14 +162,17 @@ std::string joined(const std::vector<std::string>& names) {
 }
 
 void fused_ops_have_the_bits_of_single_kernels(const std::string& kernels) {
-  for (const Format& f : {Format{WeightFormat::f32, 0}, Format{WeightFormat::bf16, 0}, Format{WeightFormat::int8, 0}, Format{WeightFormat::int4, 32}}) {
+  for (const Format& f : {Format{WeightFormat::f32, 0}, Format{WeightFormat::bf16, 0}, Format{WeightFormat::int8, 0},
+                          Format{WeightFormat::int4, 32}}) {
     const auto gated = mlp_plan(kernels, 3, f, true), apart = mlp_plan(kernels, 2, f, false);
-    expect(joined(gated->ops()) == "embedding rms_norm+prepare gated_linear linear take_rows ", kernels + ": gated plan is " + joined(gated->ops()));
+    expect(joined(gated->ops()) == "embedding rms_norm+prepare gated_linear linear take_rows ",
+           kernels + ": gated plan is " + joined(gated->ops()));
     expect(joined(apart->ops()) == "embedding rms_norm+prepare linear gated_activation+prepare linear take_rows ",
            kernels + ": plan is " + joined(apart->ops()));
     for (const int64_t rows : {1, 2, 5, 16, 49, 140}) {
       const std::vector<float> want = mlp_alone(*apart, rows);
-      const std::string what = kernels + " format " + std::to_string(static_cast<int>(f.format)) + " rows " + std::to_string(rows);
+      const std::string what =
+          kernels + " format " + std::to_string(static_cast<int>(f.format)) + " rows " + std::to_string(rows);
       expect(same_bits(run(*apart, rows), want), what + ": chained");
       expect(same_bits(run(*gated, rows), want), what + ": gated");
     }
@@ -173,7 +186,10 @@ void ops_that_would_meet_are_not_chained() {
     const Weights w = add_weights(*plan, {WeightFormat::f32, 0});
     const Operand x = place(kRows * kIn, kIn), sum = place(3 * kRows * kIn, kIn);
     const Operand y = shifted ? place(kRows * kIn + 32, kIn) : x;
-    plan->add_op(Fields("embedding", Values{{"ids", kIds}, {"y", x}, {"table", w.table}, {"linear", std::monostate{}}, {"scale", 1.0}}), false);
+    plan->add_op(
+        Fields("embedding",
+               Values{{"ids", kIds}, {"y", x}, {"table", w.table}, {"linear", std::monostate{}}, {"scale", 1.0}}),
+        false);
     plan->add_op(Fields("add", Values{{"a", x}, {"b", x}, {"y", sum}}), false);
     plan->add_op(Fields("scale", Values{{"x", sum}, {"y", y}, {"value", 2.0}}), false);
     finish(*plan, y, 4 * kRows * kIn);
@@ -183,17 +199,23 @@ void ops_that_would_meet_are_not_chained() {
     bool right = true;
     for (int64_t row = 0; row < kRows; ++row)
       for (int64_t i = 0; i < kIn; ++i)
-        right = right && found[static_cast<size_t>(row * kIn + i)] == 4.0f * table[static_cast<size_t>(row * 7 % kTokens * kIn + i)];
+        right = right && found[static_cast<size_t>(row * kIn + i)] ==
+                             4.0f * table[static_cast<size_t>(row * 7 % kTokens * kIn + i)];
     expect(right, shifted ? "two loops" : "one loop in place");
   }
 }
 
 void halves_must_be_whole_panels() {
   auto plan = new_plan("", 1);
-  const int64_t odd = plan->weights().add_linear(WeightFormat::f32, 40, kIn), even = plan->weights().add_linear(WeightFormat::f32, 64, kIn);
+  const int64_t odd = plan->weights().add_linear(WeightFormat::f32, 40, kIn),
+                even = plan->weights().add_linear(WeightFormat::f32, 64, kIn);
   const auto gated = [&](int64_t weight, int64_t width) {
-    plan->add_op(Fields("gated_linear", Values{{"x", place(0, kIn)}, {"y", place(kRows * kIn, width)}, {"weight", weight},
-                                               {"bias", std::monostate{}}, {"act", std::string("silu")}}), false);
+    plan->add_op(Fields("gated_linear", Values{{"x", place(0, kIn)},
+                                               {"y", place(kRows * kIn, width)},
+                                               {"weight", weight},
+                                               {"bias", std::monostate{}},
+                                               {"act", std::string("silu")}}),
+                 false);
   };
   expect_error([&] { gated(odd, 20); }, "whole panels");
   expect_error([&] { gated(even, 64); }, "half of the weight");
@@ -203,7 +225,8 @@ void halves_must_be_whole_panels() {
 }  // namespace
 
 void test_chains() {
-  for (const std::string_view kernels : available_kernels()) fused_ops_have_the_bits_of_single_kernels(std::string(kernels));
+  for (const std::string_view kernels : available_kernels())
+    fused_ops_have_the_bits_of_single_kernels(std::string(kernels));
   ops_that_would_meet_are_not_chained();
   halves_must_be_whole_panels();
 }

@@ -70,21 +70,29 @@ void draws_are_those_of_the_definition() {
   const KernelTable& kernels = select_kernels();
   DrawWork work;
   uint64_t state = 9;
-  const auto next = [&] { return static_cast<float>((state = state * 6364136223846793005ull + 1442695040888963407ull) >> 40) / 16777216.0f; };
+  const auto next = [&] {
+    return static_cast<float>((state = state * 6364136223846793005ull + 1442695040888963407ull) >> 40) / 16777216.0f;
+  };
   for (int round = 0; round < 300; ++round) {
     const int64_t vocab = 50 + 37 * round;
     std::vector<float> logits(static_cast<size_t>(vocab));
     for (float& value : logits) value = (round % 3 ? 12.0f : 1.0f) * next() * next();
     if (round % 5 == 0) logits[7] = -INFINITY;
-    DrawParams params{0.3f + next(), round % 2 ? round % 60 : 0, round % 4 == 1 ? 0.3f + 0.69f * next() : 1.0f,
-                      round % 7 == 3 ? 0.05f : 0.0f, state, static_cast<uint32_t>(round), round * 3};
+    DrawParams params{0.3f + next(),
+                      round % 2 ? round % 60 : 0,
+                      round % 4 == 1 ? 0.3f + 0.69f * next() : 1.0f,
+                      round % 7 == 3 ? 0.05f : 0.0f,
+                      state,
+                      static_cast<uint32_t>(round),
+                      round * 3};
     const float largest = *std::max_element(logits.begin(), logits.end());
     std::vector<float> scores;
     for (const float value : logits) scores.push_back((value - largest) / params.temperature);
     std::vector<float> falling = scores;
     std::sort(falling.begin(), falling.end(), std::greater<>());
     float limit = params.min_p > 0 ? std::log(params.min_p) : -INFINITY;
-    if (params.top_k > 0 && params.top_k < vocab) limit = std::max(limit, falling[static_cast<size_t>(params.top_k - 1)]);
+    if (params.top_k > 0 && params.top_k < vocab)
+      limit = std::max(limit, falling[static_cast<size_t>(params.top_k - 1)]);
     if (params.top_p < 1.0f) {
       falling.erase(std::remove_if(falling.begin(), falling.end(), [&](float s) { return s < limit; }), falling.end());
       double total = 0.0, mass = 0.0;
@@ -165,7 +173,8 @@ void int8_pages_survive_a_round_trip() {
   std::vector<int8_t> k(rows * kHeadDim), v(k.size()), k2(k.size()), v2(k.size());
   std::vector<uint32_t> k_scale(rows), v_scale(rows), k_scale2(rows), v_scale2(rows);
   const int32_t from[] = {3, 0, 7}, to[] = {8, 9, 10};
-  const HostPages first{k.data(), v.data(), k_scale.data(), v_scale.data()}, second{k2.data(), v2.data(), k_scale2.data(), v_scale2.data()};
+  const HostPages first{k.data(), v.data(), k_scale.data(), v_scale.data()},
+      second{k2.data(), v2.data(), k_scale2.data(), v_scale2.data()};
   plan->kv().read_blocks(0, from, 3, first, plan->pool());
   plan->kv().write_blocks(0, to, 3, first, plan->pool());
   plan->kv().read_blocks(0, to, 3, second, plan->pool());
@@ -183,7 +192,8 @@ void weights_of_wrong_size_are_refused() {
   WeightStore store(select_kernels());
   const std::vector<float> numbers(64, 1.0f);
   const int64_t linear = store.add_linear(WeightFormat::f32, 4, 8), vector = store.add_vector(8);
-  expect_error([&] { store.pack_linear(linear, {RowSegment{numbers.data(), DType::f32, 8, 3}}, nullptr, pool); }, "4 rows was given 3");
+  expect_error([&] { store.pack_linear(linear, {RowSegment{numbers.data(), DType::f32, 8, 3}}, nullptr, pool); },
+               "4 rows was given 3");
   expect_error([&] { store.fill_vector(vector, numbers.data(), DType::f32, 7); }, "8 elements was given 7");
 }
 
@@ -200,7 +210,8 @@ void halves_are_converted_exactly() {
   for (size_t i = 0; i < all.size(); ++i)
     same = same && (std::isnan(wide[i]) || store.table(table).data.as<uint16_t>()[i] == all[i]);
   expect(same, "float16 to float32 and back, all values");
-  expect(to_float(all.data(), DType::f16, 0x3c00) == 1.0f && to_float(all.data(), DType::f16, 1) == 0x1p-24f, "float16 values");
+  expect(to_float(all.data(), DType::f16, 0x3c00) == 1.0f && to_float(all.data(), DType::f16, 1) == 0x1p-24f,
+         "float16 values");
 }
 
 }  // namespace

@@ -21,12 +21,15 @@ void every_item_runs_once(int num_threads) {
     for (const int64_t min_chunk : {1, 5, 5000}) {
       std::vector<int> count(static_cast<size_t>(items), 0);  // plain ints: a race would show under tsan
       std::vector<int64_t> sums(static_cast<size_t>(num_threads), 0);
-      pool.parallel_for(items, [&](int64_t begin, int64_t end, int thread) {
-        for (int64_t i = begin; i < end; ++i) {
-          ++count[static_cast<size_t>(i)];
-          sums[static_cast<size_t>(thread)] += i;
-        }
-      }, min_chunk);
+      pool.parallel_for(
+          items,
+          [&](int64_t begin, int64_t end, int thread) {
+            for (int64_t i = begin; i < end; ++i) {
+              ++count[static_cast<size_t>(i)];
+              sums[static_cast<size_t>(thread)] += i;
+            }
+          },
+          min_chunk);
       bool once = true;
       for (const int c : count) once = once && c == 1;
       int64_t sum = 0;
@@ -95,10 +98,13 @@ void tasks_run_one_at_a_time_in_order() {
   std::vector<int64_t> sums(3, 0);
   std::atomic<int> ended{0};
   for (int task = 0; task < kTasks; ++task) {
-    pool.post([&, task] {
-      order.push_back(task);
-      pool.parallel_for(20, [&](int64_t begin, int64_t end, int thread) { sums[static_cast<size_t>(thread)] += end - begin; });
-    }, [&] { ended.fetch_add(1); });
+    pool.post(
+        [&, task] {
+          order.push_back(task);
+          pool.parallel_for(
+              20, [&](int64_t begin, int64_t end, int thread) { sums[static_cast<size_t>(thread)] += end - begin; });
+        },
+        [&] { ended.fetch_add(1); });
     if (task % 100 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(3));  // some find the members asleep
   }
   while (ended.load() < kTasks) std::this_thread::yield();

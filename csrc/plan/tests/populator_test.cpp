@@ -47,7 +47,8 @@ struct Cache {
 
 bool within_seconds(int seconds, const std::function<bool()>& reached) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
-  while (!reached() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  while (!reached() && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
   return reached();
 }
 
@@ -55,7 +56,8 @@ bool within_seconds(int seconds, const std::function<bool()>& reached) {
 bool system_populates() {
   const Buffer probe(kMiB);
   constexpr int kPopulateWrite = 23;
-  return madvise(probe.data(), static_cast<size_t>(probe.bytes()), kPopulateWrite) == 0 && Cache::resident(probe) == probe.bytes();
+  return madvise(probe.data(), static_cast<size_t>(probe.bytes()), kPopulateWrite) == 0 &&
+         Cache::resident(probe) == probe.bytes();
 }
 
 void pages_are_ahead_of_use() {
@@ -73,7 +75,8 @@ void writes_beside_it_stay() {
   const Cache cache(2, 24 * kMiB);
   PagePopulator populator({cache.lane(48 * kMiB)});
   const auto writer = [&](const Buffer& buffer) {
-    for (int64_t at = 0; at < buffer.bytes(); at += 1024) buffer.as<uint8_t>()[at] = static_cast<uint8_t>(at / 1024 + 1);
+    for (int64_t at = 0; at < buffer.bytes(); at += 1024)
+      buffer.as<uint8_t>()[at] = static_cast<uint8_t>(at / 1024 + 1);
   };
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   std::thread other([&] { writer(cache.buffers[0]); });
@@ -93,7 +96,8 @@ void steps_pause_it() {
   {
     const PagePopulator::Pause pause(populator);
     std::this_thread::sleep_for(std::chrono::milliseconds(150));
-    expect(populator.populated_bytes() == 0 && Cache::resident(cache.buffers[0]) == 0, "nothing comes while a step runs");
+    expect(populator.populated_bytes() == 0 && Cache::resident(cache.buffers[0]) == 0,
+           "nothing comes while a step runs");
   }
   expect(within_seconds(20, [&] { return populator.populated_bytes() == 8 * kMiB; }), "and all of it after the step");
 }
@@ -117,7 +121,8 @@ void a_forked_child_lets_go_of_it() {
     _exit(0);
   }
   int status = -1;
-  expect(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child closes its copy");
+  expect(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0,
+         "the child closes its copy");
 }
 
 }  // namespace

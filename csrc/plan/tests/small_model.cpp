@@ -25,7 +25,9 @@ class Builder {
 
   int64_t linear(int64_t n, int64_t k) {
     const int64_t index = plan_.weights().add_linear(format_, n, k);
-    plan_.weights().pack_linear(index, {RowSegment{numbers(n * k, 1.0f / std::sqrt(static_cast<float>(k))), DType::f32, k, n}}, nullptr, plan_.pool());
+    plan_.weights().pack_linear(index,
+                                {RowSegment{numbers(n * k, 1.0f / std::sqrt(static_cast<float>(k))), DType::f32, k, n}},
+                                nullptr, plan_.pool());
     return index;
   }
 
@@ -69,16 +71,47 @@ void add_attention(Builder& b, Plan& plan, const Operand& x, const Operand& resi
   const int64_t table = plan.weights().add_rotary(kMaxLen, kHeadDim);
   plan.weights().extend_rotary(table, kMaxLen, cos.data(), sin.data());
   const Operand positions{Space::positions, 0, 1, RowSymbol::T, 1, 1};
-  b.op("rms_norm", {{"x", x}, {"y", normed}, {"weight", b.vector(kHidden)}, {"weight_offset", 0.0}, {"eps", 1e-6}, {"groups", int64_t{1}}});
-  b.op("linear", {{"x", normed}, {"y", qkv}, {"weight", b.linear(q + 2 * kv, kHidden)}, {"bias", b.vector(q + 2 * kv)}});
+  b.op("rms_norm", {{"x", x},
+                    {"y", normed},
+                    {"weight", b.vector(kHidden)},
+                    {"weight_offset", 0.0},
+                    {"eps", 1e-6},
+                    {"groups", int64_t{1}}});
+  b.op("linear",
+       {{"x", normed}, {"y", qkv}, {"weight", b.linear(q + 2 * kv, kHidden)}, {"bias", b.vector(q + 2 * kv)}});
   const Operand queries = Builder::columns(qkv, 0, q);
-  b.op("rotary", {{"x", queries}, {"y", queries}, {"positions", positions}, {"heads", kHeads}, {"table", table}, {"style", std::string("neox")}});
-  b.op("rotary_cache_write", {{"positions", positions}, {"table", table}, {"style", std::string("neox")}, {"group", int64_t{0}}, {"slot", int64_t{0}},
-                              {"k", Builder::columns(qkv, q, kv)}, {"v", Builder::columns(qkv, q + kv, kv)}});
-  b.op("paged_attention", {{"q", queries}, {"y", attended}, {"group", int64_t{0}}, {"slot", int64_t{0}}, {"heads", kHeads},
-                           {"window", int64_t{0}}, {"scale", 0.35}, {"softcap", 0.0}, {"causal", true}, {"sinks", std::monostate{}}, {"alibi_slopes", std::monostate{}}});
+  b.op("rotary", {{"x", queries},
+                  {"y", queries},
+                  {"positions", positions},
+                  {"heads", kHeads},
+                  {"table", table},
+                  {"style", std::string("neox")}});
+  b.op("rotary_cache_write", {{"positions", positions},
+                              {"table", table},
+                              {"style", std::string("neox")},
+                              {"group", int64_t{0}},
+                              {"slot", int64_t{0}},
+                              {"k", Builder::columns(qkv, q, kv)},
+                              {"v", Builder::columns(qkv, q + kv, kv)}});
+  b.op("paged_attention", {{"q", queries},
+                           {"y", attended},
+                           {"group", int64_t{0}},
+                           {"slot", int64_t{0}},
+                           {"heads", kHeads},
+                           {"window", int64_t{0}},
+                           {"scale", 0.35},
+                           {"softcap", 0.0},
+                           {"causal", true},
+                           {"sinks", std::monostate{}},
+                           {"alibi_slopes", std::monostate{}}});
   b.op("linear", {{"x", attended}, {"y", out}, {"weight", b.linear(kHidden, q)}, {"bias", std::monostate{}}});
-  b.op("add_rms_norm", {{"a", x}, {"b", out}, {"sum", residual}, {"y", normed}, {"weight", b.vector(kHidden)}, {"weight_offset", 1.0}, {"eps", 1e-6}});
+  b.op("add_rms_norm", {{"a", x},
+                        {"b", out},
+                        {"sum", residual},
+                        {"y", normed},
+                        {"weight", b.vector(kHidden)},
+                        {"weight_offset", 1.0},
+                        {"eps", 1e-6}});
 }
 
 void add_experts(Builder& b, const Operand& residual, const Operand& normed) {
@@ -89,17 +122,28 @@ void add_experts(Builder& b, const Operand& residual, const Operand& normed) {
     w2.push_back(b.linear(kHidden, kMlp));
   }
   b.op("linear", {{"x", normed}, {"y", router}, {"weight", b.linear(kExperts, kHidden)}, {"bias", std::monostate{}}});
-  b.op("route_experts", {{"logits", router}, {"ids", ids}, {"weights", weights}, {"k", kTop}, {"score", std::string("softmax")},
-                         {"normalize", true}, {"scale", 1.0}});
-  b.op("experts", {{"x", normed}, {"ids", ids}, {"weights", weights}, {"y", mixed}, {"w13", w13}, {"w2", w2}, {"act", std::string("silu")}});
+  b.op("route_experts", {{"logits", router},
+                         {"ids", ids},
+                         {"weights", weights},
+                         {"k", kTop},
+                         {"score", std::string("softmax")},
+                         {"normalize", true},
+                         {"scale", 1.0}});
+  b.op("experts", {{"x", normed},
+                   {"ids", ids},
+                   {"weights", weights},
+                   {"y", mixed},
+                   {"w13", w13},
+                   {"w2", w2},
+                   {"act", std::string("silu")}});
   b.op("add", {{"a", residual}, {"b", mixed}, {"y", residual}});
 }
 
 }  // namespace
 
 std::unique_ptr<Plan> small_model(const std::string& kernels, int num_threads, DType dtype) {
-  auto plan = std::make_unique<Plan>(Plan::Options{kernels, num_threads, true, dtype, kBlockSize,
-                                                   {kMaxTokens, 4, 6, kMaxLen, kVocab}});
+  auto plan = std::make_unique<Plan>(
+      Plan::Options{kernels, num_threads, true, dtype, kBlockSize, {kMaxTokens, 4, 6, kMaxLen, kVocab}});
   Builder b(*plan, dtype == DType::f32 ? WeightFormat::f32 : WeightFormat::bf16);
   plan->kv().add_group(0, 1, kKvHeads, kHeadDim, kHeadDim);
   const int64_t head = b.linear(kVocab, kHidden);

@@ -102,8 +102,10 @@ def _rotary(node: Node, plan: ExecutorPlan) -> Kernel:
     spec = node.attr("table")
     cos, sin = rope_table(spec, plan.max_model_len)
     half = spec.dims // 2
-    first, second = {"neox": (slice(0, half), slice(half, spec.dims)),
-                     "gptj": (slice(0, spec.dims, 2), slice(1, spec.dims, 2))}[node.attr("style")]
+    first, second = {
+        "neox": (slice(0, half), slice(half, spec.dims)),
+        "gptj": (slice(0, spec.dims, 2), slice(1, spec.dims, 2)),
+    }[node.attr("style")]
 
     def kernel(context: StepContext, inputs: tuple[Any, ...], weights: tuple[Any, ...]) -> tuple[Any, ...]:
         x, positions = inputs  # [T, H, d], int32 [T]
@@ -117,9 +119,19 @@ def _rotary(node: Node, plan: ExecutorPlan) -> Kernel:
 
 
 KERNELS: Mapping[str, Maker] = {
-    "activation": _activation, "add": _add, "embedding": _embedding, "gated_activation": _gated_activation,
-    "layer_norm": _layer_norm, "linear": _linear, "reshape": _reshape, "rms_norm": _rms_norm, "rotary": _rotary,
-    "scale": _scale, "softcap": _softcap, "split": _split, "take_rows": _take_rows,
+    "activation": _activation,
+    "add": _add,
+    "embedding": _embedding,
+    "gated_activation": _gated_activation,
+    "layer_norm": _layer_norm,
+    "linear": _linear,
+    "reshape": _reshape,
+    "rms_norm": _rms_norm,
+    "rotary": _rotary,
+    "scale": _scale,
+    "softcap": _softcap,
+    "split": _split,
+    "take_rows": _take_rows,
 }
 """Op -> maker. Experts are left out on purpose: see the README for what becomes of a model that has some."""
 
@@ -152,8 +164,9 @@ def paged_attention(node: Node, gather: Gather) -> Kernel:
     return kernel
 
 
-def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray, scale: np.float32,
-            softcap: np.float32) -> np.ndarray:
+def _attend(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray, scale: np.float32, softcap: np.float32
+) -> np.ndarray:
     """q [n, H, d] over k, v [K, m, d]; seen bool [n, m]. Head h reads KV head h // (H / K)."""
     num_rows, num_heads, head_dim = q.shape
     grouped = q.reshape(num_rows, len(k), -1, head_dim).transpose(1, 2, 0, 3)  # [K, H/K, n, d]

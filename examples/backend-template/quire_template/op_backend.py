@@ -76,8 +76,9 @@ class TemplateLibrary:
         self._held_bytes += held.nbytes
         return held
 
-    def create_cache(self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int,
-                     dtype: str) -> dict[str, np.ndarray]:
+    def create_cache(
+        self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int, dtype: str
+    ) -> dict[str, np.ndarray]:
         """One layer's arrays. The layout is this library's own business: here, heads stand before tokens."""
         cache = {}
         for array in group.arrays:
@@ -95,8 +96,9 @@ class TemplateLibrary:
         """In the host format [n, block_size, kv_heads, head_dim], which all devices share."""
         return {name: array[block_ids].swapaxes(1, 2) for name, array in cache.items()}
 
-    def write_blocks(self, cache: Mapping[str, np.ndarray], block_ids: np.ndarray,
-                     pages: Mapping[str, np.ndarray]) -> None:
+    def write_blocks(
+        self, cache: Mapping[str, np.ndarray], block_ids: np.ndarray, pages: Mapping[str, np.ndarray]
+    ) -> None:
         """The inverse of `read_blocks`."""
         for name, array in cache.items():
             array[block_ids] = pages[name].swapaxes(1, 2)
@@ -135,8 +137,15 @@ def _gather(cache: CacheHandle, block_ids: np.ndarray, offsets: np.ndarray) -> t
 def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     """Is the device here? Cheap, never raises; `available=False` comes with a reason."""
     total, free = host_memory()
-    return DeviceReport(available=True, name="numpy template, op level", num_devices=1, total_memory_bytes=total,
-                        free_memory_bytes=free, driver=f"numpy {np.__version__}", priority=-200)
+    return DeviceReport(
+        available=True,
+        name="numpy template, op level",
+        num_devices=1,
+        total_memory_bytes=total,
+        free_memory_bytes=free,
+        driver=f"numpy {np.__version__}",
+        priority=-200,
+    )
 
 
 @hookimpl
@@ -156,5 +165,8 @@ def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
 def refuse_options(device: str, options: Mapping[str, str]) -> None:
     """Raises ConfigError that names them."""
     if options:
-        raise ConfigError(f"device {device} has no option {', '.join(sorted(options))}", because="it has none at all",
-                          hint="leave --device-option out")
+        raise ConfigError(
+            f"device {device} has no option {', '.join(sorted(options))}",
+            because="it has none at all",
+            hint="leave --device-option out",
+        )

@@ -80,9 +80,11 @@ class TemplateExecutor:
         check_plan(plan, CAPABILITIES, NAME)
         missing = _ops(plan) - CAPABILITIES.ops
         if missing:
-            raise BackendError(f"device {NAME} does not implement {', '.join(sorted(missing))}",
-                               because="a step-level backend has no reference to fall back on",
-                               hint="another --device")
+            raise BackendError(
+                f"device {NAME} does not implement {', '.join(sorted(missing))}",
+                because="a step-level backend has no reference to fall back on",
+                hint="another --device",
+            )
         self.shapes: set[tuple[int, int, int]] = set()
         self._plan = plan
         self._runners: dict[str, PartRunner] = {}
@@ -105,9 +107,11 @@ class TemplateExecutor:
                 bound[name] = held[weight.source]
             kernels = [_kernel(node, self._plan) for node in part.graph.nodes]
             self._runners[part.prefix] = PartRunner(part, kernels, bound)
-        return MemoryReport(bytes_by_purpose={"weights": sum(array.nbytes for array in held.values())},
-                            available_bytes=host_memory()[1],
-                            placement=tuple((op, NAME) for op in sorted(_ops(self._plan))))
+        return MemoryReport(
+            bytes_by_purpose={"weights": sum(array.nbytes for array in held.values())},
+            available_bytes=host_memory()[1],
+            placement=tuple((op, NAME) for op in sorted(_ops(self._plan))),
+        )
 
     def allocate_kv(self, plan: KVPlan) -> None:
         """[layers, num_blocks + 1, block_size, kv_heads, head_dim]; the block behind the core's is the trash block.
@@ -122,11 +126,16 @@ class TemplateExecutor:
             self._trash[name] = num_blocks
             if key not in self._pools:
                 try:
-                    self._pools[key] = {array.name: np.zeros((*shape, *concrete(array.shape, model.axis_sizes())),
-                                                             np.float32) for array in group.arrays}
+                    self._pools[key] = {
+                        array.name: np.zeros((*shape, *concrete(array.shape, model.axis_sizes())), np.float32)
+                        for array in group.arrays
+                    }
                 except (MemoryError, ValueError) as error:
-                    raise BackendError(f"device {NAME} cannot allocate {num_blocks} KV blocks", because=str(error),
-                                       hint="a smaller --max-model-len or --memory-utilization") from error
+                    raise BackendError(
+                        f"device {NAME} cannot allocate {num_blocks} KV blocks",
+                        because=str(error),
+                        hint="a smaller --max-model-len or --memory-utilization",
+                    ) from error
 
     def submit(self, batch: StepBatch) -> _Pending:
         """Queues the step and returns at once."""
@@ -144,8 +153,10 @@ class TemplateExecutor:
                 array[:, pairs[:, 1]] = array[:, pairs[:, 0]]  # the right side is read whole first
         padded = self._padded(batch)
         context = step_context(padded, self._plan.block_size, np.asarray)
-        environment: dict[str, Any] = {"token_ids": self._token_ids(batch, padded),
-                                       "positions": context.device["positions"]}
+        environment: dict[str, Any] = {
+            "token_ids": self._token_ids(batch, padded),
+            "positions": context.device["positions"],
+        }
         model = self._plan.model
         for part in (model.embed, *model.layers):
             environment.update(self._run_part(part, environment, context))
@@ -162,10 +173,12 @@ class TemplateExecutor:
         drawn = None if sampler is None else sampler.result()
         self._last_tokens = np.empty(0, np.int32) if drawn is None else drawn.tokens
         return StepResult(
-            tokens=self._last_tokens[:, None], num_emitted=np.ones(len(self._last_tokens), np.int32),
+            tokens=self._last_tokens[:, None],
+            num_emitted=np.ones(len(self._last_tokens), np.int32),
             logprobs=None if drawn is None else drawn.logprobs,
             prompt_logprobs=None if drawn is None else drawn.prompt_logprobs,
-            logits=np.concatenate(kept) if kept and self._plan.return_logits else None)
+            logits=np.concatenate(kept) if kept and self._plan.return_logits else None,
+        )
 
     def _padded(self, batch: StepBatch) -> StepBatch:
         """The batch in the next larger bucket, with at least one sequence to spare for padding tokens."""
@@ -175,8 +188,14 @@ class TemplateExecutor:
         max_blocks = -(-max(self._plan.max_model_len, num_tokens) // self._plan.block_size)
         if batch.positions is None:  # so that padding tokens stand at position 0, whatever their number
             batch = replace(batch, positions=token_indices(batch)[1])
-        return pad(batch, num_tokens=num_tokens, num_seqs=num_seqs, num_logits=num_logits, max_blocks=max_blocks,
-                   trash=self._trash)
+        return pad(
+            batch,
+            num_tokens=num_tokens,
+            num_seqs=num_seqs,
+            num_logits=num_logits,
+            max_blocks=max_blocks,
+            trash=self._trash,
+        )
 
     def _token_ids(self, batch: StepBatch, padded: StepBatch) -> np.ndarray:
         """-1 = the token that row `prev_row` of the step before sampled, which the host has not seen yet."""
@@ -278,8 +297,15 @@ def _ops(plan: ExecutorPlan) -> set[str]:
 def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     """Is the device here?"""
     total, free = host_memory()
-    return DeviceReport(available=True, name="numpy template, step level", num_devices=1, total_memory_bytes=total,
-                        free_memory_bytes=free, driver=f"numpy {np.__version__}", priority=-201)
+    return DeviceReport(
+        available=True,
+        name="numpy template, step level",
+        num_devices=1,
+        total_memory_bytes=total,
+        free_memory_bytes=free,
+        driver=f"numpy {np.__version__}",
+        priority=-201,
+    )
 
 
 @hookimpl

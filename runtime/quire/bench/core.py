@@ -39,7 +39,6 @@ class _Stopwatch:
         self.stand_still(start)
         return _TimedStep(self, step)
 
-
     def stand_still(self, start: Clocks) -> None:
         now = clocks()
         self.away = (self.away[0] + now[0] - start[0], self.away[1] + now[1] - start[1])
@@ -57,8 +56,15 @@ class _TimedStep:
 
 
 def run_core_bench(
-    num_seqs: int = 256, *, num_steps: int = 400, prompt_len: int = 100, block_size: int = 16, async_depth: int = 2,
-    temperature: float = 0.0, vocab_size: int = 1000, enable_prefix_caching: bool = True,
+    num_seqs: int = 256,
+    *,
+    num_steps: int = 400,
+    prompt_len: int = 100,
+    block_size: int = 16,
+    async_depth: int = 2,
+    temperature: float = 0.0,
+    vocab_size: int = 1000,
+    enable_prefix_caching: bool = True,
 ) -> dict[str, Any]:
     """Times the decode steps of `num_seqs` running sequences on the fake device, whose own time is taken out.
 
@@ -73,14 +79,24 @@ def run_core_bench(
     num_prompt_tokens = num_seqs * (prompt_len + block_size)
     model = fake_model(vocab_size)
     executor, kv_plan = fake_executor(
-        model, num_blocks, block_size=block_size, max_model_len=max_model_len,
-        max_num_batched_tokens=num_prompt_tokens, max_num_seqs=num_seqs, async_depth=async_depth,
+        model,
+        num_blocks,
+        block_size=block_size,
+        max_model_len=max_model_len,
+        max_num_batched_tokens=num_prompt_tokens,
+        max_num_seqs=num_seqs,
+        async_depth=async_depth,
         verify=False,
     )
     stopwatch = _Stopwatch(executor)
     core = EngineCore(
-        stopwatch, model, kv_plan, block_size=block_size, max_model_len=max_model_len,
-        max_num_batched_tokens=num_prompt_tokens, max_num_seqs=num_seqs,
+        stopwatch,
+        model,
+        kv_plan,
+        block_size=block_size,
+        max_model_len=max_model_len,
+        max_num_batched_tokens=num_prompt_tokens,
+        max_num_seqs=num_seqs,
         enable_prefix_caching=enable_prefix_caching,
     )
     random = np.random.default_rng(0)
@@ -94,9 +110,16 @@ def run_core_bench(
     times_s = [wall_s for wall_s, _ in steps]
     core.close()
     return {
-        "num_seqs": num_seqs, "num_steps": num_steps, "prompt_len": prompt_len, "block_size": block_size,
-        "async_depth": async_depth, "temperature": temperature, "enable_prefix_caching": enable_prefix_caching,
-        "median_s": median(times_s), "p90_s": quantiles(times_s, n=10)[-1], "min_s": min(times_s),
+        "num_seqs": num_seqs,
+        "num_steps": num_steps,
+        "prompt_len": prompt_len,
+        "block_size": block_size,
+        "async_depth": async_depth,
+        "temperature": temperature,
+        "enable_prefix_caching": enable_prefix_caching,
+        "median_s": median(times_s),
+        "p90_s": quantiles(times_s, n=10)[-1],
+        "min_s": min(times_s),
         "cpu_median_s": median(cpu_s for _, cpu_s in steps),
     }
 

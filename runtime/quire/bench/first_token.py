@@ -34,13 +34,22 @@ def main() -> int:
         engine.step()
     first_token_s = time.monotonic()
     loaded, resolved = engine.loaded, engine.loaded.resolved
-    kv_bytes = sum(num_blocks * pool_block_bytes(loaded.model, pool, resolved.block_size, resolved.kv_dtype)
-                   for pool, num_blocks in loaded.kv_plan.num_blocks.items())
-    print(json.dumps({
-        "imported_s": imported_s, "loaded_s": loaded_s, "first_token_s": first_token_s,
-        "weight_bytes": loaded.memory.bytes_by_purpose.get("weights", 0), "kv_bytes": kv_bytes,
-        **asdict(memory_use()),
-    }))
+    kv_bytes = sum(
+        num_blocks * pool_block_bytes(loaded.model, pool, resolved.block_size, resolved.kv_dtype)
+        for pool, num_blocks in loaded.kv_plan.num_blocks.items()
+    )
+    print(
+        json.dumps(
+            {
+                "imported_s": imported_s,
+                "loaded_s": loaded_s,
+                "first_token_s": first_token_s,
+                "weight_bytes": loaded.memory.bytes_by_purpose.get("weights", 0),
+                "kv_bytes": kv_bytes,
+                **asdict(memory_use()),
+            }
+        )
+    )
     engine.close()
     return 0
 

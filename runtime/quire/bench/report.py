@@ -63,8 +63,10 @@ class Report:
 def limits_line(limits: MachineLimits) -> str:
     """The machine's limits in one line."""
     one_stream = limits.single_stream_bytes_per_s
-    parts = [f"read {limits.read_bytes_per_s / 1e9:.1f} GB/s" + (
-        f" (one stream a thread: {one_stream / 1e9:.1f})" if one_stream else "")]
+    parts = [
+        f"read {limits.read_bytes_per_s / 1e9:.1f} GB/s"
+        + (f" (one stream a thread: {one_stream / 1e9:.1f})" if one_stream else "")
+    ]
     parts.append(f"arithmetic {limits.flops_per_s / 1e9:.0f} GFLOP/s")
     parts += [f"bfloat16 {limits.bf16_flops_per_s / 1e9:.0f} GFLOP/s"] if limits.bf16_flops_per_s else []
     parts += [f"int8 {limits.int8_ops_per_s / 1e9:.0f} Gop/s"] if limits.int8_ops_per_s else []

@@ -22,8 +22,13 @@ def run_latency(config: EngineConfig, *, input_len: int, output_len: int, repeat
     try:
         prefill_s, decode_s, measured = [], [], []
         for repeat in range(warmups + repeats):
-            load = random_workload(num_prompts=1, input_len=input_len, output_len=output_len, seed=repeat,
-                                   vocab_size=engine.loaded.limits.vocab_size)
+            load = random_workload(
+                num_prompts=1,
+                input_len=input_len,
+                output_len=output_len,
+                seed=repeat,
+                vocab_size=engine.loaded.limits.vocab_size,
+            )
             limits = engine.loaded.backend.measure_limits()
             first_s, total_s = run_once(engine, load)
             if repeat >= warmups:
@@ -52,8 +57,14 @@ def run_throughput(
     try:
         wall_s, measured = [], []
         for repeat in range(repeats):
-            load = random_workload(num_prompts=num_prompts, min_input_len=min_input_len, input_len=input_len,
-                                   output_len=output_len, seed=repeat, vocab_size=engine.loaded.limits.vocab_size)
+            load = random_workload(
+                num_prompts=num_prompts,
+                min_input_len=min_input_len,
+                input_len=input_len,
+                output_len=output_len,
+                seed=repeat,
+                vocab_size=engine.loaded.limits.vocab_size,
+            )
             limits = engine.loaded.backend.measure_limits()
             measured += [limits] if limits is not None else []
             wall_s.append(run_once(engine, load)[1])
@@ -70,8 +81,12 @@ def run_throughput(
             Figure("prompt and output tokens", (load.num_prompt_tokens + num_output) / median_s, "tokens/s"),
             *_memory_figures(),
         ]
-        settings = {"num_prompts": num_prompts, "input_len": f"{min_input_len}-{input_len}", "output_len": output_len,
-                    "repeats": repeats}
+        settings = {
+            "num_prompts": num_prompts,
+            "input_len": f"{min_input_len}-{input_len}",
+            "output_len": output_len,
+            "repeats": repeats,
+        }
         return Report("throughput, all requests at once", {**_settings(config, engine), **settings}, figures, limit)
     finally:
         engine.close()
@@ -104,8 +119,13 @@ def _start(config: EngineConfig, num_seqs: int) -> tuple[LLMEngine, float]:
 
 def _settings(config: EngineConfig, engine: LLMEngine) -> dict[str, object]:
     resolved = engine.loaded.resolved
-    return {"model": config.model, "device": engine.loaded.backend.name, "dtype": resolved.weight_dtype,
-            "quantization": config.quantization or "as stored", "kv": resolved.kv_dtype}
+    return {
+        "model": config.model,
+        "device": engine.loaded.backend.name,
+        "dtype": resolved.weight_dtype,
+        "quantization": config.quantization or "as stored",
+        "kv": resolved.kv_dtype,
+    }
 
 
 def _prefill_figure(engine: LLMEngine, input_len: int, rate: float, limit: MachineLimits | None) -> Figure:
@@ -123,8 +143,15 @@ def _decode_figures(engine: LLMEngine, context: int, rate: float, limit: Machine
     num_bytes = decode_bytes(engine.loaded, context)
     figures = [Figure(name, rate, "tokens/s", limit.read_bytes_per_s / num_bytes, "read")]
     if limit.single_stream_bytes_per_s is not None:
-        figures.append(Figure("decode, weights and KV read", rate * num_bytes / 1e9, "GB/s",
-                              limit.single_stream_bytes_per_s / 1e9, "read, one stream a thread"))
+        figures.append(
+            Figure(
+                "decode, weights and KV read",
+                rate * num_bytes / 1e9,
+                "GB/s",
+                limit.single_stream_bytes_per_s / 1e9,
+                "read, one stream a thread",
+            )
+        )
     return figures
 
 

@@ -37,8 +37,12 @@ def run_startup(config: EngineConfig, *, input_len: int, repeats: int) -> Report
         if all(key in run for run in runs):
             figures.append(Figure(name, median(key) / 2**20, "MiB"))
     settings = {
-        "model": config.model, "device": config.device, "input_len": input_len, "repeats": repeats,
-        "tokenizer": not config.skip_tokenizer_init, "weights_mib": round(median("weight_bytes") / 2**20),
+        "model": config.model,
+        "device": config.device,
+        "input_len": input_len,
+        "repeats": repeats,
+        "tokenizer": not config.skip_tokenizer_init,
+        "weights_mib": round(median("weight_bytes") / 2**20),
         "kv_mib": round(median("kv_bytes") / 2**20),
     }
     return Report("start of a process to its first token, page cache warm", settings, figures, None)
@@ -47,11 +51,20 @@ def run_startup(config: EngineConfig, *, input_len: int, repeats: int) -> Report
 def _run_process(config: EngineConfig, input_len: int) -> dict[str, float]:
     request = json.dumps({"config": asdict(config), "input_len": input_len})
     start_s = time.monotonic()
-    done = subprocess.run(python_command("quire.bench.first_token"), env=python_environment(), input=request,
-                          stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        python_command("quire.bench.first_token"),
+        env=python_environment(),
+        input=request,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
-        raise BackendError("a process that was to make one token failed", because=f"it ended with {done.returncode}",
-                           hint="its own message, above")
+        raise BackendError(
+            "a process that was to make one token failed",
+            because=f"it ended with {done.returncode}",
+            hint="its own message, above",
+        )
     answer = json.loads(done.stdout)
     for _, key in STAGES:
         answer[key] -= start_s

@@ -48,8 +48,11 @@ def split_backend_options(
         if not equals:
             value = next(pending, "")
         if not value or (not equals and value.startswith("--")):
-            raise ConfigError(f"{flag} has no value", because=f"an option of device {name} is given as {flag} VALUE",
-                              hint=f"{flag} and its value; true or false for a switch")
+            raise ConfigError(
+                f"{flag} has no value",
+                because=f"an option of device {name} is given as {flag} VALUE",
+                hint=f"{flag} and its value; true or false for a switch",
+            )
         found.append(BackendOption(flag, name, flag[len(name) + 3 :].replace("-", "_"), value))
     return [*rest, *words[end:]], found
 

@@ -23,8 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
 
     def add_kind(name: str, text: str) -> argparse.ArgumentParser:
-        return kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False,
-                                formatter_class=HelpFormatter)
+        return kinds.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            allow_abbrev=False,
+            formatter_class=HelpFormatter,
+        )
 
     latency = add_kind("latency", "one request at a time")
     latency.add_argument("--input-len", type=_count(1), default=512, help="prompt tokens")
@@ -90,9 +95,15 @@ def _core_report(num_seqs: int, num_steps: int) -> Report:
 
     result = run_core_bench(num_seqs, num_steps=num_steps)
     budget_ms = CORE_BUDGET_MS * max(1.0, num_seqs / 256)
-    figures = [Figure(name, result.pop(key) * 1e3, "ms", budget_ms) for name, key in (
-        ("median step", "median_s"), ("90 % of steps within", "p90_s"), ("fastest step", "min_s"),
-        ("median step, processor time", "cpu_median_s"))]
+    figures = [
+        Figure(name, result.pop(key) * 1e3, "ms", budget_ms)
+        for name, key in (
+            ("median step", "median_s"),
+            ("90 % of steps within", "p90_s"),
+            ("fastest step", "min_s"),
+            ("median step, processor time", "cpu_median_s"),
+        )
+    ]
     return Report(
         "the core's own cost per step (limit: its budget, 1 ms for up to 256 sequences)", result, figures, None
     )
@@ -100,6 +111,7 @@ def _core_report(num_seqs: int, num_steps: int) -> Report:
 
 def _count(least: int) -> type[int]:
     """An argparse type: whole numbers from `least`."""
+
     def count(text: str) -> int:
         number = int(text)
         if number < least:

@@ -19,14 +19,21 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `quire conform`."""
     parser.add_argument("-d", "--device", required=True, help="backend to check; `quire devices` lists them")
-    parser.add_argument("--level", action="append", metavar="L",
-                        help="L0, L1, L2, L3, L4 or L6, may be repeated; default: all")
+    parser.add_argument(
+        "--level", action="append", metavar="L", help="L0, L1, L2, L3, L4 or L6, may be repeated; default: all"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results for machines")
     parser.add_argument("--gaps", type=Path, metavar="FILE", help='declared gaps: {"L2/experts/*": "reason"}')
-    parser.add_argument("--from-model", metavar="MODEL",
-                        help="also check ops in the shapes of this model's config.json")
-    parser.add_argument("--device-option", action="append", default=[], metavar="KEY=VALUE",
-                        help="option of the backend, may be repeated")
+    parser.add_argument(
+        "--from-model", metavar="MODEL", help="also check ops in the shapes of this model's config.json"
+    )
+    parser.add_argument(
+        "--device-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the backend, may be repeated",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of drawn shapes and operands")
     parser.add_argument("--quiet", action="store_true", help="no line for each case that fails as it does")
 
@@ -40,8 +47,14 @@ def run(args: argparse.Namespace) -> int:
     levels = [level.upper() for level in args.level] if args.level else list(LEVELS)
     gaps = read_gaps(args.gaps) if args.gaps else {}
     subject = subject_of(args.device, _options(args))
-    report = run_conformance(subject, levels, seed=args.seed, gaps=gaps, op_cases=_model_cases(args, subject),
-                             progress=lambda result: None if args.quiet else _say(result))
+    report = run_conformance(
+        subject,
+        levels,
+        seed=args.seed,
+        gaps=gaps,
+        op_cases=_model_cases(args, subject),
+        progress=lambda result: None if args.quiet else _say(result),
+    )
     print("\n".join(report.lines()))
     if args.json:
         write_result(args.json, report.json_text(), "--json")
@@ -68,8 +81,9 @@ def _options(args: argparse.Namespace) -> dict[str, str]:
     options = dict(_key_value(pair) for pair in args.device_option)
     for option in getattr(args, "backend_options", ()):
         if option.device != args.device:
-            raise ConfigError(f"{option.flag} is an option of device {option.device}",
-                              because=f"--device {args.device} is checked")
+            raise ConfigError(
+                f"{option.flag} is an option of device {option.device}", because=f"--device {args.device} is checked"
+            )
         options[option.key] = option.value
     return options
 

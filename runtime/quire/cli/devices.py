@@ -24,10 +24,15 @@ def run(args: argparse.Namespace) -> int:
         report = row.report
         state = "available" if report.available else f"not available: {report.reason}"
         print(f"{row.name:<12} {state}")
-        facts = [report.name, f"{report.num_devices} device(s)" if report.num_devices > 1 else "",
-                 f"{report.total_memory_bytes / 2**30:.1f} GiB memory, {report.free_memory_bytes / 2**30:.1f} GiB free"
-                 if report.total_memory_bytes else "",
-                 f"driver {report.driver}" if report.driver else "",
-                 *(f"{key} {value}" for key, value in report.details), f"from {row.package} {row.version}"]
+        facts = [
+            report.name,
+            f"{report.num_devices} device(s)" if report.num_devices > 1 else "",
+            f"{report.total_memory_bytes / 2**30:.1f} GiB memory, {report.free_memory_bytes / 2**30:.1f} GiB free"
+            if report.total_memory_bytes
+            else "",
+            f"driver {report.driver}" if report.driver else "",
+            *(f"{key} {value}" for key, value in report.details),
+            f"from {row.package} {row.version}",
+        ]
         print(f"{'':<12} {', '.join(fact for fact in facts if fact)}")
     return 0

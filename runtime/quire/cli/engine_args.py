@@ -22,8 +22,10 @@ def add_engine_arguments(
 ) -> None:
     """Adds the flags. `model_positional` takes the model as an optional first word, as `quire serve MODEL`."""
     group = parser.add_argument_group(
-        "model and engine", "Options of a backend are flags too: --NAME-KEY VALUE, for example --cpu-threads 2; "
-        "`quire devices` lists the backends.")
+        "model and engine",
+        "Options of a backend are flags too: --NAME-KEY VALUE, for example --cpu-threads 2; "
+        "`quire devices` lists the backends.",
+    )
     if model_positional:
         group.add_argument(
             "model_word", nargs="?", metavar="MODEL", help="folder, .gguf file, hub id, or 'demo' (the built-in model)"
@@ -34,8 +36,12 @@ def add_engine_arguments(
     add("--tokenizer", help="folder or id of the tokenizer, when it is not the model's")
     add("--skip-tokenizer-init", action="store_true", help="token ids only")
     add("--chat-template", metavar="FILE", help="Jinja template, instead of the model's own")
-    add("--load-format", default="auto", choices=("auto", "safetensors", "dummy"),
-        help="dummy makes random weights, for benchmarks")
+    add(
+        "--load-format",
+        default="auto",
+        choices=("auto", "safetensors", "dummy"),
+        help="dummy makes random weights, for benchmarks",
+    )
     add("-d", "--device", default="auto", help="backend to run on; auto takes the best one that is usable")
     add(
         "--device-option",
@@ -44,10 +50,17 @@ def add_engine_arguments(
         metavar="KEY=VALUE",
         help="option of the backend, may be repeated",
     )
-    add("--strict-device", action="store_true",
-        help="an op, or a scheme of stored integers, that the device lacks is an error, not a fallback")
-    add("-q", "--quantization", metavar="SCHEME",
-        help="quantize weights as they load: int8, int4, int8_g32, int4_g64, ...; default: as the checkpoint has them")
+    add(
+        "--strict-device",
+        action="store_true",
+        help="an op, or a scheme of stored integers, that the device lacks is an error, not a fallback",
+    )
+    add(
+        "-q",
+        "--quantization",
+        metavar="SCHEME",
+        help="quantize weights as they load: int8, int4, int8_g32, int4_g64, ...; default: as the checkpoint has them",
+    )
     add("--dtype", default="auto", help="dtype of the weights: auto, float32, bfloat16 or float16")
     add("--kv-cache-dtype", default="auto", help="dtype of the KV cache")
     add("--max-model-len", type=int, help="tokens of the longest sequence; default: the model's")
@@ -100,9 +113,7 @@ def config_from_args(args: argparse.Namespace) -> EngineConfig:
     model = next((name for name in (word, args.model) if name is not None), "demo")
     values = {field.name: getattr(args, field.name) for field in fields(EngineConfig) if hasattr(args, field.name)}
     device, options = _device_and_options(args)
-    return EngineConfig(
-        **{**values, "model": model, "device": device, "device_options": options}
-    )
+    return EngineConfig(**{**values, "model": model, "device": device, "device_options": options})
 
 
 def _device_and_options(args: argparse.Namespace) -> tuple[str, dict[str, str]]:
@@ -121,8 +132,11 @@ def _device_and_options(args: argparse.Namespace) -> tuple[str, dict[str, str]]:
                 hint=f"--device {option.device}, or the command without {option.flag}",
             )
         if options.get(option.key, option.value) != option.value:
-            raise ConfigError(f"two values of device option {option.key}",
-                              because=f"one is {options[option.key]!r}, the other {option.value!r}", hint="one of them")
+            raise ConfigError(
+                f"two values of device option {option.key}",
+                because=f"one is {options[option.key]!r}, the other {option.value!r}",
+                hint="one of them",
+            )
         options[option.key] = option.value
     return device, options
 

@@ -38,8 +38,11 @@ def run(args: argparse.Namespace) -> int:
     exit_on_termination()
     config = config_from_args(args)
     if config.skip_tokenizer_init:
-        raise ConfigError("quire generate with --skip-tokenizer-init", because="it reads and prints text",
-                          hint="the command without it")
+        raise ConfigError(
+            "quire generate with --skip-tokenizer-init",
+            because="it reads and prints text",
+            hint="the command without it",
+        )
     params_from_args(args, {})  # a wrong one is refused before the model is loaded
     prompt = _read_prompt(args.prompt)
     args.system = checked_text(args.system, "--system") if args.system else None
@@ -64,8 +67,12 @@ def _read_prompt(word: str) -> str:
         print("the prompt, then Ctrl-D:", file=sys.stderr)
     prompt = checked_text(sys.stdin.read() if word == "-" else word, "standard input" if word == "-" else "the prompt")
     if not prompt.strip():
-        raise RequestError("the prompt is empty", because="standard input has no text" if word == "-" else
-                           "it has no text", hint='quire generate "What is a block table?"', param="prompt")
+        raise RequestError(
+            "the prompt is empty",
+            because="standard input has no text" if word == "-" else "it has no text",
+            hint='quire generate "What is a block table?"',
+            param="prompt",
+        )
     return prompt
 
 
@@ -74,11 +81,15 @@ def _prompt_text(engine: LLMEngine, prompt: str, args: argparse.Namespace) -> tu
     assert engine.tokenizer is not None
     if args.raw or not engine.tokenizer.has_chat_template:
         if args.system:
-            raise RequestError("--system needs a chat template", because="this run continues raw text",
-                               hint="no --raw, or a model with a chat template")
+            raise RequestError(
+                "--system needs a chat template",
+                because="this run continues raw text",
+                hint="no --raw, or a model with a chat template",
+            )
         if not args.raw:
-            print("the model has no chat template: the prompt is continued as raw text (as with --raw)",
-                  file=sys.stderr)
+            print(
+                "the model has no chat template: the prompt is continued as raw text (as with --raw)", file=sys.stderr
+            )
         return prompt, True
     system = [{"role": "system", "content": args.system}] if args.system else []
     return engine.render_chat([*system, {"role": "user", "content": prompt}]), False
@@ -92,5 +103,8 @@ def print_stats(output: RequestOutput, load_s: float) -> None:
         return
     first_s, decode_s = metrics.first_token_s - metrics.arrival_s, metrics.finished_s - metrics.first_token_s
     rate = f"{(num_tokens - 1) / decode_s:.1f} tokens/s" if decode_s > 0 and num_tokens > 1 else "one token"
-    print(f"load {load_s:.2f} s; {len(output.prompt_token_ids)} prompt tokens, first token after {first_s:.3f} s; "
-          f"{num_tokens} tokens, {rate}", file=sys.stderr)
+    print(
+        f"load {load_s:.2f} s; {len(output.prompt_token_ids)} prompt tokens, first token after {first_s:.3f} s; "
+        f"{num_tokens} tokens, {rate}",
+        file=sys.stderr,
+    )

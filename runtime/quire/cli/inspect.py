@@ -41,15 +41,25 @@ def run(args: argparse.Namespace) -> int:
     )
     memory_bytes = int(args.memory_gib * 2**30) if args.memory_gib is not None else backend.report.free_memory_bytes
     holds_integers = spec.quantization_config is not None and config.load_format != "dummy"
-    schemes = choose_schemes(spec, open_checkpoint(folder) if holds_integers else None, config.quantization,
-                             backend.capabilities, strict=config.strict_device)
+    schemes = choose_schemes(
+        spec,
+        open_checkpoint(folder) if holds_integers else None,
+        config.quantization,
+        backend.capabilities,
+        strict=config.strict_device,
+    )
     graph = schemes.model if args.plain else optimize(schemes.model, backend.capabilities.fused_ops)
     model = shard(graph, config.tensor_parallel_size)
     found = inspect_model(
-        model, dtypes=step_dtypes(resolved, model),
-        block_size=resolved.block_size, context=args.context, max_model_len=resolved.max_model_len,
-        max_num_seqs=resolved.max_num_seqs, max_num_batched_tokens=resolved.max_num_batched_tokens,
-        memory_bytes=int(memory_bytes * resolved.memory_utilization) or None)
+        model,
+        dtypes=step_dtypes(resolved, model),
+        block_size=resolved.block_size,
+        context=args.context,
+        max_model_len=resolved.max_model_len,
+        max_num_seqs=resolved.max_num_seqs,
+        max_num_batched_tokens=resolved.max_num_batched_tokens,
+        memory_bytes=int(memory_bytes * resolved.memory_utilization) or None,
+    )
     for note in schemes.notes:
         print(f"warning: {note}", file=sys.stderr)
     if args.json:
@@ -66,5 +76,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.memory_gib is not None and not args.memory_gib > 0:
         raise ConfigError(f"--memory-gib {args.memory_gib}", because="nothing fits", hint="a number above 0")
     if args.num_kv_blocks is not None:
-        raise ConfigError(f"quire inspect --num-kv-blocks {args.num_kv_blocks}",
-                          because="it tells how many blocks fit", hint="the command without it, or --memory-gib")
+        raise ConfigError(
+            f"quire inspect --num-kv-blocks {args.num_kv_blocks}",
+            because="it tells how many blocks fit",
+            hint="the command without it, or --memory-gib",
+        )

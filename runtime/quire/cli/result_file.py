@@ -18,8 +18,9 @@ def require_writable(path: Path | None, flag: str) -> None:
         if not existed:
             path.unlink()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{flag} {path} cannot be written", because=str(error),
-                          hint="a file in a folder that exists and is yours") from error
+        raise ConfigError(
+            f"{flag} {path} cannot be written", because=str(error), hint="a file in a folder that exists and is yours"
+        ) from error
 
 
 def write_result(path: Path, text: str, flag: str) -> None:

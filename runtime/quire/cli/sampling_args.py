@@ -14,9 +14,13 @@ DEFAULT_MAX_TOKENS = 1024
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags. None = the model's generation_config.json, else the API's default."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--max-tokens", type=int, default=None,
-                       help=f"most tokens of an answer; 0 = up to the context; default: the model's generation_config, "
-                            f"else {DEFAULT_MAX_TOKENS}")
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        default=None,
+        help=f"most tokens of an answer; 0 = up to the context; default: the model's generation_config, "
+        f"else {DEFAULT_MAX_TOKENS}",
+    )
     group.add_argument("--min-tokens", type=int, default=0, help="no end of text before so many tokens")
     group.add_argument("--temperature", type=float, default=None, help="0 = greedy")
     group.add_argument("--top-k", type=int, default=None, help="draw from so many most likely tokens; 0 = all")
@@ -40,8 +44,15 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 def sampling_values(args: argparse.Namespace, defaults: dict[str, Any]) -> dict[str, Any]:
     """Fields of SamplingParams from parsed flags over the model's defaults. Raises RequestError."""
     values: dict[str, Any] = {"max_tokens": max(DEFAULT_MAX_TOKENS, args.min_tokens), **defaults}
-    values.update(min_tokens=args.min_tokens, presence_penalty=args.presence_penalty, seed=args.sampling_seed,
-                  frequency_penalty=args.frequency_penalty, stop=args.stop, ignore_eos=args.ignore_eos, n=args.n)
+    values.update(
+        min_tokens=args.min_tokens,
+        presence_penalty=args.presence_penalty,
+        seed=args.sampling_seed,
+        frequency_penalty=args.frequency_penalty,
+        stop=args.stop,
+        ignore_eos=args.ignore_eos,
+        n=args.n,
+    )
     for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
@@ -52,8 +63,12 @@ def sampling_values(args: argparse.Namespace, defaults: dict[str, Any]) -> dict[
 def max_tokens_of(number: int) -> int | None:
     """The cap that a user's number means: 0 is none. Raises: RequestError for a number below that."""
     if number < 0:
-        raise RequestError(f"max_tokens={number} is not allowed", because="it is a number of tokens",
-                           hint="0 for an answer up to the end of the context", param="max_tokens")
+        raise RequestError(
+            f"max_tokens={number} is not allowed",
+            because="it is a number of tokens",
+            hint="0 for an answer up to the end of the context",
+            param="max_tokens",
+        )
     return number or None
 
 

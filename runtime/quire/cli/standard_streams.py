@@ -47,8 +47,11 @@ def checked_text(text: str, what: str) -> str:
         try:
             return text.encode(errors="surrogateescape").decode()  # UTF-8 that was read as something narrower
         except UnicodeError as error:
-            raise RequestError(f"{what} is not UTF-8", because=str(error).replace("'utf-8' codec ", ""),
-                               hint="the text in UTF-8, for example through iconv") from error
+            raise RequestError(
+                f"{what} is not UTF-8",
+                because=str(error).replace("'utf-8' codec ", ""),
+                hint="the text in UTF-8, for example through iconv",
+            ) from error
     return text
 
 

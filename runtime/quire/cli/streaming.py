@@ -62,5 +62,7 @@ def say_if_cut(output: RequestOutput, params: SamplingParams, max_model_len: int
         if params.max_tokens is not None and count >= params.max_tokens:
             print(f"stopped after {count} tokens ({way_out})", file=sys.stderr)
         else:
-            print(f"stopped after {count} tokens: the context of {max_model_len} tokens is full (--max-model-len)",
-                  file=sys.stderr)
+            print(
+                f"stopped after {count} tokens: the context of {max_model_len} tokens is full (--max-model-len)",
+                file=sys.stderr,
+            )

@@ -123,8 +123,15 @@ def derive(batch: StepBatch, group: str, block_size: int) -> DerivedIndices:
     return DerivedIndices(seq_ids, kv_index, slots)
 
 
-def pad(batch: StepBatch, *, num_tokens: int, num_seqs: int, num_logits: int, max_blocks: int,
-        trash: int | Mapping[str, int]) -> StepBatch:
+def pad(
+    batch: StepBatch,
+    *,
+    num_tokens: int,
+    num_seqs: int,
+    num_logits: int,
+    max_blocks: int,
+    trash: int | Mapping[str, int],
+) -> StepBatch:
     """The batch in a fixed shape for bucketed executors.
 
     Padding tokens belong to padding sequences whose only block is `trash` (an id the executor reserved beyond
@@ -135,9 +142,11 @@ def pad(batch: StepBatch, *, num_tokens: int, num_seqs: int, num_logits: int, ma
     extra_tokens, extra_seqs = num_tokens - batch.num_tokens, num_seqs - batch.num_seqs
     extra_logits = num_logits - len(batch.logits_indices)
     if min(extra_tokens, extra_seqs, extra_logits) < 0 or (extra_tokens and not extra_seqs):
-        raise ValueError(f"a step of {batch.num_tokens} tokens, {batch.num_seqs} sequences and"
-                         f" {len(batch.logits_indices)} logits rows does not fit ({num_tokens}, {num_seqs},"
-                         f" {num_logits}); padding tokens need one spare sequence")
+        raise ValueError(
+            f"a step of {batch.num_tokens} tokens, {batch.num_seqs} sequences and"
+            f" {len(batch.logits_indices)} logits rows does not fit ({num_tokens}, {num_seqs},"
+            f" {num_logits}); padding tokens need one spare sequence"
+        )
     ends = np.full(extra_seqs, num_tokens, np.int32)
 
     def extend(array: I32, count: int, value: int) -> I32:

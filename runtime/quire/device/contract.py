@@ -206,8 +206,9 @@ class OpLibrary(Protocol):
     def put_weight(self, weight: Weight, array: np.ndarray, dtype: str) -> Any:
         """A weight on the device in the form its kernels want (packed, transposed, ...)."""
 
-    def create_cache(self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int,
-                     dtype: str) -> Mapping[str, Any]:
+    def create_cache(
+        self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int, dtype: str
+    ) -> Mapping[str, Any]:
         """Arrays of one layer slot, by array name; content is arbitrary and must not leak before it is written."""
 
     def copy_blocks(self, cache: Mapping[str, Any], copies: I32) -> None:

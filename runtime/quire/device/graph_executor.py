@@ -78,17 +78,21 @@ class GraphExecutor:
             raise
         except Exception as error:
             num_bytes = pools_bytes(self._plan.model, plan.num_blocks, self._plan.block_size, self._plan.kv_dtype)
-            raise BackendError(f"device {self._library.name} cannot allocate {dict(plan.num_blocks)} KV blocks,"
-                               f" {num_bytes / 2**30:.1f} GiB",
-                               because=f"{type(error).__name__}: {error}",
-                               hint="fewer blocks: a smaller --max-model-len or --memory-utilization") from error
+            raise BackendError(
+                f"device {self._library.name} cannot allocate {dict(plan.num_blocks)} KV blocks,"
+                f" {num_bytes / 2**30:.1f} GiB",
+                because=f"{type(error).__name__}: {error}",
+                hint="fewer blocks: a smaller --max-model-len or --memory-utilization",
+            ) from error
 
     def submit(self, batch: StepBatch) -> _PendingStep:
         """Calls the step's kernels. Errors of kernels are raised by the result, as BackendError."""
         self._refuse_closed()
         if len(self._unread) >= self.capabilities.async_depth:
-            raise InternalError(f"step {batch.step} was submitted over {len(self._unread)} unread ones",
-                                because=f"async_depth is {self.capabilities.async_depth}")
+            raise InternalError(
+                f"step {batch.step} was submitted over {len(self._unread)} unread ones",
+                because=f"async_depth is {self.capabilities.async_depth}",
+            )
         step = _PendingStep(self, batch, self._previous)
         step.start()
         self._unread.append(step)  # last: an interrupted call leaves no step that nobody will read
@@ -122,7 +126,8 @@ class GraphExecutor:
             self._kv().copy_blocks(batch.copies)
         context = step_context(batch, self._plan.block_size, self._library.put)
         environment: dict[str, Any] = {
-            "token_ids": token_ids, "positions": context.device["positions"],
+            "token_ids": token_ids,
+            "positions": context.device["positions"],
         }
         for runner in self._trunk:
             environment.update(self._run(runner, environment, context))
@@ -215,7 +220,10 @@ class _PendingStep:
         if isinstance(error, BackendError):
             return error
         because = error.what if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
-        failure = BackendError(f"step {self._batch.step} failed on device {self._executor._library.name}",
-                               because=because, hint="the traceback above; the engine can restart the executor")
+        failure = BackendError(
+            f"step {self._batch.step} failed on device {self._executor._library.name}",
+            because=because,
+            hint="the traceback above; the engine can restart the executor",
+        )
         failure.__cause__ = error
         return failure

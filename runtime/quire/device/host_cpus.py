@@ -16,8 +16,11 @@ def available_cpus() -> int:
     it, one would leave a third unused. At least 1.
     """
     root = control_groups.SYSTEM_ROOT
-    counts = [_schedulable(), *filter(None, map(_quota, group_folders("cpu", root))),
-              *filter(None, map(_set_size, group_folders("cpuset", root)))]
+    counts = [
+        _schedulable(),
+        *filter(None, map(_quota, group_folders("cpu", root))),
+        *filter(None, map(_set_size, group_folders("cpuset", root))),
+    ]
     return max(min(counts), 1)
 
 

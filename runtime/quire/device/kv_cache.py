@@ -27,14 +27,17 @@ class KVCache:
         storages: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         for name, group in self._groups.items():
             if group.pool not in kv_plan.num_blocks:
-                raise BackendError(f"KV group {name}: no number of blocks for its pool {group.pool!r}",
-                                   because=f"the KV plan has {', '.join(sorted(kv_plan.num_blocks)) or 'no pools'}")
+                raise BackendError(
+                    f"KV group {name}: no number of blocks for its pool {group.pool!r}",
+                    because=f"the KV plan has {', '.join(sorted(kv_plan.num_blocks)) or 'no pools'}",
+                )
             num_blocks = kv_plan.num_blocks[group.pool]
             for slot in range(group.layers):
                 key = (group.pool, group.arrays, slot)
                 if key not in storages:
-                    storages[key] = library.create_cache(group, plan.model.axis_sizes(), num_blocks, plan.block_size,
-                                                         plan.kv_dtype)
+                    storages[key] = library.create_cache(
+                        group, plan.model.axis_sizes(), num_blocks, plan.block_size, plan.kv_dtype
+                    )
                 self._slots.setdefault(name, []).append(storages[key])
 
     def handle(self, ref: CacheRef) -> CacheHandle:

@@ -88,14 +88,17 @@ class _Lowering:
     def refuse(self) -> None:
         missing = sorted(op for op, where in self.placement if where == REFERENCE_NAME)
         if self._impossible:
-            raise BackendError(f"device {self._library.name} does not implement {', '.join(sorted(self._impossible))}",
-                               because="the reference cannot stand in: it does not know the device's caches"
-                                       " and quantized weights",
-                               hint="a newer version of the backend, or another --device")
+            raise BackendError(
+                f"device {self._library.name} does not implement {', '.join(sorted(self._impossible))}",
+                because="the reference cannot stand in: it does not know the device's caches and quantized weights",
+                hint="a newer version of the backend, or another --device",
+            )
         if self._plan.strict and missing and self._library.name != REFERENCE_NAME:
-            raise BackendError(f"device {self._library.name} does not implement {', '.join(missing)}",
-                               because="--strict-device forbids running them on the reference",
-                               hint="leave --strict-device out, or another --device")
+            raise BackendError(
+                f"device {self._library.name} does not implement {', '.join(missing)}",
+                because="--strict-device forbids running them on the reference",
+                hint="leave --strict-device out, or another --device",
+            )
 
     def _on_reference(self, node: Node, graph: Graph, host_weights: Mapping[str, np.ndarray | None]) -> Kernel:
         from quire.reference.lowering import lower_reference  # here, since it imports this package's contract

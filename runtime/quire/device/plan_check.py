@@ -16,9 +16,11 @@ def check_plan(plan: ExecutorPlan, capabilities: Capabilities, device: str) -> N
     check_features(plan, capabilities, device)
     problems = list(_problems(plan, capabilities))
     if problems:
-        raise BackendError(f"device {device} cannot run this plan: {'; '.join(problems)}",
-                           because="its declared capabilities do not cover it",
-                           hint="values from `quire devices`, or another --device")
+        raise BackendError(
+            f"device {device} cannot run this plan: {'; '.join(problems)}",
+            because="its declared capabilities do not cover it",
+            hint="values from `quire devices`, or another --device",
+        )
 
 
 def check_features(plan: ExecutorPlan, capabilities: Capabilities, device: str) -> None:
@@ -26,12 +28,18 @@ def check_features(plan: ExecutorPlan, capabilities: Capabilities, device: str) 
 
     A backend written before it existed would take the node and leave it out.
     """
-    used = {feature for part in plan.model.parts() for node in part.graph.nodes
-            for feature in features_used(OPS[node.op], node)}
+    used = {
+        feature
+        for part in plan.model.parts()
+        for node in part.graph.nodes
+        for feature in features_used(OPS[node.op], node)
+    }
     if missing := sorted(used - capabilities.op_features):
-        raise BackendError(f"device {device} does not implement {', '.join(missing)}",
-                           because="the model needs it, and the backend does not declare it",
-                           hint="a newer version of the backend, or another --device")
+        raise BackendError(
+            f"device {device} does not implement {', '.join(missing)}",
+            because="the model needs it, and the backend does not declare it",
+            hint="a newer version of the backend, or another --device",
+        )
 
 
 def _problems(plan: ExecutorPlan, capabilities: Capabilities) -> Iterator[str]:

@@ -24,8 +24,13 @@ class Plugin:
         conformance_gaps: its `QUIRE_CONFORMANCE_GAPS`, case pattern -> reason, for `quire conform`.
     """
 
-    def __init__(self, module: str, hook: Any, contract: tuple[int, int] | None = None,
-                 conformance_gaps: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        hook: Any,
+        contract: tuple[int, int] | None = None,
+        conformance_gaps: Mapping[str, str] | None = None,
+    ) -> None:
         self._module, self._hook = module, hook
         self.contract = contract
         self.conformance_gaps: Mapping[str, str] = conformance_gaps or {}
@@ -44,8 +49,10 @@ class Plugin:
         """What the device can do. Raises ConfigError for unknown options, ContractError for no proper answer."""
         answer = self._call("quire_capabilities", device, options=options)
         if not isinstance(answer, Capabilities):
-            raise ContractError(f"quire_capabilities of {self._module} returned {type(answer).__name__}",
-                                because="the contract says Capabilities")
+            raise ContractError(
+                f"quire_capabilities of {self._module} returned {type(answer).__name__}",
+                because="the contract says Capabilities",
+            )
         return answer
 
     def create_executor(self, device: str, plan: ExecutorPlan) -> Executor:
@@ -53,8 +60,9 @@ class Plugin:
         check_features(plan, self.capabilities(device, plan.options), device)
         executor = self._call("quire_create_executor", device, plan=plan)
         if executor is None:
-            raise ContractError(f"quire_create_executor of {self._module} returned nothing",
-                                because="the contract says Executor")
+            raise ContractError(
+                f"quire_create_executor of {self._module} returned nothing", because="the contract says Executor"
+            )
         return executor
 
     def measure_limits(self, device: str, options: Mapping[str, str]) -> MachineLimits | None:
@@ -68,8 +76,9 @@ class Plugin:
         except QuireError:
             raise
         except Exception as error:
-            raise BackendError(f"{hook} of {self._module} failed for device {device}",
-                               because=f"{type(error).__name__}: {error}") from error
+            raise BackendError(
+                f"{hook} of {self._module} failed for device {device}", because=f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def load_plugin(module: str, load: Callable[[], Any]) -> Plugin:
@@ -81,8 +90,11 @@ def load_plugin(module: str, load: Callable[[], Any]) -> Plugin:
     try:
         implementation = load()
     except Exception as error:
-        raise BackendError(f"{module} cannot be imported", because=f"{type(error).__name__}: {error}",
-                           hint="installing what it needs, or uninstalling it") from error
+        raise BackendError(
+            f"{module} cannot be imported",
+            because=f"{type(error).__name__}: {error}",
+            hint="installing what it needs, or uninstalling it",
+        ) from error
     contract = _stated_contract(module, implementation)
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -90,12 +102,17 @@ def load_plugin(module: str, load: Callable[[], Any]) -> Plugin:
         manager.register(implementation, name=module)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise ContractError(f"{module} does not fit the contract", because=" ".join(str(error).split()),
-                            hint="the version of the backend that was made for this quire") from error
+        raise ContractError(
+            f"{module} does not fit the contract",
+            because=" ".join(str(error).split()),
+            hint="the version of the backend that was made for this quire",
+        ) from error
     missing = [hook for hook in _HOOKS if not getattr(manager.hook, hook).get_hookimpls()]
     if missing:
-        raise ContractError(f"{module} does not implement {', '.join(missing)}",
-                            because="every backend implements all three hooks with quire.device.hookimpl")
+        raise ContractError(
+            f"{module} does not implement {', '.join(missing)}",
+            because="every backend implements all three hooks with quire.device.hookimpl",
+        )
     return Plugin(module, manager.hook, contract, getattr(implementation, "QUIRE_CONFORMANCE_GAPS", None))
 
 
@@ -115,7 +132,10 @@ def _stated_contract(module: str, implementation: Any) -> tuple[int, int] | None
     if stated is None:
         return None
     if not (isinstance(stated, tuple) and len(stated) == 2 and all(isinstance(number, int) for number in stated)):
-        raise ContractError(f"{module} states QUIRE_CONTRACT = {stated!r}", because="it is a pair (major, minor)",
-                            hint=f"QUIRE_CONTRACT = {CONTRACT_VERSION}")
+        raise ContractError(
+            f"{module} states QUIRE_CONTRACT = {stated!r}",
+            because="it is a pair (major, minor)",
+            hint=f"QUIRE_CONTRACT = {CONTRACT_VERSION}",
+        )
     check_contract(module, stated)
     return stated

@@ -76,13 +76,17 @@ def resolve_device(name: str, options: Mapping[str, str] | None = None) -> Loade
         return _first_usable(options)
     matching = [entry for entry in _entries() if entry.name == name]
     if not matching:
-        raise ConfigError(f"device {name!r} is not installed",
-                          because=f"installed devices are {', '.join(device_names()) or 'none'}",
-                          hint="one of those, auto, or the package that brings it")
+        raise ConfigError(
+            f"device {name!r} is not installed",
+            because=f"installed devices are {', '.join(device_names()) or 'none'}",
+            hint="one of those, auto, or the package that brings it",
+        )
     if len(matching) > 1:
-        raise BackendError(f"device {name!r} is ambiguous",
-                           because=f"packages {', '.join(_package(entry)[0] for entry in matching)} all register it",
-                           hint="uninstalling all but one of them")
+        raise BackendError(
+            f"device {name!r} is ambiguous",
+            because=f"packages {', '.join(_package(entry)[0] for entry in matching)} all register it",
+            hint="uninstalling all but one of them",
+        )
     plugin = load_plugin(matching[0].value, matching[0].load)
     report = plugin.probe(name, options)
     if not report.available:
@@ -144,11 +148,21 @@ def _first_usable(options: Mapping[str, str]) -> LoadedBackend:
     if chosen is None:
         reasons = [*refusals, *((name, "chosen by name only") for name in by_name_only)]
         raise BackendError(
-            "no device is usable", because="; ".join(map(": ".join, reasons)) or "no backend is installed",
+            "no device is usable",
+            because="; ".join(map(": ".join, reasons)) or "no backend is installed",
             hint="`quire devices`, or "
-                 + (f"--device {by_name_only[0]}" if by_name_only else "a package that brings a backend"))
-    return LoadedBackend(chosen.name, chosen.package, chosen.version, chosen.report, chosen.capabilities,
-                         chosen.options, chosen.plugin, tuple(refusals))
+            + (f"--device {by_name_only[0]}" if by_name_only else "a package that brings a backend"),
+        )
+    return LoadedBackend(
+        chosen.name,
+        chosen.package,
+        chosen.version,
+        chosen.report,
+        chosen.capabilities,
+        chosen.options,
+        chosen.plugin,
+        tuple(refusals),
+    )
 
 
 def _loaded(entry: EntryPoint, plugin: Plugin, report: DeviceReport, options: Mapping[str, str]) -> LoadedBackend:

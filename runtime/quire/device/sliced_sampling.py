@@ -93,8 +93,11 @@ def _joined(parts: list[tuple[I32, LogprobRows]], num_rows: int) -> LogprobRows 
     if len(parts) == 1 and len(parts[0][0]) == num_rows:
         return parts[0][1]
     width = max(part.token_ids.shape[1] for _, part in parts)
-    joined = LogprobRows(np.full((num_rows, width), -1, np.int32), np.full((num_rows, width), -np.inf, np.float32),
-                         np.zeros(num_rows, np.int32))
+    joined = LogprobRows(
+        np.full((num_rows, width), -1, np.int32),
+        np.full((num_rows, width), -np.inf, np.float32),
+        np.zeros(num_rows, np.int32),
+    )
     for rows, part in parts:
         joined.token_ids[rows, : part.token_ids.shape[1]] = part.token_ids
         joined.logprobs[rows, : part.logprobs.shape[1]] = part.logprobs

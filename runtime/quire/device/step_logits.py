@@ -68,5 +68,10 @@ class StepLogits:
         if self._on_host is None:
             return StepResult(np.empty((0, 1), np.int32), np.empty(0, np.int32), logits=kept)
         drawn = self._on_host.result()
-        return StepResult(tokens=drawn.tokens[:, None], num_emitted=np.ones(len(drawn.tokens), np.int32),
-                          logprobs=drawn.logprobs, prompt_logprobs=drawn.prompt_logprobs, logits=kept)
+        return StepResult(
+            tokens=drawn.tokens[:, None],
+            num_emitted=np.ones(len(drawn.tokens), np.int32),
+            logprobs=drawn.logprobs,
+            prompt_logprobs=drawn.prompt_logprobs,
+            logits=kept,
+        )

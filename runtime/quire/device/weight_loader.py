@@ -51,7 +51,8 @@ class WeightLoader:
             else:
                 library = cast(QuantizedLibrary, self._library)
                 self._on_device[key] = library.put_quantized(
-                    weight, self._read_quantized(weight), concrete(weight.shape, self._axis_sizes))
+                    weight, self._read_quantized(weight), concrete(weight.shape, self._axis_sizes)
+                )
         return self._on_device[key]
 
     def _host_weight(self, weight: Weight) -> np.ndarray:

@@ -74,12 +74,19 @@ def _make_sequences(request: Request, message: EngineRequest) -> None:
 def _check(message: EngineRequest, limits: RequestLimits) -> None:
     num_prompt_tokens = len(message.prompt_token_ids)
     if not num_prompt_tokens:
-        raise RequestError("the prompt has no tokens", because="there is nothing to continue",
-                           hint="at least one token", param="prompt")
+        raise RequestError(
+            "the prompt has no tokens",
+            because="there is nothing to continue",
+            hint="at least one token",
+            param="prompt",
+        )
     if num_prompt_tokens >= limits.max_model_len:
-        raise RequestError(f"the prompt has {num_prompt_tokens} tokens",
-                           because=f"max_model_len={limits.max_model_len} leaves no room for an answer",
-                           hint=f"a prompt of at most {limits.max_model_len - 1} tokens", param="prompt")
+        raise RequestError(
+            f"the prompt has {num_prompt_tokens} tokens",
+            because=f"max_model_len={limits.max_model_len} leaves no room for an answer",
+            hint=f"a prompt of at most {limits.max_model_len - 1} tokens",
+            param="prompt",
+        )
     params = message.params
     _check_token_ids("prompt", message.prompt_token_ids, limits)
     _check_token_ids("allowed_token_ids", params.allowed_token_ids or (), limits)
@@ -90,8 +97,12 @@ def _check(message: EngineRequest, limits: RequestLimits) -> None:
         asked = limits.vocab_size if getattr(params, name) == -1 else getattr(params, name) or 0
         most = limits.vocab_size if limits.max_logprobs is None else min(limits.max_logprobs, limits.vocab_size)
         if asked > most:
-            raise RequestError(f"{name}={asked}", because=f"at most {most} are given",
-                               hint=f"{name} of {most} or less, or a larger max_logprobs", param=name)
+            raise RequestError(
+                f"{name}={asked}",
+                because=f"at most {most} are given",
+                hint=f"{name} of {most} or less, or a larger max_logprobs",
+                param=name,
+            )
     _check_resumption(message, limits)
 
 
@@ -100,15 +111,22 @@ def _check_resumption(message: EngineRequest, limits: RequestLimits) -> None:
     if not resumed:
         return
     if len(resumed) != message.params.n or all(token_ids is None for token_ids in resumed):
-        raise RequestError(f"resume_token_ids has {len(resumed)} entries",
-                           because=f"n={message.params.n}, and at least one sequence must be unfinished",
-                           hint="one entry per sequence, None for finished ones", param="resume_token_ids")
+        raise RequestError(
+            f"resume_token_ids has {len(resumed)} entries",
+            because=f"n={message.params.n}, and at least one sequence must be unfinished",
+            hint="one entry per sequence, None for finished ones",
+            param="resume_token_ids",
+        )
     most = limits.max_model_len - len(message.prompt_token_ids)
     most = most if message.params.max_tokens is None else min(most, message.params.max_tokens)
     longest = max(len(token_ids or ()) for token_ids in resumed)
     if longest >= most:
-        raise RequestError(f"a sequence is resumed after {longest} tokens", because=f"it may have {most} at most",
-                           hint="None for sequences that are finished", param="resume_token_ids")
+        raise RequestError(
+            f"a sequence is resumed after {longest} tokens",
+            because=f"it may have {most} at most",
+            hint="None for sequences that are finished",
+            param="resume_token_ids",
+        )
     _check_token_ids("resume_token_ids", [token for ids in resumed for token in ids or ()], limits)
 
 
@@ -116,6 +134,9 @@ def _check_token_ids(param: str, token_ids: Iterable[int], limits: RequestLimits
     array = np.fromiter(token_ids, np.int64)
     wrong = array[(array < 0) | (array >= limits.vocab_size)]
     if len(wrong):
-        raise RequestError(f"{param} has token ids {wrong[:_LISTED].tolist()}",
-                           because=f"the vocabulary has ids 0 to {limits.vocab_size - 1}",
-                           hint="the tokenizer that belongs to the model", param=param)
+        raise RequestError(
+            f"{param} has token ids {wrong[:_LISTED].tolist()}",
+            because=f"the vocabulary has ids 0 to {limits.vocab_size - 1}",
+            hint="the tokenizer that belongs to the model",
+            param=param,
+        )

@@ -67,8 +67,11 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     start_s = time.monotonic()
     folder = resolve_model(config.model, revision=config.revision)
     if config.load_format == "safetensors" and is_gguf(folder):
-        raise ConfigError(f"load_format='safetensors' of {folder}", because="it is a GGUF file",
-                          hint="load_format='auto', which takes what is there")
+        raise ConfigError(
+            f"load_format='safetensors' of {folder}",
+            because="it is a GGUF file",
+            hint="load_format='auto', which takes what is there",
+        )
     spec = build_model(folder)
     backend = resolve_device(config.device, config.device_options)
     resolved = resolve(
@@ -90,19 +93,34 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
         with _on_device(backend.name, "allocating the KV cache"):
             executor.allocate_kv(kv_plan)
         core = EngineCore(
-            executor, model, kv_plan, block_size=resolved.block_size, max_model_len=resolved.max_model_len,
-            max_num_seqs=resolved.max_num_seqs, max_num_batched_tokens=resolved.max_num_batched_tokens,
+            executor,
+            model,
+            kv_plan,
+            block_size=resolved.block_size,
+            max_model_len=resolved.max_model_len,
+            max_num_seqs=resolved.max_num_seqs,
+            max_num_batched_tokens=resolved.max_num_batched_tokens,
             long_prefill_token_threshold=config.long_prefill_token_threshold,
-            enable_prefix_caching=config.enable_prefix_caching, scheduling_policy=config.scheduling_policy,
-            async_depth=resolved.async_depth, max_logprobs=config.max_logprobs, seed=config.seed)
+            enable_prefix_caching=config.enable_prefix_caching,
+            scheduling_policy=config.scheduling_policy,
+            async_depth=resolved.async_depth,
+            max_logprobs=config.max_logprobs,
+            seed=config.seed,
+        )
     except BaseException:
         executor.close()
         raise
     _report(spec, backend, resolved, memory, kv_plan, time.monotonic() - start_s)
     _report_schemes(model, resolved, schemes.notes)
-    limits = ModelLimits(model_path=str(folder), vocab_size=spec.vocab_size, max_model_len=resolved.max_model_len,
-                         max_num_seqs=resolved.max_num_seqs, eos_token_ids=spec.eos_token_ids,
-                         max_logprobs=config.max_logprobs, scheduling_policy=config.scheduling_policy)
+    limits = ModelLimits(
+        model_path=str(folder),
+        vocab_size=spec.vocab_size,
+        max_model_len=resolved.max_model_len,
+        max_num_seqs=resolved.max_num_seqs,
+        eos_token_ids=spec.eos_token_ids,
+        max_logprobs=config.max_logprobs,
+        scheduling_policy=config.scheduling_policy,
+    )
     return LoadedEngine(backend, core, limits, spec, model, resolved, memory, kv_plan)
 
 
@@ -110,15 +128,26 @@ def _lowered(config: EngineConfig, backend: LoadedBackend, schemes: SchemeChoice
     return shard(optimize(schemes.model, backend.capabilities.fused_ops), config.tensor_parallel_size)
 
 
-def _check_memory(config: EngineConfig, resolved: ResolvedConfig, backend: LoadedBackend, spec: ModelSpec,
-                  files: CheckpointFiles | None, model: ModelGraph) -> None:
+def _check_memory(
+    config: EngineConfig,
+    resolved: ResolvedConfig,
+    backend: LoadedBackend,
+    spec: ModelSpec,
+    files: CheckpointFiles | None,
+    model: ModelGraph,
+) -> None:
     """Raises ConfigError for a model that the device has no memory for."""
     dequantized = () if files is None else files.dequantized
     fit = MemoryFit(
-        config, resolved, backend.capabilities, backend.report, max_logits_rows=MAX_LOGITS_ROWS,
+        config,
+        resolved,
+        backend.capabilities,
+        backend.report,
+        max_logits_rows=MAX_LOGITS_ROWS,
         conversion_bytes=max((4 * math.prod(files.shape(name)) for name in dequantized), default=0) if files else 0,
         holds_floats=backend.name == REFERENCE,
-        quantized=lambda asked: _lowered(config, backend, choose_schemes(spec, files, asked, backend.capabilities)))
+        quantized=lambda asked: _lowered(config, backend, choose_schemes(spec, files, asked, backend.capabilities)),
+    )
     fit.check(model, backend.name)
 
 
@@ -128,41 +157,74 @@ def _with_stored_head(spec: ModelSpec, files: CheckpointFiles | None, folder: Pa
     if head is None:
         return spec
     apart = build_model(folder, tied=False)
-    return replace(apart, notes=(*apart.notes, f"tie_word_embeddings is true, but the files hold a {head} that differs "
-                                               "from the embedding: it is used, as transformers does"))
+    return replace(
+        apart,
+        notes=(
+            *apart.notes,
+            f"tie_word_embeddings is true, but the files hold a {head} that differs "
+            "from the embedding: it is used, as transformers does",
+        ),
+    )
 
 
 def _executor_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph) -> ExecutorPlan:
     return ExecutorPlan(
-        model=model, weight_dtype=resolved.weight_dtype, act_dtype=resolved.act_dtype, kv_dtype=resolved.kv_dtype,
-        block_size=resolved.block_size, max_model_len=resolved.max_model_len,
-        max_num_batched_tokens=resolved.max_num_batched_tokens, max_num_seqs=resolved.max_num_seqs,
-        max_logits_rows=min(MAX_LOGITS_ROWS, resolved.max_num_batched_tokens), strict=config.strict_device,
-        parallel=ParallelRank(world_size=config.tensor_parallel_size), options=config.device_options)
+        model=model,
+        weight_dtype=resolved.weight_dtype,
+        act_dtype=resolved.act_dtype,
+        kv_dtype=resolved.kv_dtype,
+        block_size=resolved.block_size,
+        max_model_len=resolved.max_model_len,
+        max_num_batched_tokens=resolved.max_num_batched_tokens,
+        max_num_seqs=resolved.max_num_seqs,
+        max_logits_rows=min(MAX_LOGITS_ROWS, resolved.max_num_batched_tokens),
+        strict=config.strict_device,
+        parallel=ParallelRank(world_size=config.tensor_parallel_size),
+        options=config.device_options,
+    )
 
 
-def _open_weights(config: EngineConfig, resolved: ResolvedConfig, spec: ModelSpec, files: CheckpointFiles | None,
-                  folder: Path, model: ModelGraph) -> CheckpointWeights | DummyWeights | AllRanks:
+def _open_weights(
+    config: EngineConfig,
+    resolved: ResolvedConfig,
+    spec: ModelSpec,
+    files: CheckpointFiles | None,
+    folder: Path,
+    model: ModelGraph,
+) -> CheckpointWeights | DummyWeights | AllRanks:
     """The weights, checked against the model; none is read yet."""
     world_size = config.tensor_parallel_size
 
     def open_rank(rank: int) -> CheckpointWeights | DummyWeights:
-        return open_weights(files, model, load_format=config.load_format, seed=config.seed,
-                            dtype=resolved.weight_dtype, rank=rank, world_size=world_size,
-                            ignorable_tensors=spec.ignorable_tensors, where=str(folder))
+        return open_weights(
+            files,
+            model,
+            load_format=config.load_format,
+            seed=config.seed,
+            dtype=resolved.weight_dtype,
+            rank=rank,
+            world_size=world_size,
+            ignorable_tensors=spec.ignorable_tensors,
+            where=str(folder),
+        )
 
     return open_rank(0) if world_size == 1 else AllRanks(open_rank)
 
 
-def _kv_plan(config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph, memory: MemoryReport,
-             shares_host_memory: bool) -> KVPlan:
+def _kv_plan(
+    config: EngineConfig, resolved: ResolvedConfig, model: ModelGraph, memory: MemoryReport, shares_host_memory: bool
+) -> KVPlan:
     """Blocks per pool: what was asked for, else what fits, but of a shared memory no more than the limits can use."""
     if config.num_kv_blocks is not None:
         return KVPlan(num_blocks=dict.fromkeys(kv_pools(model), config.num_kv_blocks))
     used_bytes = sum(memory.bytes_by_purpose.values())
     budget_bytes = int((used_bytes + memory.available_bytes) * resolved.memory_utilization) - used_bytes
-    limits = {"block_size": resolved.block_size, "max_model_len": resolved.max_model_len,
-              "max_num_seqs": resolved.max_num_seqs, "max_num_batched_tokens": resolved.max_num_batched_tokens}
+    limits = {
+        "block_size": resolved.block_size,
+        "max_model_len": resolved.max_model_len,
+        "max_num_seqs": resolved.max_num_seqs,
+        "max_num_batched_tokens": resolved.max_num_batched_tokens,
+    }
     num_blocks = fit_kv_blocks(model, budget_bytes, kv_dtype=resolved.kv_dtype, **limits)
     if shares_host_memory and config.memory_utilization is None:
         most = most_kv_blocks(model, **limits)
@@ -178,8 +240,11 @@ def _on_device(name: str, doing: str) -> Iterator[None]:
     except QuireError:
         raise
     except Exception as error:  # a plugin may raise anything
-        raise BackendError(f"device {name} failed while {doing}", because=f"{type(error).__name__}: {error}",
-                           hint="another --device; reporting it with the log, if the model runs there") from error
+        raise BackendError(
+            f"device {name} failed while {doing}",
+            because=f"{type(error).__name__}: {error}",
+            hint="another --device; reporting it with the log, if the model runs there",
+        ) from error
 
 
 @contextmanager
@@ -194,8 +259,14 @@ def _progress_bar(total_bytes: int) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(done - bar.n) and None
 
 
-def _report(spec: ModelSpec, backend: LoadedBackend, resolved: ResolvedConfig, memory: MemoryReport, kv_plan: KVPlan,
-            seconds: float) -> None:
+def _report(
+    spec: ModelSpec,
+    backend: LoadedBackend,
+    resolved: ResolvedConfig,
+    memory: MemoryReport,
+    kv_plan: KVPlan,
+    seconds: float,
+) -> None:
     """What runs where: the placement of ops, and every resolved number."""
     logger.info("%s on %s (%s), loaded in %.2f s", spec.architecture, backend.name, backend.report.name, seconds)
     for name, reason in backend.passed_over:

@@ -57,8 +57,11 @@ class EngineClient:
         with ExitStack() as opened:
             self._folder = SocketFolder()
             opened.callback(self._folder.close)
-            startup = Startup(config=config, socket_folder=str(self._folder.path),
-                              log_level=logging.getLogger("quire").getEffectiveLevel())
+            startup = Startup(
+                config=config,
+                socket_folder=str(self._folder.path),
+                log_level=logging.getLogger("quire").getEffectiveLevel(),
+            )
             try:
                 self._context = zmq.Context()
                 opened.callback(self._context.destroy, linger=0)
@@ -66,12 +69,19 @@ class EngineClient:
                 self._outputs = zmq.asyncio.Socket.from_socket(self._bind(zmq.PULL, startup.outputs_address))
                 opened.callback(self._close_sockets)
                 # A process group of its own: Ctrl-C in a terminal goes to the parent only, which then ends both.
-                self._process = subprocess.Popen(python_command("quire.engine.process"), env=python_environment(),
-                                                 stdin=subprocess.PIPE, process_group=0)
+                self._process = subprocess.Popen(
+                    python_command("quire.engine.process"),
+                    env=python_environment(),
+                    stdin=subprocess.PIPE,
+                    process_group=0,
+                )
             except (OSError, zmq.ZMQError) as error:
-                raise BackendError("the engine process cannot be started", because=error.strerror or str(error),
-                                   hint="more memory, processes or descriptors (ulimit -a), or room on the disk of "
-                                        f"{self._folder.path.parent}") from error
+                raise BackendError(
+                    "the engine process cannot be started",
+                    because=error.strerror or str(error),
+                    hint="more memory, processes or descriptors (ulimit -a), or room on the disk of "
+                    f"{self._folder.path.parent}",
+                ) from error
             opened.callback(self._end_process)
             assert self._process.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # it died at once; wait_ready reports that
@@ -122,8 +132,11 @@ class EngineClient:
         try:
             payload = self._encoder.encode(request)
         except (msgspec.MsgspecError, ValueError, OverflowError, TypeError, RecursionError) as error:
-            raise RequestError("the request cannot be sent to the engine", because=f"{type(error).__name__}: {error}",
-                               hint="numbers of at most 64 bits, and text without lone surrogates") from error
+            raise RequestError(
+                "the request cannot be sent to the engine",
+                because=f"{type(error).__name__}: {error}",
+                hint="numbers of at most 64 bits, and text without lone surrogates",
+            ) from error
         self._send(wire.ADD, payload)
 
     def abort(self, sequences: Sequence[tuple[str, int | None]]) -> None:
@@ -220,8 +233,11 @@ def _require_descriptors() -> None:
     try:
         held.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(NUM_DESCRIPTORS))
     except OSError as error:
-        raise ConfigError("the engine process cannot be started", because=f"{error.strerror}: {NUM_DESCRIPTORS} "
-                          "descriptors must be free", hint="ulimit -n 1024, or more") from error
+        raise ConfigError(
+            "the engine process cannot be started",
+            because=f"{error.strerror}: {NUM_DESCRIPTORS} descriptors must be free",
+            hint="ulimit -n 1024, or more",
+        ) from error
     finally:
         for descriptor in held:
             os.close(descriptor)
@@ -233,10 +249,14 @@ def _settle(dead: asyncio.Future[int], code: int) -> None:
 
 
 def _death(because: str) -> BackendError:
-    return BackendError("the engine process ended", because=because,
-                        hint="looking at its own messages, then starting the server again")
+    return BackendError(
+        "the engine process ended", because=because, hint="looking at its own messages, then starting the server again"
+    )
 
 
 def _unreadable(kind: bytes, error: object) -> BackendError:
-    return BackendError("the engine process sends what cannot be read", because=f"{kind[:20]!r}: {error}",
-                        hint="reporting it with the log")
+    return BackendError(
+        "the engine process sends what cannot be read",
+        because=f"{kind[:20]!r}: {error}",
+        hint="reporting it with the log",
+    )

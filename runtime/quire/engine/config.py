@@ -85,8 +85,11 @@ class EngineConfig:
         _require_one_of("load_format", self.load_format, ("auto", "safetensors", "dummy"))
         _require_one_of("scheduling_policy", self.scheduling_policy, ("fcfs", "priority"))
         if not isinstance(self.device_options, Mapping):
-            raise ConfigError(f"device_options={self.device_options!r}", because="they have names",
-                              hint="a mapping such as {'threads': '4'}")
+            raise ConfigError(
+                f"device_options={self.device_options!r}",
+                because="they have names",
+                hint="a mapping such as {'threads': '4'}",
+            )
         object.__setattr__(
             self, "device_options", {key: _option_text(value) for key, value in self.device_options.items()}
         )
@@ -97,8 +100,11 @@ class EngineConfig:
         _require_count("tensor_parallel_size", self.tensor_parallel_size, 1)
         share = self.memory_utilization
         if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
-            raise ConfigError(f"memory_utilization={share!r}", because="it is a share of device memory",
-                              hint="a value in (0, 1], for example 0.9")
+            raise ConfigError(
+                f"memory_utilization={share!r}",
+                because="it is a share of device memory",
+                hint="a value in (0, 1], for example 0.9",
+            )
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed={self.seed!r}", because="seeds are unsigned 64-bit", hint="a value in [0, 2**64)")
 
@@ -113,8 +119,11 @@ class EngineConfig:
         for name in options:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                raise ConfigError(f"option {name!r} is not known", because="EngineConfig has no such field",
-                                  hint=near[0] if near else f"one of {', '.join(known)}")
+                raise ConfigError(
+                    f"option {name!r} is not known",
+                    because="EngineConfig has no such field",
+                    hint=near[0] if near else f"one of {', '.join(known)}",
+                )
         return cls(**options)
 
 
@@ -147,21 +156,32 @@ def resolve(
     Raises: ConfigError when the user's words and the device's or model's abilities do not meet.
     """
     if config.tensor_parallel_size > capabilities.max_tp:
-        raise ConfigError(f"tensor_parallel_size={config.tensor_parallel_size}",
-                          because=f"the device declares max_tp={capabilities.max_tp}",
-                          hint=f"--tensor-parallel-size {capabilities.max_tp}")
+        raise ConfigError(
+            f"tensor_parallel_size={config.tensor_parallel_size}",
+            because=f"the device declares max_tp={capabilities.max_tp}",
+            hint=f"--tensor-parallel-size {capabilities.max_tp}",
+        )
     max_model_len = config.max_model_len or model_max_len
     if max_model_len > model_max_len:
-        raise ConfigError(f"max_model_len={max_model_len}", because=f"the model was made for {model_max_len} tokens",
-                          hint=f"--max-model-len {model_max_len} or less")
+        raise ConfigError(
+            f"max_model_len={max_model_len}",
+            because=f"the model was made for {model_max_len} tokens",
+            hint=f"--max-model-len {model_max_len} or less",
+        )
     max_num_seqs = _limit("max_num_seqs", config.max_num_seqs, capabilities.max_num_seqs, capabilities.default_num_seqs)
-    max_num_batched_tokens = _limit("max_num_batched_tokens", config.max_num_batched_tokens,
-                                    capabilities.max_num_batched_tokens, capabilities.default_num_batched_tokens)
+    max_num_batched_tokens = _limit(
+        "max_num_batched_tokens",
+        config.max_num_batched_tokens,
+        capabilities.max_num_batched_tokens,
+        capabilities.default_num_batched_tokens,
+    )
     if max_num_batched_tokens < max_num_seqs:
         if config.max_num_seqs is not None:
-            raise ConfigError(f"max_num_batched_tokens={max_num_batched_tokens} is below max_num_seqs={max_num_seqs}",
-                              because="every running sequence needs one token a step",
-                              hint=f"--max-num-batched-tokens {max_num_seqs}, or fewer sequences")
+            raise ConfigError(
+                f"max_num_batched_tokens={max_num_batched_tokens} is below max_num_seqs={max_num_seqs}",
+                because="every running sequence needs one token a step",
+                hint=f"--max-num-batched-tokens {max_num_seqs}, or fewer sequences",
+            )
         max_num_seqs = max_num_batched_tokens
     weight_dtype = _choose("dtype", config.dtype, capabilities.weight_dtypes, model_dtype)
     act_dtype = weight_dtype if weight_dtype in capabilities.act_dtypes else capabilities.act_dtypes[0]
@@ -182,16 +202,20 @@ def _require_count(name: str, value: Any, least: int, *, optional: bool = False)
     if optional and value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= INT32_MAX:
-        raise ConfigError(f"{name}={shown(value)}", because="it is a count",
-                          hint=f"a whole number of at least {least} and at most {INT32_MAX}")
+        raise ConfigError(
+            f"{name}={shown(value)}",
+            because="it is a count",
+            hint=f"a whole number of at least {least} and at most {INT32_MAX}",
+        )
 
 
 def _text(name: str, value: Any) -> str:
     """A field's text; paths are taken. An empty one is a mistake, such as a shell variable that is not set."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str) or not text:
-        raise ConfigError(f"{name}={value!r}", because="it is a text that is not empty",
-                          hint=f"{name} left out, or a text")
+        raise ConfigError(
+            f"{name}={value!r}", because="it is a text that is not empty", hint=f"{name} left out, or a text"
+        )
     return text
 
 
@@ -212,8 +236,9 @@ def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _limit(name: str, asked: int | None, most: int | None, default: int) -> int:
     if asked is not None and most is not None and asked > most:
-        raise ConfigError(f"{name}={asked}", because=f"the device takes at most {most}",
-                          hint=f"--{name.replace('_', '-')} {most}")
+        raise ConfigError(
+            f"{name}={asked}", because=f"the device takes at most {most}", hint=f"--{name.replace('_', '-')} {most}"
+        )
     return asked if asked is not None else min(default, most) if most is not None else default
 
 
@@ -222,8 +247,11 @@ def _choose(name: str, asked: str, offered: tuple[str, ...], natural: str) -> st
     if asked == "auto":
         return natural if natural in offered else offered[0]
     if asked not in offered:
-        raise ConfigError(f"{name}={asked!r}", because=f"the device offers {', '.join(offered)}",
-                          hint=f"--{name.replace('_', '-')} {offered[0]}")
+        raise ConfigError(
+            f"{name}={asked!r}",
+            because=f"the device offers {', '.join(offered)}",
+            hint=f"--{name.replace('_', '-')} {offered[0]}",
+        )
     return asked
 
 
@@ -231,7 +259,9 @@ def _choose_block_size(asked: int | None, capabilities: Capabilities) -> int:
     if asked is None:
         return capabilities.block_sizes[0]
     if asked not in capabilities.block_sizes:
-        raise ConfigError(f"block_size={asked}",
-                          because=f"the device offers {', '.join(map(str, capabilities.block_sizes))}",
-                          hint=f"--block-size {capabilities.block_sizes[0]}")
+        raise ConfigError(
+            f"block_size={asked}",
+            because=f"the device offers {', '.join(map(str, capabilities.block_sizes))}",
+            hint=f"--block-size {capabilities.block_sizes[0]}",
+        )
     return asked

@@ -1,7 +1,7 @@
 """The engine core: requests in, tokens out, one step at a time. It knows executors, not devices.
 
-    step     = schedule -> build -> submit -> read -> account          (plain)
-    step N+1 = schedule -> build -> submit, then read -> account of N  (overlapped)
+step     = schedule -> build -> submit -> read -> account          (plain)
+step N+1 = schedule -> build -> submit, then read -> account of N  (overlapped)
 """
 
 from __future__ import annotations
@@ -67,21 +67,37 @@ class EngineCore:
     Raises: ConfigError when the limits contradict each other.
     """
 
-    def __init__(self, executor: Executor, model: ModelGraph, kv_plan: KVPlan, *, block_size: int, max_model_len: int,
-                 max_num_batched_tokens: int, max_num_seqs: int, long_prefill_token_threshold: int = 0,
-                 scheduling_policy: Policy = "fcfs", enable_prefix_caching: bool = True,
-                 async_depth: int | None = None, max_logprobs: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        model: ModelGraph,
+        kv_plan: KVPlan,
+        *,
+        block_size: int,
+        max_model_len: int,
+        max_num_batched_tokens: int,
+        max_num_seqs: int,
+        long_prefill_token_threshold: int = 0,
+        scheduling_policy: Policy = "fcfs",
+        enable_prefix_caching: bool = True,
+        async_depth: int | None = None,
+        max_logprobs: int | None = None,
+        seed: int = 0,
+    ) -> None:
         if max_num_batched_tokens < max_num_seqs:
-            raise ConfigError(f"max_num_batched_tokens={max_num_batched_tokens} is below max_num_seqs={max_num_seqs}",
-                              because="every running sequence needs one token a step",
-                              hint=f"--max-num-batched-tokens {max_num_seqs}, or fewer sequences")
+            raise ConfigError(
+                f"max_num_batched_tokens={max_num_batched_tokens} is below max_num_seqs={max_num_seqs}",
+                because="every running sequence needs one token a step",
+                hint=f"--max-num-batched-tokens {max_num_seqs}, or fewer sequences",
+            )
         vocab_size = model.axes["vocab"].full_size
         depth = executor.capabilities.async_depth if async_depth is None else async_depth
         self.async_depth = min(depth, executor.capabilities.async_depth, 2)
         self._executor = executor
         self._counters = StepCounters()
-        self._limits = RequestLimits(vocab_size=vocab_size, max_model_len=max_model_len, max_logprobs=max_logprobs,
-                                     seed=seed)
+        self._limits = RequestLimits(
+            vocab_size=vocab_size, max_model_len=max_model_len, max_logprobs=max_logprobs, seed=seed
+        )
         step_limits = SchedulerLimits(
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
@@ -90,11 +106,18 @@ class EngineCore:
 
         def empty_state() -> tuple[Scheduler, StepBuilder]:
             blocks = BlockManager(
-                model.kv_groups, kv_plan, block_size=block_size, max_model_len=max_model_len, max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max_num_batched_tokens, enable_prefix_caching=enable_prefix_caching,
+                model.kv_groups,
+                kv_plan,
+                block_size=block_size,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens,
+                enable_prefix_caching=enable_prefix_caching,
             )
-            return (Scheduler(blocks, step_limits, scheduling_policy, self._counters),
-                    StepBuilder(blocks, max_num_seqs, vocab_size))
+            return (
+                Scheduler(blocks, step_limits, scheduling_policy, self._counters),
+                StepBuilder(blocks, max_num_seqs, vocab_size),
+            )
 
         self._empty_state = empty_state
         self.scheduler, self._builder = empty_state()
@@ -121,8 +144,12 @@ class EngineCore:
 
     def _add_request(self, message: EngineRequest) -> None:
         if message.request_id in self._requests or any(end.request_id == message.request_id for end in self._news):
-            raise RequestError(f"request_id={message.request_id!r} is taken", because="that request is not finished",
-                               hint="another id", param="request_id")
+            raise RequestError(
+                f"request_id={message.request_id!r} is taken",
+                because="that request is not finished",
+                hint="another id",
+                param="request_id",
+            )
         request = make_request(message, self._num_requests, self._limits)
         collected = None
         if request.needs_prompt_logits:
@@ -142,8 +169,11 @@ class EngineCore:
         """
         self._enter()
         request = self._requests.get(request_id)
-        ended = [] if request is None else [seq for seq in request.sequences
-                                            if seq.status is not Status.FINISHED and index in (None, seq.index)]
+        ended = (
+            []
+            if request is None
+            else [seq for seq in request.sequences if seq.status is not Status.FINISHED and index in (None, seq.index)]
+        )
         try:
             self._finish_all(ended)
         except Exception as error:  # a bug: nobody knows what of the books is still right
@@ -195,14 +225,16 @@ class EngineCore:
             else:
                 request.restart()
                 self.scheduler.requeue(request)
-        self.scheduler.suspects = [seq for seq in suspects
-                                   if seq.status is Status.WAITING and seq.request.request_id in self._requests]
+        self.scheduler.suspects = [
+            seq for seq in suspects if seq.status is Status.WAITING and seq.request.request_id in self._requests
+        ]
 
     def reset(self, error: QuireError) -> list[SequenceOutput]:
         """Ends every request with `error` and begins with empty books and an empty prefix cache."""
         self._drain()
-        lost = [seq for request in self._requests.values() for seq in request.sequences
-                if seq.status is not Status.FINISHED]
+        lost = [
+            seq for request in self._requests.values() for seq in request.sequences if seq.status is not Status.FINISHED
+        ]
         self._requests.clear()
         self._prompt_logprobs.clear()
         self._num_failed_alone = 0
@@ -213,9 +245,13 @@ class EngineCore:
         """Begins a call; when the one before was interrupted, ends what it left half done."""
         interrupted, self._is_inside = self._is_inside, True
         if interrupted:
-            self._news += self.reset(BackendError("the engine was interrupted in the middle of a step",
-                                                  because="an exception from outside ended it",
-                                                  hint="the request again"))
+            self._news += self.reset(
+                BackendError(
+                    "the engine was interrupted in the middle of a step",
+                    because="an exception from outside ended it",
+                    hint="the request again",
+                )
+            )
 
     def _step_plain(self) -> None:
         plan = self.scheduler.schedule()
@@ -226,8 +262,9 @@ class EngineCore:
             self._require_progress()
 
     def _step_overlapped(self) -> None:
-        if self._unread and (self.scheduler.suspects or
-                             any(seq.request.needs_host_tokens for seq in self._unread[0].plan.sampled)):
+        if self._unread and (
+            self.scheduler.suspects or any(seq.request.needs_host_tokens for seq in self._unread[0].plan.sampled)
+        ):
             self._read_all()
         if self.scheduler.suspects:
             self._step_plain()
@@ -298,7 +335,10 @@ class EngineCore:
             try:
                 reason = seq.accept(token_id)
                 output = SequenceOutput(
-                    request.request_id, seq.index, [token_id], reason,
+                    request.request_id,
+                    seq.index,
+                    [token_id],
+                    reason,
                     _stop_reason(request, token_id) if reason == "stop" else None,
                     None if request.params.logprobs is None else self._logprobs_of(request, result, row),
                     self._take_prompt_logprobs(request) if request.needs_prompt_logits else None,
@@ -333,13 +373,16 @@ class EngineCore:
             return nothing_to_draw_error()
         collected = self._prompt_logprobs.get(seq.request.request_id)
         if token_id == NOT_FINITE or (collected is not None and collected.is_broken):
-            logger.error("request %s: its logits hold NaN or an infinity; it ends, others go on",
-                         seq.request.request_id)
+            logger.error(
+                "request %s: its logits hold NaN or an infinity; it ends, others go on", seq.request.request_id
+            )
             return not_finite_error()
         if not 0 <= token_id < self._limits.vocab_size:
-            return BackendError(f"the device drew token {token_id}",
-                                because=f"the vocabulary has ids 0 to {self._limits.vocab_size - 1}",
-                                hint="quire conform --device NAME")
+            return BackendError(
+                f"the device drew token {token_id}",
+                because=f"the vocabulary has ids 0 to {self._limits.vocab_size - 1}",
+                hint="quire conform --device NAME",
+            )
         return None
 
     def _fail(self, error: BackendError) -> None:
@@ -359,8 +402,10 @@ class EngineCore:
         self._num_failed_alone += 1
         ended = failed
         if self._num_failed_alone >= MOST_FAILED_ALONE and self.scheduler.suspects:
-            logger.error("%d sequences in a row failed alone; the device is given up for the others of their step",
-                         self._num_failed_alone)
+            logger.error(
+                "%d sequences in a row failed alone; the device is given up for the others of their step",
+                self._num_failed_alone,
+            )
             ended = list(self.scheduler.suspects)
         ended = self._with_unforked(ended)
         for request_id in dict.fromkeys(seq.request.request_id for seq in ended):
@@ -397,9 +442,11 @@ class EngineCore:
 
     def _require_progress(self) -> None:
         if self.scheduler.has_unfinished:
-            raise InternalError("no sequence can be scheduled although some are unfinished",
-                                because=f"{len(self.scheduler.running)} run, {len(self.scheduler.waiting)} wait",
-                                hint="please report it")
+            raise InternalError(
+                "no sequence can be scheduled although some are unfinished",
+                because=f"{len(self.scheduler.running)} run, {len(self.scheduler.waiting)} wait",
+                hint="please report it",
+            )
 
     # ---- logprobs -------------------------------------------------------------------------------------
 
@@ -463,16 +510,20 @@ def _checked(result: StepResult, step: SubmittedStep) -> StepResult:
 
 
 def _contract_error(what: str) -> BackendError:
-    return BackendError(f"the executor returned {what}", because="it does not keep the contract",
-                        hint="quire conform --device NAME")
+    return BackendError(
+        f"the executor returned {what}", because="it does not keep the contract", hint="quire conform --device NAME"
+    )
 
 
 def _backend_error(error: Exception) -> BackendError:
     """What a device raised, as the BackendError it should have been."""
     if isinstance(error, BackendError):
         return error
-    wrapped = BackendError("the device failed in a step", because=f"{type(error).__name__}: {error}",
-                           hint="quire conform --device NAME; --log-level debug")
+    wrapped = BackendError(
+        "the device failed in a step",
+        because=f"{type(error).__name__}: {error}",
+        hint="quire conform --device NAME; --log-level debug",
+    )
     wrapped.__cause__ = error
     return wrapped
 

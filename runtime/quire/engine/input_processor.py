@@ -79,12 +79,22 @@ class InputProcessor:
         max_model_len = self._limits.max_model_len
         if len(text) > max_model_len * FEWEST_CHARS_A_TOKEN and len(text) > self.max_prompt_chars:
             raise RequestError(
-                f"the prompt has {len(text)} characters", param="prompt",
+                f"the prompt has {len(text)} characters",
+                param="prompt",
                 because=f"{max_model_len} tokens (max_model_len) stand for {self.max_prompt_chars} at most",
-                hint="a shorter prompt, or a larger --max-model-len")
+                hint="a shorter prompt, or a larger --max-model-len",
+            )
 
-    def prepare(self, prompt: Prompt, params: SamplingParams, *, request_id: str, priority: int = 0,
-                cache_salt: str | None = None, add_special_tokens: bool = True) -> PreparedRequest:
+    def prepare(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        add_special_tokens: bool = True,
+    ) -> PreparedRequest:
         """The request as the core takes it.
 
         Raises: RequestError naming the field, when the prompt or a parameter does not fit the model.
@@ -102,31 +112,51 @@ class InputProcessor:
             _check_unicode(name, texts)
         priority = check_integer("priority", priority)
         if priority and self._limits.scheduling_policy != "priority":
-            raise RequestError(f"priority={priority}", param="priority",
-                               because=f"the engine's scheduling policy is {self._limits.scheduling_policy}",
-                               hint="--scheduling-policy priority when the engine is started")
+            raise RequestError(
+                f"priority={priority}",
+                param="priority",
+                because=f"the engine's scheduling policy is {self._limits.scheduling_policy}",
+                hint="--scheduling-policy priority when the engine is started",
+            )
         room = self._limits.max_model_len - len(token_ids)
         detokenize = params.detokenize and self._tokenizer is not None
         if params.stop_strings and not detokenize:
-            raise RequestError("stop strings without a tokenizer", because="they are looked for in the text",
-                               hint="stop_token_ids, or a model with its tokenizer", param="stop")
+            raise RequestError(
+                "stop strings without a tokenizer",
+                because="they are looked for in the text",
+                hint="stop_token_ids, or a model with its tokenizer",
+                param="stop",
+            )
         wanted = room if params.max_tokens is None else min(params.max_tokens, room)
         bounded = replace(
-            params, max_tokens=wanted, min_tokens=min(params.min_tokens, wanted),
+            params,
+            max_tokens=wanted,
+            min_tokens=min(params.min_tokens, wanted),
             logprobs=self._logprob_count("logprobs", params.logprobs),
-            prompt_logprobs=self._logprob_count("prompt_logprobs", params.prompt_logprobs))
+            prompt_logprobs=self._logprob_count("prompt_logprobs", params.prompt_logprobs),
+        )
         message = EngineRequest(
-            request_id=request_id, prompt_token_ids=tuple(token_ids), params=bounded, eos_token_ids=self._eos_token_ids,
-            bad_words_token_ids=self._bad_words(params), priority=priority, arrival_time_s=time.monotonic(),
-            cache_salt=salt)
+            request_id=request_id,
+            prompt_token_ids=tuple(token_ids),
+            params=bounded,
+            eos_token_ids=self._eos_token_ids,
+            bad_words_token_ids=self._bad_words(params),
+            priority=priority,
+            arrival_time_s=time.monotonic(),
+            cache_salt=salt,
+        )
         return PreparedRequest(request_id, message, text, detokenize)
 
     def _prompt_tokens(self, prompt: str | Sequence[int], add_special_tokens: bool) -> tuple[str | None, list[int]]:
         """(text or None, token ids)."""
         if isinstance(prompt, str):
             if self._tokenizer is None:
-                raise RequestError("a text prompt without a tokenizer", because="skip_tokenizer_init is set",
-                                   hint='{"prompt_token_ids": [...]}', param="prompt")
+                raise RequestError(
+                    "a text prompt without a tokenizer",
+                    because="skip_tokenizer_init is set",
+                    hint='{"prompt_token_ids": [...]}',
+                    param="prompt",
+                )
             self.check_length(prompt)
             return prompt, self._tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
         return None, list(prompt)
@@ -134,13 +164,19 @@ class InputProcessor:
     def _check_prompt(self, token_ids: Sequence[int]) -> None:
         limits = self._limits
         if not token_ids:
-            raise RequestError("the prompt is empty", because="the model needs at least one token to continue",
-                               hint="a text that is not empty", param="prompt")
+            raise RequestError(
+                "the prompt is empty",
+                because="the model needs at least one token to continue",
+                hint="a text that is not empty",
+                param="prompt",
+            )
         if len(token_ids) >= limits.max_model_len:
             raise RequestError(
-                f"the prompt has {len(token_ids)} tokens", param="prompt",
+                f"the prompt has {len(token_ids)} tokens",
+                param="prompt",
                 because=f"prompt and answer together may have {limits.max_model_len} (max_model_len)",
-                hint=f"a prompt of at most {limits.max_model_len - 1} tokens, or a larger --max-model-len")
+                hint=f"a prompt of at most {limits.max_model_len - 1} tokens, or a larger --max-model-len",
+            )
         self._check_token_ids("prompt", token_ids)
 
     def _check_params(self, params: SamplingParams) -> None:
@@ -160,17 +196,24 @@ class InputProcessor:
             return
         low, high = min(token_ids), max(token_ids)
         if low < 0 or high >= self._limits.vocab_size:
-            raise RequestError(f"{param} has token id {shown(low if low < 0 else high)}",
-                               because=f"the model's vocabulary has ids 0 to {self._limits.vocab_size - 1}",
-                               hint="ids of this model's tokenizer", param=param)
+            raise RequestError(
+                f"{param} has token id {shown(low if low < 0 else high)}",
+                because=f"the model's vocabulary has ids 0 to {self._limits.vocab_size - 1}",
+                hint="ids of this model's tokenizer",
+                param=param,
+            )
 
     def _logprob_count(self, param: str, asked: int | None) -> int | None:
         if asked is None:
             return None
         count = self._limits.vocab_size if asked == -1 else asked
         if count > self._limits.max_logprobs:
-            raise RequestError(f"{param}={asked}", because=f"this engine allows at most {self._limits.max_logprobs}",
-                               hint=f"--max-logprobs {count} when the engine is started", param=param)
+            raise RequestError(
+                f"{param}={asked}",
+                because=f"this engine allows at most {self._limits.max_logprobs}",
+                hint=f"--max-logprobs {count} when the engine is started",
+                param=param,
+            )
         return count
 
     def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
@@ -178,8 +221,12 @@ class InputProcessor:
         if not params.bad_words:
             return ()
         if self._tokenizer is None:
-            raise RequestError("bad_words without a tokenizer", because="they are given as text",
-                               hint="logit_bias of -100 on the token ids", param="bad_words")
+            raise RequestError(
+                "bad_words without a tokenizer",
+                because="they are given as text",
+                hint="logit_bias of -100 on the token ids",
+                param="bad_words",
+            )
         sequences: list[tuple[int, ...]] = []
         for word in params.bad_words:
             for text in dict.fromkeys((word, f" {word.lstrip()}")):
@@ -193,9 +240,12 @@ def split_prompt(prompt: Prompt) -> tuple[str | list[int], str | None]:
     """(text or token ids, cache salt or None). Raises RequestError for what is neither."""
     if isinstance(prompt, Mapping):
         if set(prompt) - {*_PROMPT_KEYS, "cache_salt"} or sum(key in prompt for key in _PROMPT_KEYS) != 1:
-            raise RequestError(f"a prompt with the keys {', '.join(map(str, prompt)) or 'none'}",
-                               because="it has exactly one of prompt and prompt_token_ids, and perhaps cache_salt",
-                               hint='{"prompt_token_ids": [1, 2, 3]}', param="prompt")
+            raise RequestError(
+                f"a prompt with the keys {', '.join(map(str, prompt)) or 'none'}",
+                because="it has exactly one of prompt and prompt_token_ids, and perhaps cache_salt",
+                hint='{"prompt_token_ids": [1, 2, 3]}',
+                param="prompt",
+            )
         salt = prompt.get("cache_salt")
         if salt is not None and (not isinstance(salt, str) or not salt):
             raise RequestError(f"cache_salt={salt!r}", because="it is a text that is not empty", param="cache_salt")
@@ -205,8 +255,12 @@ def split_prompt(prompt: Prompt) -> tuple[str | list[int], str | None]:
     try:
         return [operator.index(token) for token in prompt], None
     except TypeError:
-        raise RequestError("the prompt is neither a text nor token ids", because=f"it is {shown(prompt)}",
-                           hint='a text, or {"prompt_token_ids": [1, 2, 3]}', param="prompt") from None
+        raise RequestError(
+            "the prompt is neither a text nor token ids",
+            because=f"it is {shown(prompt)}",
+            hint='a text, or {"prompt_token_ids": [1, 2, 3]}',
+            param="prompt",
+        ) from None
 
 
 def _check_unicode(param: str, texts: Sequence[str]) -> None:

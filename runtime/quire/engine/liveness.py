@@ -27,8 +27,9 @@ class Liveness:
         cpu_time_s: the processor time that the process has used; None where the system does not tell.
     """
 
-    def __init__(self, timeout_s: float, cpu_time_s: Callable[[], float | None],
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, timeout_s: float, cpu_time_s: Callable[[], float | None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._timeout_s, self._cpu_time_s, self._clock = timeout_s, cpu_time_s, clock
         self._heard_s = self._worked_s = self._looked_s = clock()
         self._cpu_s = cpu_time_s()

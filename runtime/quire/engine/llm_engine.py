@@ -33,11 +33,23 @@ class LLMEngine:
         self._inputs = InputProcessor(self.loaded.limits, self.tokenizer)
         self._outputs = OutputProcessor(self.tokenizer)
 
-    def add_request(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None, priority: int = 0,
-                    add_special_tokens: bool = True) -> str:
+    def add_request(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        add_special_tokens: bool = True,
+    ) -> str:
         """Checks and queues a request; returns its id. Raises RequestError."""
-        prepared = self._inputs.prepare(prompt, params, request_id=request_id or uuid.uuid4().hex, priority=priority,
-                                        add_special_tokens=add_special_tokens)
+        prepared = self._inputs.prepare(
+            prompt,
+            params,
+            request_id=request_id or uuid.uuid4().hex,
+            priority=priority,
+            add_special_tokens=add_special_tokens,
+        )
         with signals_wait():
             self._core.add_request(prepared.message)
             self._outputs.add(prepared)
@@ -67,10 +79,19 @@ class LLMEngine:
         with signals_wait():
             changed = self._process(self._core.step())
             if not self._core.has_unfinished():  # what is left ended in a step that was interrupted: nobody told of it
-                error = Failure.of(BackendError("the end of this request was lost",
-                                                because="a step was interrupted", hint="the request again"))
-                changed.update(self._process([SequenceOutput(request_id, 0, [], "error", error=error)
-                                              for request_id in self._outputs.request_ids()]))
+                error = Failure.of(
+                    BackendError(
+                        "the end of this request was lost", because="a step was interrupted", hint="the request again"
+                    )
+                )
+                changed.update(
+                    self._process(
+                        [
+                            SequenceOutput(request_id, 0, [], "error", error=error)
+                            for request_id in self._outputs.request_ids()
+                        ]
+                    )
+                )
         return list(changed.values())
 
     def _process(self, outputs: list[SequenceOutput]) -> dict[str, RequestOutput]:

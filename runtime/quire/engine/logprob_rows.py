@@ -11,9 +11,7 @@ from quire.sampling.batch import LogprobRows
 def token_logprobs(rows: LogprobRows, row: int, num_top: int) -> TokenLogprobs:
     """Row `row`: the drawn (or actual) token and the `num_top` most likely ones."""
     stop = 1 + num_top
-    return TokenLogprobs(
-        rows.token_ids[row, :stop].tolist(), rows.logprobs[row, :stop].tolist(), int(rows.ranks[row])
-    )
+    return TokenLogprobs(rows.token_ids[row, :stop].tolist(), rows.logprobs[row, :stop].tolist(), int(rows.ranks[row]))
 
 
 class PromptLogprobs:

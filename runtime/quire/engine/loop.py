@@ -33,8 +33,9 @@ class _RequestId(msgspec.Struct):
 class EngineLoop:
     """Feeds the core from one socket and sends its outputs to the other, on one thread."""
 
-    def __init__(self, core: EngineCore, requests: zmq.Socket[bytes], outputs: zmq.Socket[bytes],
-                 stop: threading.Event) -> None:
+    def __init__(
+        self, core: EngineCore, requests: zmq.Socket[bytes], outputs: zmq.Socket[bytes], stop: threading.Event
+    ) -> None:
         self._core = core
         self._requests, self._outputs, self._stop = requests, outputs, stop
         self._encoder = msgspec.msgpack.Encoder()
@@ -122,13 +123,16 @@ class EngineLoop:
             for request_id in {output.request_id for output in outputs}:
                 self._core.abort(request_id)
             failure = Failure.of(_bug(error))
-            self._send(OUTPUTS, [SequenceOutput(output.request_id, output.index, [], "error", error=failure)
-                                 for output in outputs])
+            self._send(
+                OUTPUTS,
+                [SequenceOutput(output.request_id, output.index, [], "error", error=failure) for output in outputs],
+            )
 
     def _send(self, kind: bytes, message: Any) -> None:
         self._outputs.send_multipart([kind, self._encoder.encode(message)])
 
 
 def _bug(error: Exception) -> InternalError:
-    return InternalError("the engine failed", because=f"{type(error).__name__}: {error}",
-                         hint="reporting it with the log")
+    return InternalError(
+        "the engine failed", because=f"{type(error).__name__}: {error}", hint="reporting it with the log"
+    )

@@ -65,9 +65,18 @@ class MemoryFit:
         quantized: the model with another --quantization; raises ConfigError where that cannot be.
     """
 
-    def __init__(self, config: EngineConfig, resolved: ResolvedConfig, capabilities: Capabilities,
-                 report: DeviceReport, *, max_logits_rows: int, conversion_bytes: int, holds_floats: bool,
-                 quantized: Callable[[str], ModelGraph]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        resolved: ResolvedConfig,
+        capabilities: Capabilities,
+        report: DeviceReport,
+        *,
+        max_logits_rows: int,
+        conversion_bytes: int,
+        holds_floats: bool,
+        quantized: Callable[[str], ModelGraph],
+    ) -> None:
         self._config, self._resolved, self._capabilities, self._report = config, resolved, capabilities, report
         self._max_logits_rows, self._conversion_bytes = max_logits_rows, conversion_bytes
         self._holds_floats, self._quantized = holds_floats, quantized
@@ -84,20 +93,31 @@ class MemoryFit:
             f"{self._config.model} does not fit into the memory of device {device}: {self._sum(need)},"
             f" {_gib(available)} is available",
             because=f"{_gib(self._report.free_memory_bytes)} of {_gib(self._report.total_memory_bytes)} is free"
-                    + (f", and of that the engine takes {self._share:g} (--memory-utilization)" * (self._share < 1)),
-            hint=", or ".join([*self._proposals(model, available), "a smaller model, or a device with more memory"]))
+            + (f", and of that the engine takes {self._share:g} (--memory-utilization)" * (self._share < 1)),
+            hint=", or ".join([*self._proposals(model, available), "a smaller model, or a device with more memory"]),
+        )
 
     def need(self, model: ModelGraph, resolved: ResolvedConfig) -> MemoryNeed:
         """What `model` takes with these settings."""
         dtypes = step_dtypes(resolved, model)
         bits = dict.fromkeys(dtypes.scheme_bits, 32.0) if self._holds_floats else dtypes.scheme_bits
-        sizes = {**model.axis_sizes(), "T": resolved.max_num_batched_tokens, "S": resolved.max_num_seqs,
-                 "L": min(self._max_logits_rows, resolved.max_num_batched_tokens)}
-        arena = plan_arena([part.graph for part in model.parts()], sizes, dtype_bytes={
-            "act": int(dtypes.value_bytes("act")), "f32": 4, "i32": 4, "bool": 1})
-        return MemoryNeed(weights=weight_totals(model, resolved.weight_dtype, bits)[1],
-                          conversion=self._conversion_bytes, activations=arena.total_bytes,
-                          kv=self._kv_bytes(model, resolved))
+        sizes = {
+            **model.axis_sizes(),
+            "T": resolved.max_num_batched_tokens,
+            "S": resolved.max_num_seqs,
+            "L": min(self._max_logits_rows, resolved.max_num_batched_tokens),
+        }
+        arena = plan_arena(
+            [part.graph for part in model.parts()],
+            sizes,
+            dtype_bytes={"act": int(dtypes.value_bytes("act")), "f32": 4, "i32": 4, "bool": 1},
+        )
+        return MemoryNeed(
+            weights=weight_totals(model, resolved.weight_dtype, bits)[1],
+            conversion=self._conversion_bytes,
+            activations=arena.total_bytes,
+            kv=self._kv_bytes(model, resolved),
+        )
 
     @property
     def _share(self) -> float:
@@ -110,15 +130,24 @@ class MemoryFit:
     def _kv_bytes(self, model: ModelGraph, resolved: ResolvedConfig) -> int:
         blocks = self._config.num_kv_blocks
         if blocks is not None:
-            return blocks * sum(pool_block_bytes(model, pool, resolved.block_size, resolved.kv_dtype)
-                                for pool in kv_pools(model))
-        return sequence_kv_bytes(model, resolved.max_model_len, block_size=resolved.block_size,
-                                 kv_dtype=resolved.kv_dtype, max_num_batched_tokens=resolved.max_num_batched_tokens)
+            return blocks * sum(
+                pool_block_bytes(model, pool, resolved.block_size, resolved.kv_dtype) for pool in kv_pools(model)
+            )
+        return sequence_kv_bytes(
+            model,
+            resolved.max_model_len,
+            block_size=resolved.block_size,
+            kv_dtype=resolved.kv_dtype,
+            max_num_batched_tokens=resolved.max_num_batched_tokens,
+        )
 
     def _sum(self, need: MemoryNeed) -> str:
         blocks = self._config.num_kv_blocks
-        cache = (f"a sequence of max_model_len={self._resolved.max_model_len} tokens" if blocks is None
-                 else f"{blocks} blocks")
+        cache = (
+            f"a sequence of max_model_len={self._resolved.max_model_len} tokens"
+            if blocks is None
+            else f"{blocks} blocks"
+        )
         parts = [f"weights {_gib(need.weights)}"]
         if need.conversion > need.activations + need.kv:
             parts.append(f"the largest tensor while it is converted {_gib(need.conversion)}")
@@ -146,8 +175,13 @@ class MemoryFit:
                 yield f"{beside}--num-kv-blocks {room // per_block}"
             return
         longest = longest_sequence(
-            model, room, resolved.max_model_len, block_size=resolved.block_size, kv_dtype=resolved.kv_dtype,
-            max_num_batched_tokens=resolved.max_num_batched_tokens)
+            model,
+            room,
+            resolved.max_model_len,
+            block_size=resolved.block_size,
+            kv_dtype=resolved.kv_dtype,
+            max_num_batched_tokens=resolved.max_num_batched_tokens,
+        )
         if longest >= min(SHORTEST_USEFUL_LEN, resolved.max_model_len):
             yield f"{beside}--max-model-len {longest}"
 

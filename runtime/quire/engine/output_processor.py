@@ -59,13 +59,17 @@ class OutputProcessor:
             from quire.tokenizer import IncrementalDetokenizer
 
             assert self._tokenizer is not None
-            detokenizers = [IncrementalDetokenizer(self._tokenizer, message.prompt_token_ids, message.params)
-                            for _ in range(message.params.n)]
+            detokenizers = [
+                IncrementalDetokenizer(self._tokenizer, message.prompt_token_ids, message.params)
+                for _ in range(message.params.n)
+            ]
         with_logprobs = message.params.logprobs is not None
         completions = [
             CompletionOutput(
-                i, logprobs=[] if with_logprobs else None, text_offsets=_offsets(detokenizers, i, with_logprobs),
-                cumulative_logprob=0.0 if with_logprobs else None
+                i,
+                logprobs=[] if with_logprobs else None,
+                text_offsets=_offsets(detokenizers, i, with_logprobs),
+                cumulative_logprob=0.0 if with_logprobs else None,
             )
             for i in range(message.params.n)
         ]

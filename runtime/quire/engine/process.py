@@ -70,8 +70,13 @@ def _load(startup: Startup, outputs: zmq.Socket[bytes]) -> LoadedEngine | None:
         failure = Failure.of(error)
     except Exception as error:  # a bug: the parent must hear of it like of any other reason
         logging.getLogger("quire").exception("the model could not be loaded")
-        failure = Failure.of(InternalError("the model could not be loaded", because=f"{type(error).__name__}: {error}",
-                                           hint="reporting it with the log"))
+        failure = Failure.of(
+            InternalError(
+                "the model could not be loaded",
+                because=f"{type(error).__name__}: {error}",
+                hint="reporting it with the log",
+            )
+        )
     outputs.send_multipart([FAILED, msgspec.msgpack.encode(failure)])
     return None
 

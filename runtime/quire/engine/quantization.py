@@ -39,8 +39,14 @@ class SchemeChoice:
     notes: tuple[str, ...] = ()
 
 
-def choose_schemes(spec: ModelSpec, files: CheckpointFiles | None, asked: str | None, capabilities: Capabilities, *,
-                   strict: bool = False) -> SchemeChoice:
+def choose_schemes(
+    spec: ModelSpec,
+    files: CheckpointFiles | None,
+    asked: str | None,
+    capabilities: Capabilities,
+    *,
+    strict: bool = False,
+) -> SchemeChoice:
     """The model with a scheme for every matrix.
 
     Integers of the checkpoint are used as they are where the device has their scheme, else they are dequantized as
@@ -70,9 +76,11 @@ def choose_schemes(spec: ModelSpec, files: CheckpointFiles | None, asked: str | 
         model = assign_schemes(spec.graph, lambda weight, role: by_role.get(role, PLAIN))
     notes = lost.notes()
     if strict and notes:
-        raise BackendError("--strict-device: the device cannot hold this checkpoint as it is stored",
-                           because="; ".join(notes),
-                           hint="the command without --strict-device, or another device or checkpoint")
+        raise BackendError(
+            "--strict-device: the device cannot hold this checkpoint as it is stored",
+            because="; ".join(notes),
+            hint="the command without --strict-device, or another device or checkpoint",
+        )
     return SchemeChoice(model, notes)
 
 
@@ -80,7 +88,9 @@ def step_dtypes(resolved: ResolvedConfig, model: ModelGraph) -> Dtypes:
     """What the cost model needs to know of how a model is held."""
     bits = {
         weight.scheme: WeightScheme.parse(weight.scheme).bits_per_element(weight.shape[-1].evaluate(model.axis_sizes()))
-        for part in model.parts() for weight in part.graph.weights.values() if weight.scheme != PLAIN
+        for part in model.parts()
+        for weight in part.graph.weights.values()
+        if weight.scheme != PLAIN
     }
     return Dtypes(weight=resolved.weight_dtype, act=resolved.act_dtype, kv=resolved.kv_dtype, scheme_bits=bits)
 
@@ -108,13 +118,18 @@ class _Dequantized:
         return tuple(
             f"dequantized while loading: {len(sizes)} weight{'s' * (len(sizes) > 1)} stored as {stored} "
             f"({sum(sizes) / 1e6:.1f} million elements): {why}"
-            for (stored, why), sizes in self._elements.items())
+            for (stored, why), sizes in self._elements.items()
+        )
 
 
 def _other_weights(model: ModelGraph, in_matrices: Mapping[Source, object]) -> dict[Source, Weight]:
     """Those that never have a scheme: tables that no linear shares, vectors, what stays in float32."""
-    return {weight.source: weight for part in model.parts() for weight in part.graph.weights.values()
-            if weight.source not in in_matrices}
+    return {
+        weight.source: weight
+        for part in model.parts()
+        for weight in part.graph.weights.values()
+        if weight.source not in in_matrices
+    }
 
 
 def _stored(spec: ModelSpec, files: CheckpointFiles | None, sources: Iterable[Source]) -> dict[Source, str]:
@@ -130,14 +145,17 @@ def _check_asked(asked: str | None, spec: ModelSpec, stored: Mapping[Source, str
     method = (spec.quantization_config or {}).get("quant_method")
     if asked is None or asked == method or [asked] == held:
         return
-    raise ConfigError(f"quantization={asked!r} of a checkpoint that is already quantized",
-                      because=f"it holds {method or 'integers'}: {', '.join(held) or 'in a form that does not join'}; "
-                              "rounding them again would only lose",
-                      hint="the command without --quantization, or the original weights")
+    raise ConfigError(
+        f"quantization={asked!r} of a checkpoint that is already quantized",
+        because=f"it holds {method or 'integers'}: {', '.join(held) or 'in a form that does not join'}; "
+        "rounding them again would only lose",
+        hint="the command without --quantization, or the original weights",
+    )
 
 
-def _as_stored(model: ModelGraph, stored: Mapping[Source, str], capabilities: Capabilities,
-               lost: _Dequantized) -> ModelGraph:
+def _as_stored(
+    model: ModelGraph, stored: Mapping[Source, str], capabilities: Capabilities, lost: _Dequantized
+) -> ModelGraph:
     def scheme_of(weight: Weight, role: Role) -> str:
         scheme = stored.get(weight.source)
         if scheme is None:
@@ -157,8 +175,11 @@ def _schemes_by_role(asked: str, capabilities: Capabilities) -> Mapping[Role, st
         by_role = {"linear": scheme, "experts": scheme, "head": scheme}
     lacking = sorted(set(by_role.values()) - capabilities.weight_schemes)
     if lacking:
-        raise ConfigError(f"quantization={asked!r}", because=f"the device has no kernel for {', '.join(lacking)}",
-                          hint=_choices(capabilities))
+        raise ConfigError(
+            f"quantization={asked!r}",
+            because=f"the device has no kernel for {', '.join(lacking)}",
+            hint=_choices(capabilities),
+        )
     return by_role
 
 

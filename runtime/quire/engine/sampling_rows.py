@@ -163,13 +163,15 @@ class SamplingRows:
         lists: dict[str, TokenLists] = {}
         if used & PENALTIES:
             penalised = [bool(feature & PENALTIES) for feature in features]
-            lists["prompt_tokens"] = _ragged([
-                seq.request.prompt if on else _NONE for seq, on in zip(sequences, penalised, strict=True)
-            ])
-            lists["output_tokens"] = _ragged([
-                row.history.update(seq.output_token_ids) if on and row else _NONE
-                for seq, row, on in zip(sequences, rows, penalised, strict=True)
-            ])
+            lists["prompt_tokens"] = _ragged(
+                [seq.request.prompt if on else _NONE for seq, on in zip(sequences, penalised, strict=True)]
+            )
+            lists["output_tokens"] = _ragged(
+                [
+                    row.history.update(seq.output_token_ids) if on and row else _NONE
+                    for seq, row, on in zip(sequences, rows, penalised, strict=True)
+                ]
+            )
         if used & ALLOWED:
             lists["allowed"] = _ragged([row.allowed if row else _NONE for row in rows])
         if used & BIAS:
@@ -178,8 +180,9 @@ class SamplingRows:
                 [row.bias_values if row else _NO_VALUES for row in rows],
             )
         if used & BANNED:
-            banned = [_banned(seq) if feature & BANNED else _NONE
-                      for seq, feature in zip(sequences, features, strict=True)]
+            banned = [
+                _banned(seq) if feature & BANNED else _NONE for seq, feature in zip(sequences, features, strict=True)
+            ]
             if any(len(tokens) for tokens in banned):
                 lists["banned"] = _ragged(banned)
         return lists

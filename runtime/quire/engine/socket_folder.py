@@ -45,8 +45,11 @@ class SocketFolder:
                 return
             except OSError as error:
                 problems.append(f"{root}: {error.strerror or error}")
-        raise ConfigError("there is no folder for the engine's sockets", because="; ".join(problems),
-                          hint="TMPDIR set to a short path of a folder that can be written, with room left")
+        raise ConfigError(
+            "there is no folder for the engine's sockets",
+            because="; ".join(problems),
+            hint="TMPDIR set to a short path of a folder that can be written, with room left",
+        )
 
     def close(self) -> None:
         """Removes it; safe to call twice."""

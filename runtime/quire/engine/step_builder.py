@@ -152,8 +152,11 @@ def _start_loc(num_new: list[int]) -> I32:
 def _last_token_ids(plan: StepPlan) -> I32:
     """As `_token_ids` for a step of decoding."""
     return np.array(
-        [-1 if prev_row >= 0 else seq.last_token_id
-         for seq, prev_row in zip(plan.sequences, plan.prev_rows, strict=True)], np.int32,
+        [
+            -1 if prev_row >= 0 else seq.last_token_id
+            for seq, prev_row in zip(plan.sequences, plan.prev_rows, strict=True)
+        ],
+        np.int32,
     )
 
 

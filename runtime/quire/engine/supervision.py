@@ -31,11 +31,17 @@ class Supervision:
 
     def __post_init__(self) -> None:
         if self.on_death not in ("restart", "exit"):
-            raise ConfigError(f"on_death={self.on_death!r}", because="it is what to do when the engine process ends",
-                              hint="restart or exit")
+            raise ConfigError(
+                f"on_death={self.on_death!r}",
+                because="it is what to do when the engine process ends",
+                hint="restart or exit",
+            )
         if type(self.max_restarts) is not int or not 0 <= self.max_restarts <= INT32_MAX:
-            raise ConfigError(f"max_restarts={self.max_restarts!r}", because="it is a count",
-                              hint=f"a whole number of 0 to {INT32_MAX}")
+            raise ConfigError(
+                f"max_restarts={self.max_restarts!r}",
+                because="it is a count",
+                hint=f"a whole number of 0 to {INT32_MAX}",
+            )
         for name in ("window_s", "health_timeout_s"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:

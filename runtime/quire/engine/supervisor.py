@@ -35,8 +35,14 @@ class EngineSupervisor:
         client: the process of now. num_restarts: processes that were started in place of one that ended.
     """
 
-    def __init__(self, config: EngineConfig, supervision: Supervision, *, on_message: Callable[[Message], None],
-                 on_loss: Callable[[QuireError], int]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        supervision: Supervision,
+        *,
+        on_message: Callable[[Message], None],
+        on_loss: Callable[[QuireError], int],
+    ) -> None:
         self._config, self._supervision = config, supervision
         self._on_message, self._on_loss = on_message, on_loss
         self._limit = RestartLimit(supervision)
@@ -69,8 +75,11 @@ class EngineSupervisor:
         self.check_up()
         stuck_s = self.client.liveness.stuck_s() if self._task is not None else 0.0
         if stuck_s:
-            raise BackendError("the engine does not answer", because=f"it was silent for {stuck_s:.0f} s",
-                               hint="waiting, in case it goes on; else starting the server again")
+            raise BackendError(
+                "the engine does not answer",
+                because=f"it was silent for {stuck_s:.0f} s",
+                hint="waiting, in case it goes on; else starting the server again",
+            )
 
     def check_up(self) -> None:
         """Raises BackendError while there is no engine process to talk to; a stuck one counts as one."""
@@ -102,8 +111,14 @@ class EngineSupervisor:
                 loss = await self._read()
         except Exception as error:  # a bug: nobody may wait for a supervisor that has ended
             logger.exception("the engine's supervisor failed")
-            self._give_up(InternalError("the engine's supervisor failed", because=f"{type(error).__name__}: {error}",
-                                        hint="reporting it with the log"), "nothing watches it any more")
+            self._give_up(
+                InternalError(
+                    "the engine's supervisor failed",
+                    because=f"{type(error).__name__}: {error}",
+                    hint="reporting it with the log",
+                ),
+                "nothing watches it any more",
+            )
 
     async def _read(self) -> QuireError:
         """Takes messages of the process in until it is lost; returns why."""
@@ -128,12 +143,20 @@ class EngineSupervisor:
             if number == 0:
                 self._give_up(loss, self._why_no_restart())
                 return False
-            self._down = BackendError("the engine is restarting", because=f"{loss.what}: {loss.because}",
-                                      hint="the request again in a moment")
+            self._down = BackendError(
+                "the engine is restarting", because=f"{loss.what}: {loss.because}", hint="the request again in a moment"
+            )
             num_lost = self._on_loss(loss)
-            logger.error("%s (process %d, %s); %d requests end with an error; restart %d of at most %d in %g s begins",
-                         loss.what, pid, loss.because, num_lost, number, self._supervision.max_restarts,
-                         self._supervision.window_s)
+            logger.error(
+                "%s (process %d, %s); %d requests end with an error; restart %d of at most %d in %g s begins",
+                loss.what,
+                pid,
+                loss.because,
+                num_lost,
+                number,
+                self._supervision.max_restarts,
+                self._supervision.window_s,
+            )
             await asyncio.sleep(delay_s)
             delay_s = max(FIRST_DELAY_S, 2 * delay_s)
             start_s = time.monotonic()
@@ -145,14 +168,20 @@ class EngineSupervisor:
                 loss = error
                 continue
             if self._is_another_model(limits):
-                self._give_up(BackendError("the engine loaded another model than before",
-                                           because="the model's files have changed since the server was started",
-                                           hint="starting the server again"), "its tokens would mean something else")
+                self._give_up(
+                    BackendError(
+                        "the engine loaded another model than before",
+                        because="the model's files have changed since the server was started",
+                        hint="starting the server again",
+                    ),
+                    "its tokens would mean something else",
+                )
                 return False
             if not self._is_closing:
                 self._down = None
-            logger.warning("the engine runs again as process %d, after %.1f s", self.client.pid,
-                           time.monotonic() - start_s)
+            logger.warning(
+                "the engine runs again as process %d, after %.1f s", self.client.pid, time.monotonic() - start_s
+            )
             return True
 
     def _why_no_restart(self) -> str:
@@ -172,8 +201,14 @@ class EngineSupervisor:
         self._down = BackendError(loss.what, because=f"{loss.because}; {why}", hint=loss.hint)
         self._ended.set()
         num_lost = self._on_loss(self._down)
-        logger.error("%s (process %d, %s); %d requests end with an error; %s, so it is gone for good",
-                     loss.what, pid, loss.because, num_lost, why)
+        logger.error(
+            "%s (process %d, %s); %d requests end with an error; %s, so it is gone for good",
+            loss.what,
+            pid,
+            loss.because,
+            num_lost,
+            why,
+        )
 
     async def _watch_silence(self, client: EngineClient) -> None:
         """Says once when the process gets stuck, and once when it goes on."""
@@ -183,8 +218,12 @@ class EngineSupervisor:
             client.liveness.look()
             stuck_s = client.liveness.stuck_s()
             if stuck_s and not is_stuck:
-                logger.error("the engine (process %d) does not answer: it was silent for %.0f s; running requests wait,"
-                             " new ones are refused", client.pid, stuck_s)
+                logger.error(
+                    "the engine (process %d) does not answer: it was silent for %.0f s; running requests wait,"
+                    " new ones are refused",
+                    client.pid,
+                    stuck_s,
+                )
             elif is_stuck and not stuck_s:
                 logger.warning("the engine (process %d) answers again", client.pid)
             is_stuck = bool(stuck_s)

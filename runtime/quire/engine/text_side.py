@@ -89,5 +89,10 @@ def _tokenizer_of(source: TextSource) -> Tokenizer:
     from quire.weights.gguf import end_token_ids, named_token_ids, open_gguf
 
     metadata = open_gguf(Path(source.path)).metadata
-    return gguf_tokenizer(metadata, special_ids=named_token_ids(metadata), eos_token_ids=end_token_ids(metadata),
-                          chat_template=source.chat_template, where=source.path)
+    return gguf_tokenizer(
+        metadata,
+        special_ids=named_token_ids(metadata),
+        eos_token_ids=end_token_ids(metadata),
+        chat_template=source.chat_template,
+        where=source.path,
+    )

@@ -11,5 +11,17 @@ from quire.files.reading import is_panic, reading
 from quire.files.regular_file import MOST_TEXT_BYTES, open_regular, read_bytes, read_text
 from quire.files.token_ids import end_tokens
 
-__all__ = ["MOST_TEXT_BYTES", "end_tokens", "file_of", "is_panic", "open_regular", "optional_file_of", "parse_json",
-           "parse_object", "read_bytes", "read_json_object", "read_text", "reading"]
+__all__ = [
+    "MOST_TEXT_BYTES",
+    "end_tokens",
+    "file_of",
+    "is_panic",
+    "open_regular",
+    "optional_file_of",
+    "parse_json",
+    "parse_object",
+    "read_bytes",
+    "read_json_object",
+    "read_text",
+    "reading",
+]

@@ -45,10 +45,13 @@ class FileRegions:
             try:
                 count = os.preadv(self._file.fileno(), [target[done:]], start + done)
             except OSError as error:
-                raise ModelError(f"{self._path} cannot be read", because=error.strerror or str(error),
-                                 hint="a disk that can be read") from error
+                raise ModelError(
+                    f"{self._path} cannot be read", because=error.strerror or str(error), hint="a disk that can be read"
+                ) from error
             if count == 0:
-                raise ModelError(f"{self._path} was cut short while it was read",
-                                 because=f"it had {self.num_bytes} bytes and ends at byte {start + done} now",
-                                 hint="the command again, when nobody writes the file any more")
+                raise ModelError(
+                    f"{self._path} was cut short while it was read",
+                    because=f"it had {self.num_bytes} bytes and ends at byte {start + done} now",
+                    hint="the command again, when nobody writes the file any more",
+                )
             done += count

@@ -31,8 +31,9 @@ def parse_object(text: str | bytes, where: str, *, unique_names: bool = False) -
     """The object that a text of JSON holds; see `parse_json`."""
     value = parse_json(text, where, unique_names=unique_names)
     if not isinstance(value, dict):
-        raise ModelError(f"{where} does not hold a JSON object", because=f"it holds a {type(value).__name__}",
-                         hint=_AGAIN)
+        raise ModelError(
+            f"{where} does not hold a JSON object", because=f"it holds a {type(value).__name__}", hint=_AGAIN
+        )
     return value
 
 
@@ -44,6 +45,7 @@ def parse_json(text: str | bytes, where: str, *, unique_names: bool = False) -> 
     Args:
         unique_names: a name that an object has twice is an error instead.
     """
+
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(found)
         if len(values) < len(found):
@@ -51,8 +53,9 @@ def parse_json(text: str | bytes, where: str, *, unique_names: bool = False) -> 
             twice = next(name for name, _ in found if name in seen or seen.add(name))  # type: ignore[func-returns-value]
             twice = twice[:100]
             if unique_names:
-                raise ModelError(f"{where}: {twice!r} is there twice", because="a name stands for one value",
-                                 hint=_AGAIN)
+                raise ModelError(
+                    f"{where}: {twice!r} is there twice", because="a name stands for one value", hint=_AGAIN
+                )
             logger.warning("%s: %r is there twice in one object; the last value holds", where, twice)
         return values
 
@@ -62,11 +65,13 @@ def parse_json(text: str | bytes, where: str, *, unique_names: bool = False) -> 
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except json.JSONDecodeError as error:
-        raise ModelError(f"{where} is not JSON", because=f"line {error.lineno}, column {error.colno}: {error.msg}",
-                         hint=_AGAIN) from error
+        raise ModelError(
+            f"{where} is not JSON", because=f"line {error.lineno}, column {error.colno}: {error.msg}", hint=_AGAIN
+        ) from error
     except UnicodeEncodeError as error:
-        raise ModelError(f"{where} holds a text that is no Unicode", because="it has half of a surrogate pair",
-                         hint=_AGAIN) from error
+        raise ModelError(
+            f"{where} holds a text that is no Unicode", because="it has half of a surrogate pair", hint=_AGAIN
+        ) from error
     except UnicodeDecodeError as error:
         raise ModelError(f"{where} is not JSON", because=f"byte {error.start} is no UTF-8", hint=_AGAIN) from error
     except ValueError as error:  # an integer of more digits than Python reads

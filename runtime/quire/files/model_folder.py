@@ -21,11 +21,15 @@ def file_of(folder: Path, name: str) -> Path:
     try:
         target, roots = path.resolve(), _roots(folder.resolve())
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
-        raise ModelError(f"{str(path)[:300]} cannot be read", because=str(error)[:300],
-                         hint="downloading the model again") from error
+        raise ModelError(
+            f"{str(path)[:300]} cannot be read", because=str(error)[:300], hint="downloading the model again"
+        ) from error
     if not any(target.is_relative_to(root) for root in roots):
-        raise ModelError(f"{str(path)[:300]} leads out of the model's folder", because=f"to {str(target)[:300]}",
-                         hint="a copy of the file in the folder; or a link to the whole folder")
+        raise ModelError(
+            f"{str(path)[:300]} leads out of the model's folder",
+            because=f"to {str(target)[:300]}",
+            hint="a copy of the file in the folder; or a link to the whole folder",
+        )
     return path
 
 

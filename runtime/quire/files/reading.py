@@ -37,9 +37,11 @@ def reading(place: Path | str | Callable[[], str]) -> Iterator[None]:
             raise
         where = place() if callable(place) else str(place)
         logger.debug("while reading %s", where, exc_info=True)
-        raise ModelError(f"{where} cannot be read", because=_in_words(error),
-                         hint="downloading the model again; if it is whole, it is of a kind that Quire does not know",
-                         ) from error
+        raise ModelError(
+            f"{where} cannot be read",
+            because=_in_words(error),
+            hint="downloading the model again; if it is whole, it is of a kind that Quire does not know",
+        ) from error
 
 
 def is_panic(error: BaseException) -> bool:

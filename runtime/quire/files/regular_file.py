@@ -13,8 +13,13 @@ MOST_TEXT_BYTES = 2**28
 """Of a file that is read whole. The largest tokenizer.json in use has 34 MB, the largest index some 20."""
 
 _AGAIN = "downloading the file again"
-_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
-          (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -37,8 +42,9 @@ def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes:
-            raise ModelError(f"{path} has {size} bytes", because=f"files of its kind are read up to {most_bytes}",
-                             hint=_AGAIN)
+            raise ModelError(
+                f"{path} has {size} bytes", because=f"files of its kind are read up to {most_bytes}", hint=_AGAIN
+            )
         try:
             return file.read(most_bytes)
         except OSError as error:
@@ -51,8 +57,9 @@ def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ModelError(f"{path} is not a text in UTF-8", because=f"byte {error.start} is {content[error.start]:#04x}",
-                         hint=_AGAIN) from error
+        raise ModelError(
+            f"{path} is not a text in UTF-8", because=f"byte {error.start} is {content[error.start]:#04x}", hint=_AGAIN
+        ) from error
 
 
 def _reason(error: OSError | ValueError) -> str:

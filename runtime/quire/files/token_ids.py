@@ -29,8 +29,11 @@ def _end_token(value: Any, where: str) -> int | str:
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         value = int(value)
     if type(value) is not int or not 0 <= value <= _MOST:
-        raise ModelError(f"{where}: eos_token_id={value!r:.100}", hint="mending the file",
-                         because="a token's id or text, or a list of them, is expected there")
+        raise ModelError(
+            f"{where}: eos_token_id={value!r:.100}",
+            hint="mending the file",
+            because="a token's id or text, or a list of them, is expected there",
+        )
     return value
 
 

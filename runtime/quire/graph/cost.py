@@ -70,16 +70,21 @@ class Cost:
     kv_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.flops + other.flops, self.weight_bytes + other.weight_bytes,
-                    self.activation_bytes + other.activation_bytes, self.kv_bytes + other.kv_bytes)
+        return Cost(
+            self.flops + other.flops,
+            self.weight_bytes + other.weight_bytes,
+            self.activation_bytes + other.activation_bytes,
+            self.kv_bytes + other.kv_bytes,
+        )
 
     @property
     def total_bytes(self) -> int:
         return self.weight_bytes + self.activation_bytes + self.kv_bytes
 
 
-def weight_num_bytes(weight: Weight, axis_sizes: Mapping[str, int], dtype: str,
-                     scheme_bits: Mapping[str, float] | None = None) -> int:
+def weight_num_bytes(
+    weight: Weight, axis_sizes: Mapping[str, int], dtype: str, scheme_bits: Mapping[str, float] | None = None
+) -> int:
     """Bytes of one weight on this rank.
 
     Args:
@@ -117,15 +122,18 @@ def scheme_totals(model: ModelGraph, dtypes: Dtypes) -> dict[str, SchemeTotal]:
     for weight in _distinct(model):
         had = found.get(weight.scheme, SchemeTotal(0, 0, 0))
         found[weight.scheme] = SchemeTotal(
-            had.num_weights + 1, had.parameters + num_elements(weight.shape).evaluate(sizes),
-            had.num_bytes + weight_num_bytes(weight, sizes, dtypes.weight, dtypes.scheme_bits))
+            had.num_weights + 1,
+            had.parameters + num_elements(weight.shape).evaluate(sizes),
+            had.num_bytes + weight_num_bytes(weight, sizes, dtypes.weight, dtypes.scheme_bits),
+        )
     return dict(sorted(found.items(), key=lambda item: -item[1].num_bytes))
 
 
 def _distinct(model: ModelGraph) -> list[Weight]:
     """Weights that are held once each."""
-    return list({(w.source, w.scheme, w.keep_f32): w
-                 for part in model.parts() for w in part.graph.weights.values()}.values())
+    return list(
+        {(w.source, w.scheme, w.keep_f32): w for part in model.parts() for w in part.graph.weights.values()}.values()
+    )
 
 
 def node_cost(model: ModelGraph, part: Part, node: Node, step: Step, dtypes: Dtypes) -> Cost:
@@ -141,10 +149,15 @@ def node_cost(model: ModelGraph, part: Part, node: Node, step: Step, dtypes: Dty
         moved = [*node.outputs, *node.outputs]
     activation = sum(
         num_elements(graph.values[v].shape).evaluate(sizes) * dtypes.value_bytes(graph.values[v].dtype)
-        for v in moved if v >= 0
+        for v in moved
+        if v >= 0
     )
-    return Cost(int(spec.flops(args).evaluate(sizes)), _weight_bytes(graph, node, sizes, dtypes), int(activation),
-                _kv_bytes(model, part, node, step, dtypes))
+    return Cost(
+        int(spec.flops(args).evaluate(sizes)),
+        _weight_bytes(graph, node, sizes, dtypes),
+        int(activation),
+        _kv_bytes(model, part, node, step, dtypes),
+    )
 
 
 def part_cost(model: ModelGraph, part: Part, step: Step, dtypes: Dtypes) -> Cost:

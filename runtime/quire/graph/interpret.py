@@ -45,15 +45,19 @@ class PartRunner:
         values: list[Any] = [None] * (self._num_values + 1)  # the spare last one is index -1: an absent operand
         for name, value_id in self.part.graph.inputs:
             if name not in environment:
-                raise InternalError(f"part {self.part.prefix} needs {name!r}",
-                                    because=f"the environment has {', '.join(sorted(environment))}")
+                raise InternalError(
+                    f"part {self.part.prefix} needs {name!r}",
+                    because=f"the environment has {', '.join(sorted(environment))}",
+                )
             values[value_id] = environment[name]
         for position, (kernel, inputs, weights, outputs, dead) in enumerate(self._steps):
             results = kernel(context, tuple([values[i] for i in inputs]), weights)
             if len(results) != len(outputs):
                 op = self.part.graph.nodes[position].op
-                raise InternalError(f"part {self.part.prefix}, node {position} ({op}): {len(outputs)} results are "
-                                    f"declared, the kernel returned {len(results)}")
+                raise InternalError(
+                    f"part {self.part.prefix}, node {position} ({op}): {len(outputs)} results are "
+                    f"declared, the kernel returned {len(results)}"
+                )
             for value_id, result in zip(outputs, results, strict=True):
                 values[value_id] = result
             for value_id in dead:

@@ -14,8 +14,16 @@ from quire.graph.kv_arrays import held_arrays
 from quire.graph.shapes import num_elements
 
 DTYPE_BYTES: Mapping[str, float] = {
-    "float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
-    "float8_e4m3fnuz": 1, "fp8": 1, "int8": 1, "int4": 0.5,
+    "float64": 8,
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+    "float8_e4m3fnuz": 1,
+    "fp8": 1,
+    "int8": 1,
+    "int4": 0.5,
 }
 """Bytes per element of dtypes in which weights, activations and KV are held."""
 
@@ -116,26 +124,31 @@ def fit_kv_blocks(
     return {pool: int(count * spare) for pool, count in blocks.items()}
 
 
-def sequence_kv_bytes(model: ModelGraph, num_tokens: int, *, block_size: int, kv_dtype: str,
-                      max_num_batched_tokens: int) -> int:
+def sequence_kv_bytes(
+    model: ModelGraph, num_tokens: int, *, block_size: int, kv_dtype: str, max_num_batched_tokens: int
+) -> int:
     """Bytes of the smallest KV cache that holds one sequence of `num_tokens`: its blocks and one more of each pool."""
     need = _Need(model, block_size, kv_dtype, max_num_batched_tokens)
     return sum(need.block_bytes.values()) + need.bytes(1, num_tokens)
 
 
-def longest_sequence(model: ModelGraph, available_bytes: int, limit: int, *, block_size: int, kv_dtype: str,
-                     max_num_batched_tokens: int) -> int:
+def longest_sequence(
+    model: ModelGraph, available_bytes: int, limit: int, *, block_size: int, kv_dtype: str, max_num_batched_tokens: int
+) -> int:
     """Tokens, up to `limit`, of the longest sequence whose KV cache fits (see `sequence_kv_bytes`); 0 = none does."""
     need = _Need(model, block_size, kv_dtype, max_num_batched_tokens)
     return need.longest(1, limit, available_bytes - sum(need.block_bytes.values()))
 
 
-def most_kv_blocks(model: ModelGraph, *, block_size: int, max_model_len: int, max_num_seqs: int,
-                   max_num_batched_tokens: int) -> dict[str, int]:
+def most_kv_blocks(
+    model: ModelGraph, *, block_size: int, max_model_len: int, max_num_seqs: int, max_num_batched_tokens: int
+) -> dict[str, int]:
     """Pool name -> blocks that `max_num_seqs` sequences of `max_model_len` tokens hold at one time."""
     return {
-        pool: sum(blocks_needed(model.kv_groups[name], max_num_seqs, max_model_len, block_size, max_num_batched_tokens)
-                  for name in names)
+        pool: sum(
+            blocks_needed(model.kv_groups[name], max_num_seqs, max_model_len, block_size, max_num_batched_tokens)
+            for name in names
+        )
         for pool, names in kv_pools(model).items()
     }
 
@@ -151,8 +164,9 @@ class _Need:
     def blocks(self, num_seqs: int, num_tokens: int) -> dict[str, int]:
         groups = self._model.kv_groups
         return {
-            pool: sum(blocks_needed(groups[name], num_seqs, num_tokens, self._block_size, self._budget)
-                      for name in names)
+            pool: sum(
+                blocks_needed(groups[name], num_seqs, num_tokens, self._block_size, self._budget) for name in names
+            )
             for pool, names in self.pools.items()
         }
 

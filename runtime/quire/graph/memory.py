@@ -174,8 +174,9 @@ def plan_arena(
 class _Timeline:
     """Lays the distinct graphs one after another and keeps the boundary values' blocks."""
 
-    def __init__(self, sizes: Mapping[str, int], dtype_bytes: Mapping[ValueDtype, int], alignment: int,
-                 external: frozenset[str]) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], dtype_bytes: Mapping[ValueDtype, int], alignment: int, external: frozenset[str]
+    ) -> None:
         self._sizes, self._dtype_bytes, self._alignment, self._external = sizes, dtype_bytes, alignment, external
         self._now = 0
         self.boundary: dict[str, _Block] = {}
@@ -242,16 +243,20 @@ class _Timeline:
 
     def finish(self, draft: _Draft) -> GraphPlan:
         storage, names = draft.storage, {value: name for name, value in draft.graph.inputs}
-        names |= {storage.roots[value]: name for name, value in draft.graph.outputs
-                  if value in storage.roots and (value, name) not in draft.copies}
+        names |= {
+            storage.roots[value]: name
+            for name, value in draft.graph.outputs
+            if value in storage.roots and (value, name) not in draft.copies
+        }
         places = {}
         for value, root in storage.roots.items():
             layout = storage.layouts[value]
             block = draft.blocks.get(root)
             skipped = layout.element_offset * self._dtype_bytes[draft.graph.values[value].dtype]
             offset = (block.offset if block else 0) + skipped
-            places[value] = Place(offset, root, layout.element_offset, layout.row_stride, layout.is_view,
-                                  "" if block else names[root])
+            places[value] = Place(
+                offset, root, layout.element_offset, layout.row_stride, layout.is_view, "" if block else names[root]
+            )
         workspaces = {index: (block.offset, block.size) for index, block in draft.workspaces.items()}
         return GraphPlan(places, workspaces, tuple(draft.copies))
 
@@ -269,8 +274,10 @@ def _ordered_copies(copies: Sequence[tuple[int, str]], held_by: Mapping[int, str
     while waiting:
         safe = [copy for copy in waiting if all(held_by[other[0]] != copy[1] for other in waiting if other != copy)]
         if not safe:
-            raise InternalError(f"boundary values {', '.join(sorted(name for _, name in waiting))} change places",
-                                because="each would have to be copied over the other")
+            raise InternalError(
+                f"boundary values {', '.join(sorted(name for _, name in waiting))} change places",
+                because="each would have to be copied over the other",
+            )
         ordered.append(safe[0])
         waiting.remove(safe[0])
     return ordered

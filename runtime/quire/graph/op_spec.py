@@ -88,9 +88,7 @@ class OpSpec:
     row_independent: bool = True
     features: tuple[str, ...] = ()
     fused_from: tuple[str, ...] = ()
-    tolerance: Mapping[str, float] = field(
-        default_factory=lambda: {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
-    )
+    tolerance: Mapping[str, float] = field(default_factory=lambda: {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2})
 
     def resolve_attrs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Given attributes over the defaults; raises ModelError on an unknown or missing one."""
@@ -98,9 +96,8 @@ class OpSpec:
         missing = sorted(name for name, default in self.attrs.items() if default is REQUIRED and name not in given)
         if unknown or missing:
             raise ModelError(
-                f"op {self.name}: " + "; ".join(
-                    [f"unknown attribute {n}" for n in unknown] + [f"missing attribute {n}" for n in missing]
-                ),
+                f"op {self.name}: "
+                + "; ".join([f"unknown attribute {n}" for n in unknown] + [f"missing attribute {n}" for n in missing]),
                 because=f"it takes {', '.join(self.attrs) or 'none'}",
             )
         return {**self.attrs, **given}
@@ -117,8 +114,11 @@ def features_used(spec: OpSpec, node: Node) -> tuple[str, ...]:
 
 def shape_error(op: str, message: str) -> ModelError:
     """The error of a shape rule."""
-    return ModelError(f"op {op}: {message}", because="its operands' shapes do not fit each other",
-                      hint="check the model's config.json against its checkpoint")
+    return ModelError(
+        f"op {op}: {message}",
+        because="its operands' shapes do not fit each other",
+        hint="check the model's config.json against its checkpoint",
+    )
 
 
 def elementwise_flops(per_element: int) -> Callable[[OpArgs], Dim]:

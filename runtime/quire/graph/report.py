@@ -62,18 +62,28 @@ def inspect_model(
     found: dict[str, Any] = {
         "parameters": parameters,
         "dtypes": asdict(dtypes),
-        "axes": {name: {"size": axis.size, "full_size": axis.full_size, "policy": axis.policy}
-                 for name, axis in model.axes.items()},
+        "axes": {
+            name: {"size": axis.size, "full_size": axis.full_size, "policy": axis.policy}
+            for name, axis in model.axes.items()
+        },
         "num_layers": len(model.layers),
         "segments": [list(segment) for segment in segments(model.layers)],
         "parts": [_part_entry(model, part, times, step, dtypes) for part, times in _folded(model)],
         "bytes": {"weights": num_weight_bytes, "activations": arena.total_bytes},
         "schemes": {name: asdict(total) for name, total in scheme_totals(model, dtypes).items()},
-        "limits": {"max_model_len": max_model_len, "max_num_seqs": max_num_seqs, "max_logits_rows": max_logits_rows,
-                   "max_num_batched_tokens": max_num_batched_tokens, "block_size": block_size},
+        "limits": {
+            "max_model_len": max_model_len,
+            "max_num_seqs": max_num_seqs,
+            "max_logits_rows": max_logits_rows,
+            "max_num_batched_tokens": max_num_batched_tokens,
+            "block_size": block_size,
+        },
         "decode": {"context": context, **_cost_entry(decode_cost(model, context, dtypes))},
-        "prefill": {"num_tokens": PREFILL_TOKENS, "flops_per_token": prefill.flops // PREFILL_TOKENS,
-                    **_cost_entry(prefill)},
+        "prefill": {
+            "num_tokens": PREFILL_TOKENS,
+            "flops_per_token": prefill.flops // PREFILL_TOKENS,
+            **_cost_entry(prefill),
+        },
         "kv": _kv_entry(model, block_size, dtypes.kv),
     }
     if memory_bytes is not None:
@@ -97,8 +107,9 @@ def report_lines(found: Mapping[str, Any]) -> list[str]:
     lines += [
         "",
         f"weights       {_bytes(found['bytes']['weights'])} as "
-        + schemes_text({name: SchemeTotal(**total) for name, total in found["schemes"].items()},
-                       found["dtypes"]["weight"]),
+        + schemes_text(
+            {name: SchemeTotal(**total) for name, total in found["schemes"].items()}, found["dtypes"]["weight"]
+        ),
         f"activations   {_bytes(found['bytes']['activations'])} at {limits['max_num_batched_tokens']} tokens a step",
         f"decode        {_bytes(decode['total_bytes'])} and {_flops(decode['flops'])} per token"
         f" at {decode['context']} tokens of context"
@@ -107,8 +118,10 @@ def report_lines(found: Mapping[str, Any]) -> list[str]:
         f"KV            {_bytes(kv['bytes_per_token'])} per token as {found['dtypes']['kv']}",
     ]
     for name, pool in kv["pools"].items():
-        lines.append(f"  pool {name}: {', '.join(pool['groups'])}; {_bytes(pool['block_bytes'])} per block of"
-                     f" {limits['block_size']} tokens")
+        lines.append(
+            f"  pool {name}: {', '.join(pool['groups'])}; {_bytes(pool['block_bytes'])} per block of"
+            f" {limits['block_size']} tokens"
+        )
     return lines + _fit_lines(found["fit"], limits) if "fit" in found else lines
 
 
@@ -116,8 +129,10 @@ def schemes_text(totals: Mapping[str, SchemeTotal], weight_dtype: str) -> str:
     """`bfloat16`, or with quantized weights `int4_g32 (197 weights, 310 MiB), bfloat16 (113 weights, 3 MiB)`."""
     if set(totals) == {"plain"}:
         return weight_dtype
-    return ", ".join(f"{weight_dtype if name == 'plain' else name} ({total.num_weights} weights, "
-                     f"{_bytes(total.num_bytes)})" for name, total in totals.items())
+    return ", ".join(
+        f"{weight_dtype if name == 'plain' else name} ({total.num_weights} weights, {_bytes(total.num_bytes)})"
+        for name, total in totals.items()
+    )
 
 
 def _folded(model: ModelGraph) -> list[tuple[Part, int]]:
@@ -166,12 +181,19 @@ def _kv_entry(model: ModelGraph, block_size: int, kv_dtype: str) -> dict[str, An
     return {
         "bytes_per_token": kv_bytes_per_token(model, kv_dtype),
         "groups": {
-            name: {"kind": group.kind, "window": group.window, "layers": group.layers, "pool": group.pool,
-                   "block_bytes": bytes_per_block(group, sizes, block_size, kv_dtype)}
+            name: {
+                "kind": group.kind,
+                "window": group.window,
+                "layers": group.layers,
+                "pool": group.pool,
+                "block_bytes": bytes_per_block(group, sizes, block_size, kv_dtype),
+            }
             for name, group in model.kv_groups.items()
         },
-        "pools": {pool: {"groups": list(groups), "block_bytes": pool_block_bytes(model, pool, block_size, kv_dtype)}
-                  for pool, groups in kv_pools(model).items()},
+        "pools": {
+            pool: {"groups": list(groups), "block_bytes": pool_block_bytes(model, pool, block_size, kv_dtype)}
+            for pool, groups in kv_pools(model).items()
+        },
     }
 
 
@@ -181,9 +203,14 @@ def _fit_entry(
     entry: dict[str, Any] = {"memory_bytes": memory_bytes, "kv_bytes": max(0, memory_bytes - fixed_bytes)}
     try:
         blocks = fit_kv_blocks(
-            model, memory_bytes - fixed_bytes, block_size=limits["block_size"], kv_dtype=kv_dtype,
-            max_model_len=limits["max_model_len"], max_num_seqs=limits["max_num_seqs"],
-            max_num_batched_tokens=limits["max_num_batched_tokens"])
+            model,
+            memory_bytes - fixed_bytes,
+            block_size=limits["block_size"],
+            kv_dtype=kv_dtype,
+            max_model_len=limits["max_model_len"],
+            max_num_seqs=limits["max_num_seqs"],
+            max_num_batched_tokens=limits["max_num_batched_tokens"],
+        )
     except ConfigError as error:
         return {**entry, "blocks": {}, "error": str(error)}
     return {**entry, "blocks": blocks, "error": ""}
@@ -191,8 +218,10 @@ def _fit_entry(
 
 def _fit_lines(fit: Mapping[str, Any], limits: Mapping[str, int]) -> list[str]:
     lines = [f"in {_bytes(fit['memory_bytes'])}: {_bytes(fit['kv_bytes'])} for KV"]
-    lines += [f"  pool {pool}: {blocks:,} blocks = {blocks * limits['block_size']:,} tokens"
-              for pool, blocks in fit["blocks"].items()]
+    lines += [
+        f"  pool {pool}: {blocks:,} blocks = {blocks * limits['block_size']:,} tokens"
+        for pool, blocks in fit["blocks"].items()
+    ]
     return lines + [f"  {line}" for line in fit["error"].splitlines()]
 
 

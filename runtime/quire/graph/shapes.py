@@ -49,9 +49,7 @@ class Dim:
 
     def __mul__(self, other: int | Dim) -> Dim:
         right = Dim.of(other).terms
-        return _collect(
-            tuple((tuple(sorted((*m1, *m2))), c1 * c2) for m1, c1 in self.terms for m2, c2 in right)
-        )
+        return _collect(tuple((tuple(sorted((*m1, *m2))), c1 * c2) for m1, c1 in self.terms for m2, c2 in right))
 
     def __sub__(self, other: int | Dim) -> Dim:
         return self + Dim.of(other) * -1

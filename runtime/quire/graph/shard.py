@@ -70,9 +70,11 @@ def _cut_axis(name: str, axis: Axis, tp: int) -> Axis:
     if axis.policy == "replicate_if_fewer" and tp % axis.size == 0:
         return replace(axis, size=1, full=axis.size)
     fitting = [str(n) for n in range(1, tp + 1) if axis.size % n == 0]
-    raise ConfigError(f"tensor_parallel_size={tp} does not divide {name}={axis.size}",
-                      because=f"every device must hold the same number of {name}",
-                      hint=f"--tensor-parallel-size {' or '.join(fitting)}")
+    raise ConfigError(
+        f"tensor_parallel_size={tp} does not divide {name}={axis.size}",
+        because=f"every device must hold the same number of {name}",
+        hint=f"--tensor-parallel-size {' or '.join(fitting)}",
+    )
 
 
 def _cut_symbols(dims: tuple[Dim, ...], axes: Mapping[str, Axis]) -> list[str]:
@@ -105,12 +107,16 @@ def _reduce_partial_sums(graph: Graph, axes: Mapping[str, Axis], shared: frozens
 
 def _refuse_uncuttable(node: Node, cut_columns: list[str], shared_sums: frozenset[str]) -> None:
     if "norm" in node.op and cut_columns:
-        raise ConfigError(f"op {node.op} over {cut_columns[0]} cannot run on several devices",
-                          because=f"it needs the mean over all {cut_columns[0]}, of which each device holds a part",
-                          hint="--tensor-parallel-size 1")
+        raise ConfigError(
+            f"op {node.op} over {cut_columns[0]} cannot run on several devices",
+            because=f"it needs the mean over all {cut_columns[0]}, of which each device holds a part",
+            hint="--tensor-parallel-size 1",
+        )
     if shared_sums:
-        raise InternalError(f"op {node.op} sums over {', '.join(sorted(shared_sums))}",
-                            because="ranks share it, so their sum would count it more than once")
+        raise InternalError(
+            f"op {node.op} sums over {', '.join(sorted(shared_sums))}",
+            because="ranks share it, so their sum would count it more than once",
+        )
 
 
 def _gather_outputs(head: Part, axes: Mapping[str, Axis]) -> Part:

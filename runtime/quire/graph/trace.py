@@ -68,13 +68,15 @@ class Tracer:
         resolved = spec.resolve_attrs(attrs)
         results = spec.shape(OpArgs(inputs, weights, resolved))
         outputs = tuple(self._new_value(shape, dtype) for shape, dtype in results)
-        self._nodes.append(Node(
-            op,
-            tuple(-1 if value is None else value.id for value in inputs),
-            tuple("" if weight is None else weight.name for weight in weights),
-            tuple(value.id for value in outputs),
-            tuple(sorted(resolved.items())),
-        ))
+        self._nodes.append(
+            Node(
+                op,
+                tuple(-1 if value is None else value.id for value in inputs),
+                tuple("" if weight is None else weight.name for weight in weights),
+                tuple(value.id for value in outputs),
+                tuple(sorted(resolved.items())),
+            )
+        )
         return outputs[0] if len(outputs) == 1 else outputs
 
     def __getattr__(self, op: str) -> Callable[..., Any]:

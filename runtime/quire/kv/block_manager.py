@@ -43,8 +43,17 @@ class BlockManager:
     Raises: ConfigError for a group whose kind is not one of tokens in order, or whose pool has no blocks.
     """
 
-    def __init__(self, groups: Mapping[str, KVGroupSpec], plan: KVPlan, *, block_size: int, max_model_len: int,
-                 max_num_seqs: int, max_num_batched_tokens: int, enable_prefix_caching: bool) -> None:
+    def __init__(
+        self,
+        groups: Mapping[str, KVGroupSpec],
+        plan: KVPlan,
+        *,
+        block_size: int,
+        max_model_len: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        enable_prefix_caching: bool,
+    ) -> None:
         self.block_size = block_size
         self.enable_prefix_caching = enable_prefix_caching
         self._max_new_tokens = max_num_batched_tokens
@@ -67,8 +76,11 @@ class BlockManager:
     def most_blocks(self, num_tokens: int) -> dict[str, int]:
         """Most blocks of each pool that one sequence of `num_tokens` holds at one time."""
         return {
-            name: sum(group.most_blocks(num_tokens, self._max_new_tokens, self.block_size)
-                      for group in self._groups if group.pool is pool)
+            name: sum(
+                group.most_blocks(num_tokens, self._max_new_tokens, self.block_size)
+                for group in self._groups
+                if group.pool is pool
+            )
             for name, pool in self.pools.items()
         }
 
@@ -279,9 +291,14 @@ class BlockManager:
 
 def _check_group(name: str, spec: KVGroupSpec, pool: BlockPool) -> None:
     if spec.kind not in TOKEN_KINDS:
-        raise ConfigError(f"KV group {name!r} is of kind {spec.kind!r}",
-                          because=f"the block manager handles {', '.join(TOKEN_KINDS)}",
-                          hint="a model without such layers")
+        raise ConfigError(
+            f"KV group {name!r} is of kind {spec.kind!r}",
+            because=f"the block manager handles {', '.join(TOKEN_KINDS)}",
+            hint="a model without such layers",
+        )
     if pool.num_blocks < 1:
-        raise ConfigError(f"pool {spec.pool!r} of KV group {name!r} has no blocks",
-                          because="the KV plan gives it none", hint="more memory for the KV cache")
+        raise ConfigError(
+            f"pool {spec.pool!r} of KV group {name!r} has no blocks",
+            because="the KV plan gives it none",
+            hint="more memory for the KV cache",
+        )

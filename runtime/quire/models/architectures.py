@@ -21,19 +21,21 @@ from quire.models.qwen3_moe import build_qwen3_moe
 
 _MASK_BUFFERS = ("*.attn.bias", "*.attn.masked_bias", "*.attention.bias", "*.attention.masked_bias")
 
-ARCHITECTURES: Mapping[str, Family] = MappingProxyType({
-    "GPT2LMHeadModel": Family(("gpt2",), build_gpt2, _MASK_BUFFERS),
-    "GPTNeoXForCausalLM": Family(("gpt_neox",), build_gpt_neox, _MASK_BUFFERS),
-    "Gemma2ForCausalLM": Family(("gemma2",), build_gemma2),
-    "Gemma3ForCausalLM": Family(("gemma3_text",), build_gemma3_text),
-    "Gemma3ForConditionalGeneration": Family(("gemma3",), build_gemma3_conditional),
-    "LlamaForCausalLM": Family(("llama",), build_llama),
-    "MistralForCausalLM": Family(("mistral",), build_mistral),
-    "MixtralForCausalLM": Family(("mixtral",), build_mixtral),
-    "Olmo2ForCausalLM": Family(("olmo2",), build_olmo2),
-    "Phi3ForCausalLM": Family(("phi3",), build_phi3),
-    "Qwen2ForCausalLM": Family(("qwen2",), build_qwen2),
-    "Qwen3ForCausalLM": Family(("qwen3",), build_qwen3),
-    "Qwen3MoeForCausalLM": Family(("qwen3_moe",), build_qwen3_moe),
-})
+ARCHITECTURES: Mapping[str, Family] = MappingProxyType(
+    {
+        "GPT2LMHeadModel": Family(("gpt2",), build_gpt2, _MASK_BUFFERS),
+        "GPTNeoXForCausalLM": Family(("gpt_neox",), build_gpt_neox, _MASK_BUFFERS),
+        "Gemma2ForCausalLM": Family(("gemma2",), build_gemma2),
+        "Gemma3ForCausalLM": Family(("gemma3_text",), build_gemma3_text),
+        "Gemma3ForConditionalGeneration": Family(("gemma3",), build_gemma3_conditional),
+        "LlamaForCausalLM": Family(("llama",), build_llama),
+        "MistralForCausalLM": Family(("mistral",), build_mistral),
+        "MixtralForCausalLM": Family(("mixtral",), build_mixtral),
+        "Olmo2ForCausalLM": Family(("olmo2",), build_olmo2),
+        "Phi3ForCausalLM": Family(("phi3",), build_phi3),
+        "Qwen2ForCausalLM": Family(("qwen2",), build_qwen2),
+        "Qwen3ForCausalLM": Family(("qwen3",), build_qwen3),
+        "Qwen3MoeForCausalLM": Family(("qwen3_moe",), build_qwen3_moe),
+    }
+)
 """Architecture name, as in a config's `architectures`, -> how it is built."""

@@ -63,8 +63,10 @@ def head_sizes(
     num_kv_heads = config.integer("num_key_value_heads", kv_heads or num_heads)
     head_dim = config.integer("head_dim", head_dim or config.integer("hidden_size") // num_heads, high=LONGEST_HEAD)
     if num_heads % num_kv_heads:
-        raise ModelError(f"{config.where}: {num_heads} attention heads over {num_kv_heads} key-value heads",
-                         because="the first must be a multiple of the second")
+        raise ModelError(
+            f"{config.where}: {num_heads} attention heads over {num_kv_heads} key-value heads",
+            because="the first must be a multiple of the second",
+        )
     return num_heads, num_kv_heads, head_dim
 
 

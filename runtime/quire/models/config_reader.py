@@ -197,9 +197,11 @@ class ConfigReader:
                 because="it changes what the model computes and this family's graph has no place for it",
                 hint="a checkpoint without it; quantized checkpoints: the original weights",
             )
-        unknown = [name[:100] for name, value in self.values.items()
-                   if value is not None and name not in self._read and name not in NEUTRAL_VALUES
-                   and not is_harmless(name)]
+        unknown = [
+            name[:100]
+            for name, value in self.values.items()
+            if value is not None and name not in self._read and name not in NEUTRAL_VALUES and not is_harmless(name)
+        ]
         left = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
         named = ", ".join(unknown[:_MOST_NAMED]) + left
         return (f"{self.where}: not used, and not known to be harmless: {named}",) if unknown else ()
@@ -216,8 +218,11 @@ class ConfigReader:
         value = self.raw(name)
         if value is None:
             if default is MISSING:
-                raise ModelError(f"{self.where}: {name} is missing", because="the model cannot be built without it",
-                                 hint="a complete config.json of a Hugging Face checkpoint")
+                raise ModelError(
+                    f"{self.where}: {name} is missing",
+                    because="the model cannot be built without it",
+                    hint="a complete config.json of a Hugging Face checkpoint",
+                )
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise ModelError(f"{self.where}: {name}={value!r:.200}", because=f"{wanted} is expected there")

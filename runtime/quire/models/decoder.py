@@ -108,8 +108,9 @@ def _kv_groups(spec: DecoderSpec) -> dict[str, KVGroupSpec]:
         window_of[name] = window
     one_pool = len(set(counts.values())) == 1
     return {
-        name: KVGroupSpec("sliding" if name == "sliding" else "full", window_of[name], arrays, count,
-                          "kv" if one_pool else name)
+        name: KVGroupSpec(
+            "sliding" if name == "sliding" else "full", window_of[name], arrays, count, "kv" if one_pool else name
+        )
         for name, count in counts.items()
     }
 

@@ -22,8 +22,14 @@ def build_gemma2(config: ConfigReader) -> BuiltModel:
     act = config.activation("hidden_activation", "gelu_pytorch_tanh")
     bias = config.flag("attention_bias", False)
     attention = AttentionSpec(
-        num_heads, num_kv_heads, head_dim, config.number("query_pre_attn_scalar", 256, low=1e-6) ** -0.5,
-        qkv_bias=bias, output_bias=bias, softcap=config.optional_number("attn_logit_softcapping", 50.0) or 0.0)
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        config.number("query_pre_attn_scalar", 256, low=1e-6) ** -0.5,
+        qkv_bias=bias,
+        output_bias=bias,
+        softcap=config.optional_number("attn_logit_softcapping", 50.0) or 0.0,
+    )
     alternating = ["full_attention" if index % 2 else "sliding_attention" for index in range(num_layers)]
 
     def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:

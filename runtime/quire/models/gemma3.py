@@ -22,8 +22,13 @@ GLOBAL_THETA, LOCAL_THETA = 1_000_000.0, 10_000.0
 
 
 def build_gemma3_text(config: ConfigReader) -> BuiltModel:
-    return _build(config, ("model.",), ("lm_head.weight",), config.flag("tie_word_embeddings", True),
-                  config.optional_number("final_logit_softcapping") or 0.0)
+    return _build(
+        config,
+        ("model.",),
+        ("lm_head.weight",),
+        config.flag("tie_word_embeddings", True),
+        config.optional_number("final_logit_softcapping") or 0.0,
+    )
 
 
 def build_gemma3_conditional(config: ConfigReader) -> BuiltModel:
@@ -33,12 +38,16 @@ def build_gemma3_conditional(config: ConfigReader) -> BuiltModel:
     built = _build(text, prefixes, ("language_model.lm_head.weight", "lm_head.weight"), tied, 0.0)
     unknown = text.finish()
     unused = ("*vision_tower.*", "*multi_modal_projector.*", *(("language_model.lm_head.weight",) if tied else ()))
-    return replace(built, ignorable_tensors=unused,
-                   notes=("text only: the vision tower and the projector are not loaded", *unknown))
+    return replace(
+        built,
+        ignorable_tensors=unused,
+        notes=("text only: the vision tower and the projector are not loaded", *unknown),
+    )
 
 
-def _build(config: ConfigReader, prefixes: tuple[str, ...], head_names: tuple[str, ...], tied: bool,
-           logit_softcap: float) -> BuiltModel:
+def _build(
+    config: ConfigReader, prefixes: tuple[str, ...], head_names: tuple[str, ...], tied: bool, logit_softcap: float
+) -> BuiltModel:
     num_heads, num_kv_heads, head_dim = head_sizes(config, heads=8, kv_heads=4, head_dim=256)
     num_layers = config.layers(default=26)
     hidden_size = config.integer("hidden_size", 2304)
@@ -47,8 +56,14 @@ def _build(config: ConfigReader, prefixes: tuple[str, ...], head_names: tuple[st
     bias = config.flag("attention_bias", False)
     full_rope, sliding_rope = _ropes(config, head_dim)
     attention = AttentionSpec(
-        num_heads, num_kv_heads, head_dim, config.number("query_pre_attn_scalar", 256, low=1e-6) ** -0.5,
-        qkv_bias=bias, output_bias=bias, head_norm=norm)
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        config.number("query_pre_attn_scalar", 256, low=1e-6) ** -0.5,
+        qkv_bias=bias,
+        output_bias=bias,
+        head_norm=norm,
+    )
     period = config.integer("sliding_window_pattern", 6)
     pattern = ["sliding_attention" if (index + 1) % period else "full_attention" for index in range(num_layers)]
 
@@ -82,10 +97,13 @@ def _ropes(config: ConfigReader, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
     nested = rope_object(config, "rope_parameters", config.raw("rope_parameters"))
     if set(nested) - {"full_attention", "sliding_attention"}:
         raise config.refusal("rope_parameters", "full_attention and sliding_attention are expected in it")
-    full, sliding = (rope_object(config, "rope_parameters", nested.get(kind))
-                     for kind in ("full_attention", "sliding_attention"))
+    full, sliding = (
+        rope_object(config, "rope_parameters", nested.get(kind)) for kind in ("full_attention", "sliding_attention")
+    )
     scaling = rope_object(config, "rope_scaling", config.raw("rope_scaling"))
     theta = config.number("rope_theta", GLOBAL_THETA, low=LEAST_THETA)
     local_theta = config.number("rope_local_base_freq", LOCAL_THETA, low=LEAST_THETA)
-    return (rope_spec(config, {**full, **scaling}, head_dim, default_theta=theta),
-            rope_spec(config, sliding, head_dim, default_theta=local_theta))
+    return (
+        rope_spec(config, {**full, **scaling}, head_dim, default_theta=theta),
+        rope_spec(config, sliding, head_dim, default_theta=local_theta),
+    )

@@ -29,8 +29,10 @@ def build_gpt2(config: ConfigReader) -> BuiltModel:
     def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
         t = parameters.tracer
         normed = norm(parameters, x, "ln_1")
-        q, k, v = (_projection(parameters, normed, name, axis * head_dim, "attn.c_attn", part, 3)
-                   for part, (name, axis) in enumerate((("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS))))
+        q, k, v = (
+            _projection(parameters, normed, name, axis * head_dim, "attn.c_attn", part, 3)
+            for part, (name, axis) in enumerate((("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)))
+        )
         attended = attend(parameters, (q, k, v), attention, context, None)
         x = t.add(x, _projection(parameters, attended, "attn.c_proj", x.shape[-1]))
         hidden = _projection(parameters, norm(parameters, x, "ln_2"), "mlp.c_fc", MLP)
@@ -62,8 +64,12 @@ def _projection(
     columns = ("slice", 0, out_features * part, out_features * (part + 1))
     total = out_features * parts
     weight = parameters.weight(
-        f"{name}.weight", (out_features, in_features), stored=f"{stored}.weight",
-        view=(("reshape", (in_features, total)), ("transpose", (1, 0)), columns))
-    bias = parameters.weight(f"{name}.bias", (out_features,), stored=f"{stored}.bias",
-                             view=(("reshape", (total,)), columns))
+        f"{name}.weight",
+        (out_features, in_features),
+        stored=f"{stored}.weight",
+        view=(("reshape", (in_features, total)), ("transpose", (1, 0)), columns),
+    )
+    bias = parameters.weight(
+        f"{name}.bias", (out_features,), stored=f"{stored}.bias", view=(("reshape", (total,)), columns)
+    )
     return parameters.tracer.linear(x, weight, bias)

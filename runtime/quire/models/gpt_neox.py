@@ -34,8 +34,10 @@ def build_gpt_neox(config: ConfigReader) -> BuiltModel:
     def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
         t = parameters.tracer
         normed = norm(parameters, x, "input_layernorm")
-        q, k, v = (_interleaved(parameters, normed, name, index, axis, head_dim, bias)
-                   for index, (name, axis) in enumerate((("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS))))
+        q, k, v = (
+            _interleaved(parameters, normed, name, index, axis, head_dim, bias)
+            for index, (name, axis) in enumerate((("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)))
+        )
         attended = attend(parameters, (q, k, v), attention, context, rope)
         after = t.add(x, parameters.linear(attended, "attention.dense", x.shape[-1], bias=bias))
         normed = norm(parameters, x if parallel else after, "post_attention_layernorm")
@@ -65,11 +67,29 @@ def _interleaved(
     in_features = x.shape[-1]
     stored, size = "attention.query_key_value", HEADS * head_dim
     weight = parameters.weight(
-        f"attention.{name}.weight", (axis * head_dim, in_features), stored=f"{stored}.weight",
-        view=(("reshape", (size * 3, in_features)), ("reshape", (HEADS, 3, head_dim, in_features)),
-              ("index", 1, index), ("reshape", (size, in_features))))
-    vector = parameters.weight(
-        f"attention.{name}.bias", (axis * head_dim,), stored=f"{stored}.bias",
-        view=(("reshape", (size * 3,)), ("reshape", (HEADS, 3, head_dim)),
-              ("index", 1, index), ("reshape", (size,)))) if bias else None
+        f"attention.{name}.weight",
+        (axis * head_dim, in_features),
+        stored=f"{stored}.weight",
+        view=(
+            ("reshape", (size * 3, in_features)),
+            ("reshape", (HEADS, 3, head_dim, in_features)),
+            ("index", 1, index),
+            ("reshape", (size, in_features)),
+        ),
+    )
+    vector = (
+        parameters.weight(
+            f"attention.{name}.bias",
+            (axis * head_dim,),
+            stored=f"{stored}.bias",
+            view=(
+                ("reshape", (size * 3,)),
+                ("reshape", (HEADS, 3, head_dim)),
+                ("index", 1, index),
+                ("reshape", (size,)),
+            ),
+        )
+        if bias
+        else None
+    )
     return parameters.tracer.linear(x, weight, vector)

@@ -19,8 +19,9 @@ def build_llama(config: ConfigReader) -> BuiltModel:
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_act", "silu")
     attention_bias, mlp_bias = config.flag("attention_bias", False), config.flag("mlp_bias", False)
-    attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5,
-                              qkv_bias=attention_bias, output_bias=attention_bias)
+    attention = AttentionSpec(
+        num_heads, num_kv_heads, head_dim, head_dim**-0.5, qkv_bias=attention_bias, output_bias=attention_bias
+    )
 
     def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
         t = parameters.tracer

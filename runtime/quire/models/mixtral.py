@@ -21,8 +21,16 @@ def build_mixtral(config: ConfigReader) -> BuiltModel:
     window = config.window()
     num_layers = config.layers()
     num_experts, per_token = expert_counts(config, "num_local_experts", 8, per_token=2, num_layers=num_layers)
-    experts = ExpertsSpec(num_experts, per_token, config.activation("hidden_act", "silu"), normalize=True,
-                          block="block_sparse_moe", gate="w1", up="w3", down="w2")
+    experts = ExpertsSpec(
+        num_experts,
+        per_token,
+        config.activation("hidden_act", "silu"),
+        normalize=True,
+        block="block_sparse_moe",
+        gate="w1",
+        up="w3",
+        down="w2",
+    )
 
     def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
         t = parameters.tracer

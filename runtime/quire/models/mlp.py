@@ -53,24 +53,33 @@ def expert_counts(config: ConfigReader, name: str, default: int, *, per_token: i
     """
     num_experts = config.integer(name, default, high=MOST_EXPERTS)
     if num_experts * num_layers > MOST_EXPERTS_OF_ALL_LAYERS:
-        raise config.refusal(name, f"that makes {num_experts * num_layers} in {num_layers} layers, at most "
-                                   f"{MOST_EXPERTS_OF_ALL_LAYERS} are read", num_experts)
+        raise config.refusal(
+            name,
+            f"that makes {num_experts * num_layers} in {num_layers} layers, at most "
+            f"{MOST_EXPERTS_OF_ALL_LAYERS} are read",
+            num_experts,
+        )
     return num_experts, config.integer("num_experts_per_tok", per_token, high=num_experts)
 
 
 def sparse_mlp(parameters: Parameters, x: Value, spec: ExpertsSpec) -> Value:
     """Each token through its k best experts of E; routing weights are the softmax over all E."""
     t, hidden_size = parameters.tracer, x.shape[-1]
-    routers = tuple(parameters.source(f"{block}.gate.weight", (EXPERTS, hidden_size))
-                    for block in dict.fromkeys((spec.block, "mlp")))
-    router = parameters.from_source("mlp.gate.weight", (EXPERTS, hidden_size),
-                                    routers[0] if len(routers) == 1 else OneOf(routers))
+    routers = tuple(
+        parameters.source(f"{block}.gate.weight", (EXPERTS, hidden_size))
+        for block in dict.fromkeys((spec.block, "mlp"))
+    )
+    router = parameters.from_source(
+        "mlp.gate.weight", (EXPERTS, hidden_size), routers[0] if len(routers) == 1 else OneOf(routers)
+    )
     logits = t.linear(x, router, out_dtype="f32")
     ids, weights = t.route_experts(logits, k=spec.experts_per_token, normalize=spec.normalize)
-    w13 = parameters.from_source("mlp.experts.gate_up_proj", (EP, EXPERT_MLP * 2, hidden_size),
-                                 _gate_up_source(parameters, spec, hidden_size))
-    w2 = parameters.from_source("mlp.experts.down_proj", (EP, hidden_size, EXPERT_MLP),
-                                _down_source(parameters, spec, hidden_size))
+    w13 = parameters.from_source(
+        "mlp.experts.gate_up_proj", (EP, EXPERT_MLP * 2, hidden_size), _gate_up_source(parameters, spec, hidden_size)
+    )
+    w2 = parameters.from_source(
+        "mlp.experts.down_proj", (EP, hidden_size, EXPERT_MLP), _down_source(parameters, spec, hidden_size)
+    )
     return t.experts(x, ids, weights, w13, w2, act=spec.act)
 
 
@@ -78,20 +87,25 @@ def _gate_up_source(parameters: Parameters, spec: ExpertsSpec, hidden_size: Dim)
     """One matrix per expert and projection, or all experts' gate and up rows in one tensor [E, 2F, D]."""
     apart = Stack(
         tuple(
-            Cat(tuple(
-                parameters.source(f"{spec.block}.experts.{expert}.{name}.weight", (EXPERT_MLP, hidden_size))
-                for name in (spec.gate, spec.up)
-            ))
+            Cat(
+                tuple(
+                    parameters.source(f"{spec.block}.experts.{expert}.{name}.weight", (EXPERT_MLP, hidden_size))
+                    for name in (spec.gate, spec.up)
+                )
+            )
             for expert in range(spec.num_experts)
         ),
         "ep",
     )
     stored = ("reshape", shape_of(EP, EXPERT_MLP * 2, hidden_size))
     halves = ((0, EXPERT_MLP), (EXPERT_MLP, EXPERT_MLP * 2))
-    fused = Cat(tuple(
-        parameters.source("mlp.experts.gate_up_proj", (EP, EXPERT_MLP, hidden_size), (stored, ("slice", 1, *half)))
-        for half in halves
-    ), axis=1)
+    fused = Cat(
+        tuple(
+            parameters.source("mlp.experts.gate_up_proj", (EP, EXPERT_MLP, hidden_size), (stored, ("slice", 1, *half)))
+            for half in halves
+        ),
+        axis=1,
+    )
     return OneOf((apart, fused))
 
 
@@ -104,4 +118,3 @@ def _down_source(parameters: Parameters, spec: ExpertsSpec, hidden_size: Dim) ->
         "ep",
     )
     return OneOf((apart, parameters.source("mlp.experts.down_proj", (EP, hidden_size, EXPERT_MLP))))
-

@@ -23,8 +23,9 @@ class RmsNorm:
 
     def __call__(self, parameters: Parameters, x: Value, name: str) -> Value:
         weight = parameters.weight(f"{name}.weight", (x.shape[-1],))
-        return parameters.tracer.rms_norm(x, weight, eps=self.eps, weight_offset=self.weight_offset,
-                                          round_before_weight=self.round_before_weight)
+        return parameters.tracer.rms_norm(
+            x, weight, eps=self.eps, weight_offset=self.weight_offset, round_before_weight=self.round_before_weight
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,11 @@ def build_phi3(config: ConfigReader) -> BuiltModel:
     norm = RmsNorm(config.number("rms_norm_eps", 1e-5, high=1.0))
     rope = read_rope(config, head_dim)
     if rope.scaling != "default":
-        raise config.refusal("rope_scaling", "Phi-3 is published with the rope types default and longrope; "
-                                             "longrope, which looks at the sequence's length, is not implemented")
+        raise config.refusal(
+            "rope_scaling",
+            "Phi-3 is published with the rope types default and longrope; "
+            "longrope, which looks at the sequence's length, is not implemented",
+        )
     act = config.activation("hidden_act", "silu")
     attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5)
     window = config.window()
@@ -48,17 +51,16 @@ def build_phi3(config: ConfigReader) -> BuiltModel:
     return BuiltModel(build_decoder(spec, layer), config.integer("max_position_embeddings"))
 
 
-def _sliced_linears(
-    parameters: Parameters, x: Value, block: str, stored: str, sizes: dict[str, Dim]
-) -> list[Value]:
+def _sliced_linears(parameters: Parameters, x: Value, block: str, stored: str, sizes: dict[str, Dim]) -> list[Value]:
     """x through consecutive ranges of rows of one stored matrix."""
     in_features = x.shape[-1]
     total = sum(sizes.values(), Dim.of(0))
     start, results = Dim.of(0), []
     for name, size in sizes.items():
         view = (("reshape", (total, in_features)), ("slice", 0, start, start + size))
-        weight = parameters.weight(f"{block}.{name}.weight", (size, in_features),
-                                   stored=f"{block}.{stored}.weight", view=view)
+        weight = parameters.weight(
+            f"{block}.{name}.weight", (size, in_features), stored=f"{block}.{stored}.weight", view=view
+        )
         results.append(parameters.tracer.linear(x, weight))
         start = start + size
     return results

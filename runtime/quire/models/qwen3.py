@@ -20,8 +20,9 @@ def build_qwen3(config: ConfigReader) -> BuiltModel:
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_act", "silu")
     bias = config.flag("attention_bias", False)
-    attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5,
-                              qkv_bias=bias, output_bias=bias, head_norm=norm)
+    attention = AttentionSpec(
+        num_heads, num_kv_heads, head_dim, head_dim**-0.5, qkv_bias=bias, output_bias=bias, head_norm=norm
+    )
 
     def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
         t = parameters.tracer

@@ -22,8 +22,9 @@ def build_qwen3_moe(config: ConfigReader) -> BuiltModel:
     bias = config.flag("attention_bias", False)
     config.raw("intermediate_size")  # says nothing where all layers are sparse
     config.raw("sliding_window")  # without use_sliding_window, which is refused, it says nothing
-    attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5,
-                              qkv_bias=bias, output_bias=bias, head_norm=norm)
+    attention = AttentionSpec(
+        num_heads, num_kv_heads, head_dim, head_dim**-0.5, qkv_bias=bias, output_bias=bias, head_norm=norm
+    )
     count = config.integer("num_local_experts", 128)  # transformers 5 writes it instead of num_experts
     num_experts, per_token = expert_counts(config, "num_experts", count, per_token=8, num_layers=num_layers)
     experts = ExpertsSpec(num_experts, per_token, act, config.flag("norm_topk_prob", False))

@@ -17,8 +17,18 @@ _KEYS: Mapping[str, frozenset[str]] = {
     "default": frozenset(),
     "linear": frozenset({"factor"}),
     "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}),
-    "yarn": frozenset({"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
-                       "mscale", "mscale_all_dim", "truncate"}),
+    "yarn": frozenset(
+        {
+            "factor",
+            "original_max_position_embeddings",
+            "attention_factor",
+            "beta_fast",
+            "beta_slow",
+            "mscale",
+            "mscale_all_dim",
+            "truncate",
+        }
+    ),
     "factors": frozenset({"factors"}),
 }
 LEAST_THETA = 1.0
@@ -70,24 +80,32 @@ def rope_spec(
     """The table for one object of rotary parameters; what it leaves out comes from the defaults."""
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if not isinstance(kind, str) or kind not in _KEYS:
-        raise ModelError(f"{config.where}: rope type {kind!r:.100} not supported",
-                         because=f"supported types are {', '.join(_KEYS)}")
-    unknown = sorted(name for name, value in parameters.items()
-                     if value is not None and name not in _KEYS[kind] | _SHARED_KEYS)
+        raise ModelError(
+            f"{config.where}: rope type {kind!r:.100} not supported", because=f"supported types are {', '.join(_KEYS)}"
+        )
+    unknown = sorted(
+        name for name, value in parameters.items() if value is not None and name not in _KEYS[kind] | _SHARED_KEYS
+    )
     if unknown:
-        raise ModelError(f"{config.where}: rope parameters {', '.join(unknown):.500} not supported",
-                         because=f"rope type {kind!r} takes {', '.join(sorted(_KEYS[kind] | _SHARED_KEYS))}")
+        raise ModelError(
+            f"{config.where}: rope parameters {', '.join(unknown):.500} not supported",
+            because=f"rope type {kind!r} takes {', '.join(sorted(_KEYS[kind] | _SHARED_KEYS))}",
+        )
     reader = ConfigReader(parameters, f"{config.where}: rope parameters")
     theta = reader.number("rope_theta", default_theta, low=LEAST_THETA)
     partial = reader.number("partial_rotary_factor", default_partial, high=1.0)
     dims = int(head_dim * partial)
     if dims < 2 or dims % 2:
-        raise ModelError(f"{config.where}: {dims} rotated dimensions of a head of {head_dim}",
-                         because="an even number between 2 and head_dim is expected")
+        raise ModelError(
+            f"{config.where}: {dims} rotated dimensions of a head of {head_dim}",
+            because="an even number between 2 and head_dim is expected",
+        )
     spec = _READERS[kind](reader, config, RopeSpec(theta, dims))
     if not _has_frequencies(spec):
-        raise ModelError(f"{config.where}: rope parameters {dict(parameters)!s:.300}",
-                         because="they give frequencies that are no numbers")
+        raise ModelError(
+            f"{config.where}: rope parameters {dict(parameters)!s:.300}",
+            because="they give frequencies that are no numbers",
+        )
     return spec
 
 
@@ -99,8 +117,9 @@ def _has_frequencies(spec: RopeSpec) -> bool:
         return False
 
 
-def scaled_max_len(config: ConfigReader, rope: RopeSpec, *, config_is_scaled: bool = False,
-                   default: int = MISSING) -> int:
+def scaled_max_len(
+    config: ConfigReader, rope: RopeSpec, *, config_is_scaled: bool = False, default: int = MISSING
+) -> int:
     """Longest sequence: `max_position_embeddings`, extended where linear or yarn scaling extends it.
 
     yarn extends its original length; linear extends max_position_embeddings unless the family publishes it extended.
@@ -111,8 +130,9 @@ def scaled_max_len(config: ConfigReader, rope: RopeSpec, *, config_is_scaled: bo
     elif rope.scaling == "linear" and not config_is_scaled:
         max_len = int(max_len * rope.factor)
     if not 1 <= max_len <= MOST:
-        raise config.refusal("max_position_embeddings", f"scaled by {rope.factor:g} it is {max_len}: positions are "
-                                                        f"integers up to {MOST}")
+        raise config.refusal(
+            "max_position_embeddings", f"scaled by {rope.factor:g} it is {max_len}: positions are integers up to {MOST}"
+        )
     return max_len
 
 
@@ -125,17 +145,24 @@ def _linear(reader: ConfigReader, config: ConfigReader, plain: RopeSpec) -> Rope
 
 
 def _llama3(reader: ConfigReader, config: ConfigReader, plain: RopeSpec) -> RopeSpec:
-    return replace(plain, scaling="llama3", factor=_factor(reader), original_max_len=_original_max_len(reader, config),
-                   low_freq_factor=reader.number("low_freq_factor", low=_LEAST),
-                   high_freq_factor=reader.number("high_freq_factor", low=_LEAST))
+    return replace(
+        plain,
+        scaling="llama3",
+        factor=_factor(reader),
+        original_max_len=_original_max_len(reader, config),
+        low_freq_factor=reader.number("low_freq_factor", low=_LEAST),
+        high_freq_factor=reader.number("high_freq_factor", low=_LEAST),
+    )
 
 
 def _factors(reader: ConfigReader, config: ConfigReader, plain: RopeSpec) -> RopeSpec:
     given = reader.raw("factors")
     factors = tuple(given) if isinstance(given, list) else ()
     if len(factors) != plain.dims // 2 or not all(isinstance(factor, float) and factor > 0 for factor in factors):
-        raise ModelError(f"{reader.where}: {len(factors)} rotary factors for {plain.dims} rotated dimensions",
-                         because="there is one above 0 for each pair")
+        raise ModelError(
+            f"{reader.where}: {len(factors)} rotary factors for {plain.dims} rotated dimensions",
+            because="there is one above 0 for each pair",
+        )
     return replace(plain, scaling="factors", factors=factors)
 
 
@@ -147,13 +174,23 @@ def _yarn(reader: ConfigReader, config: ConfigReader, plain: RopeSpec) -> RopeSp
     else:
         magnitude = _yarn_magnitude(factor, 1.0)
     return replace(
-        plain, scaling="yarn", factor=factor, original_max_len=_original_max_len(reader, config),
-        beta_fast=reader.number("beta_fast", 0.0) or 32.0, beta_slow=reader.number("beta_slow", 0.0) or 1.0,
-        truncate=reader.flag("truncate", True), attention_factor=reader.number("attention_factor", magnitude))
+        plain,
+        scaling="yarn",
+        factor=factor,
+        original_max_len=_original_max_len(reader, config),
+        beta_fast=reader.number("beta_fast", 0.0) or 32.0,
+        beta_slow=reader.number("beta_slow", 0.0) or 1.0,
+        truncate=reader.flag("truncate", True),
+        attention_factor=reader.number("attention_factor", magnitude),
+    )
 
 
 _READERS: Mapping[str, Callable[[ConfigReader, ConfigReader, RopeSpec], RopeSpec]] = {
-    "default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn, "factors": _factors,
+    "default": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "factors": _factors,
 }
 """Rope type -> reader(its parameters, the config around them, the table without scaling)."""
 

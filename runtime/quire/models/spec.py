@@ -88,8 +88,11 @@ def _read_configs(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], t
             return found.config, found.generation, found.notes, str(folder)
         file = file_of(folder, "config.json")
         if not (file.exists() or file.is_symlink()):
-            raise ModelError(f"{file} is missing", because="a checkpoint's folder describes its model in config.json",
-                             hint="the folder that holds config.json and the .safetensors files")
+            raise ModelError(
+                f"{file} is missing",
+                because="a checkpoint's folder describes its model in config.json",
+                hint="the folder that holds config.json and the .safetensors files",
+            )
         return read_json_object(file), read_json_object(file_of(folder, "generation_config.json")), (), str(file)
 
 
@@ -152,8 +155,10 @@ def _family_of(reader: ConfigReader) -> tuple[str, Family]:
         )
     family = ARCHITECTURES[name]
     if model_type and model_type not in family.model_types:
-        raise ModelError(f"{reader.where}: architecture {name} with model_type {model_type!r:.200}",
-                         because=f"its model_type is {' or '.join(family.model_types)}")
+        raise ModelError(
+            f"{reader.where}: architecture {name} with model_type {model_type!r:.200}",
+            because=f"its model_type is {' or '.join(family.model_types)}",
+        )
     return name, family
 
 
@@ -169,12 +174,18 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _checkpoint_dtype(reader: ConfigReader) -> str:
     text_config = _text_config(reader.values)
-    value = (reader.raw("dtype") or reader.raw("torch_dtype") or text_config.get("dtype")
-             or text_config.get("torch_dtype") or "float32")
+    value = (
+        reader.raw("dtype")
+        or reader.raw("torch_dtype")
+        or text_config.get("dtype")
+        or text_config.get("torch_dtype")
+        or "float32"
+    )
     name = str(value)[:100].removeprefix("torch.")
     if name not in CHECKPOINT_DTYPES:
-        raise ModelError(f"{reader.where}: dtype {name!r} not supported",
-                         because=f"weights may be {', '.join(CHECKPOINT_DTYPES)}")
+        raise ModelError(
+            f"{reader.where}: dtype {name!r} not supported", because=f"weights may be {', '.join(CHECKPOINT_DTYPES)}"
+        )
     return name
 
 
@@ -182,11 +193,21 @@ def _eos_token_ids(
     where: str, vocab_size: int, generation_config: Mapping[str, Any], config: Mapping[str, Any]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(ids that end generation, notes about those that cannot). Texts are left to who has the tokenizer."""
-    found = [token for source in (generation_config, config, _text_config(config))
-             for token in end_tokens(source.get("eos_token_id"), where) if isinstance(token, int)]
+    found = [
+        token
+        for source in (generation_config, config, _text_config(config))
+        for token in end_tokens(source.get("eos_token_id"), where)
+        if isinstance(token, int)
+    ]
     outside = dict.fromkeys(token for token in found if token >= vocab_size)
-    notes = (f"{where}: eos_token_id {', '.join(map(str, outside)):.200} ends no text: the vocabulary has {vocab_size} "
-             "tokens",) if outside else ()
+    notes = (
+        (
+            f"{where}: eos_token_id {', '.join(map(str, outside)):.200} ends no text: the vocabulary has {vocab_size} "
+            "tokens",
+        )
+        if outside
+        else ()
+    )
     return tuple(dict.fromkeys(token for token in found if token < vocab_size)), notes
 
 

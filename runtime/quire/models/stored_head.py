@@ -53,5 +53,7 @@ def _pieces(head: np.ndarray, embedding: np.ndarray) -> Iterator[tuple[np.ndarra
     """The same rows of both, a few megabytes at a time, as bytes: NaN is equal to itself."""
     rows = max(1, _BYTES_AT_ONCE // max(1, head[:1].nbytes))
     for start in range(0, len(head), rows):
-        yield tuple(np.ascontiguousarray(array[start : start + rows]).view(np.uint8)  # type: ignore[misc]
-                    for array in (head, embedding))
+        yield tuple(
+            np.ascontiguousarray(array[start : start + rows]).view(np.uint8)  # type: ignore[misc]
+            for array in (head, embedding)
+        )

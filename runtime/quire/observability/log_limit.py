@@ -30,8 +30,14 @@ class LogLimit(logging.Filter):
     were. Records below `level` always pass. Safe with threads.
     """
 
-    def __init__(self, max_records: int = 5, window_s: float = 10.0, *, level: int = logging.WARNING,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        max_records: int = 5,
+        window_s: float = 10.0,
+        *,
+        level: int = logging.WARNING,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__()
         self._max_records, self._window_s, self._level, self._clock = max_records, window_s, level, clock
         self._windows: dict[tuple[str, int, int, str], _Window] = {}

@@ -31,9 +31,27 @@ from quire.reference.norms import layer_norm, rms_norm
 from quire.reference.rotary import rotary
 
 _FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    activation, add, add_rms_norm, all_gather, all_reduce, cache_write, embedding, experts, gated_activation,
-    layer_norm, linear, paged_attention, reshape, rms_norm, rotary, rotary_cache_write, route_experts, scale,
-    softcap, split, take_rows,
+    activation,
+    add,
+    add_rms_norm,
+    all_gather,
+    all_reduce,
+    cache_write,
+    embedding,
+    experts,
+    gated_activation,
+    layer_norm,
+    linear,
+    paged_attention,
+    reshape,
+    rms_norm,
+    rotary,
+    rotary_cache_write,
+    route_experts,
+    scale,
+    softcap,
+    split,
+    take_rows,
 )
 
 REFERENCE: Mapping[str, Callable[..., Any]] = MappingProxyType({f.__name__: f for f in _FUNCTIONS})

@@ -40,9 +40,20 @@ def _slots(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1, *array.shape[2:])
 
 
-def paged_attention(q: np.ndarray, cache: PagedCache, sinks: np.ndarray | None = None, *, block_tables: np.ndarray,
-                    query_start_loc: np.ndarray, num_computed: np.ndarray, scale: float, window: int = 0,
-                    softcap: float = 0.0, causal: bool = True, alibi_slopes: np.ndarray | None = None) -> np.ndarray:
+def paged_attention(
+    q: np.ndarray,
+    cache: PagedCache,
+    sinks: np.ndarray | None = None,
+    *,
+    block_tables: np.ndarray,
+    query_start_loc: np.ndarray,
+    num_computed: np.ndarray,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    causal: bool = True,
+    alibi_slopes: np.ndarray | None = None,
+) -> np.ndarray:
     """softmax(scale * q.k) @ v of every query row over the keys it sees.
 
     Row i of sequence s has KV index `num_computed[s] + i`. It sees key j of its sequence if (not causal or
@@ -80,8 +91,10 @@ def _gather(cache: PagedCache, table: np.ndarray, keys: np.ndarray) -> tuple[np.
     resident = blocks >= 0
     where = blocks[resident], keys[resident] % block_size
     k, v = (
-        dequantize_vectors(cache[name][where], cache[f"{name}_scale"][where]) if f"{name}_scale" in cache
-        else cache[name][where] for name in ("k", "v")
+        dequantize_vectors(cache[name][where], cache[f"{name}_scale"][where])
+        if f"{name}_scale" in cache
+        else cache[name][where]
+        for name in ("k", "v")
     )
     return as_f32(k.swapaxes(0, 1)), as_f32(v.swapaxes(0, 1))
 
@@ -92,8 +105,15 @@ def _bias(slopes: np.ndarray, keys: np.ndarray, index: int, table: np.ndarray, b
     return slopes[:, None] * (keys - index).astype(np.float32)
 
 
-def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, softcap: float, sinks: np.ndarray | None,
-            bias: np.ndarray | None) -> np.ndarray:
+def _attend(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    scale: float,
+    softcap: float,
+    sinks: np.ndarray | None,
+    bias: np.ndarray | None,
+) -> np.ndarray:
     """One query row [H, d] over k [KV, n, d], v [KV, n, dv]: float32 [H, dv]."""
     num_heads, num_kv_heads = q.shape[0], k.shape[0]
     grouped = q.reshape(num_kv_heads, num_heads // num_kv_heads, -1)

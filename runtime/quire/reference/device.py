@@ -30,8 +30,13 @@ from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme, dequanti
 _FLOATS = ("float32", "bfloat16", "float16")
 
 _GROUPS = (0, 16, 32, 64, 128, 256)
-_SCHEMES = frozenset({PLAIN, *(WeightScheme(8, group).name for group in _GROUPS),
-                      *(WeightScheme(4, group, zeros).name for group in _GROUPS for zeros in (False, True))})
+_SCHEMES = frozenset(
+    {
+        PLAIN,
+        *(WeightScheme(8, group).name for group in _GROUPS),
+        *(WeightScheme(4, group, zeros).name for group in _GROUPS for zeros in (False, True)),
+    }
+)
 
 QUIRE_CONTRACT = (1, 1)
 """Version of the device contract this module is written for; read before any hook is called."""
@@ -83,17 +88,21 @@ class ReferenceLibrary:
         self._held_bytes += held.nbytes
         return held
 
-    def create_cache(self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int,
-                     dtype: str) -> dict[str, np.ndarray]:
+    def create_cache(
+        self, group: KVGroupSpec, axis_sizes: Mapping[str, int], num_blocks: int, block_size: int, dtype: str
+    ) -> dict[str, np.ndarray]:
         """[blocks, block_size, *shape_per_token] each, filled with NaN; int8 with -128, and its scales with NaN.
 
         It begins without blocks and grows up to `num_blocks`, as they are used. Raises MemoryError for more than the
         machine has.
         """
-        empty = {array.name: np.full((0, block_size, *concrete(array.shape, axis_sizes)), 0, numpy_dtype(array.dtype))
-                 for array in held_arrays(group, dtype)}
-        num_bytes = num_blocks * block_size * sum(
-            array.itemsize * math.prod(array.shape[2:]) for array in empty.values())
+        empty = {
+            array.name: np.full((0, block_size, *concrete(array.shape, axis_sizes)), 0, numpy_dtype(array.dtype))
+            for array in held_arrays(group, dtype)
+        }
+        num_bytes = (
+            num_blocks * block_size * sum(array.itemsize * math.prod(array.shape[2:]) for array in empty.values())
+        )
         total, _ = host_memory()
         if total and num_bytes > total:
             raise MemoryError(f"{num_bytes / 2**30:.1f} GiB; this machine has {total / 2**30:.1f} GiB")
@@ -152,8 +161,9 @@ class GrowingCache(dict[str, np.ndarray]):
         for name, array in self.items():
             if num_blocks > len(array):
                 fresh = -128 if array.dtype == np.int8 else np.nan
-                grown = np.full((min(self.num_blocks, max(2 * len(array), num_blocks)), *array.shape[1:]), fresh,
-                                array.dtype)
+                grown = np.full(
+                    (min(self.num_blocks, max(2 * len(array), num_blocks)), *array.shape[1:]), fresh, array.dtype
+                )
                 grown[: len(array)] = array
                 self[name] = grown
 
@@ -168,8 +178,15 @@ def _cover(cache: Mapping[str, np.ndarray], block_ids: np.ndarray) -> None:
 def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     """Always there; too slow for `auto` to choose it."""
     total, free = host_memory()
-    return DeviceReport(available=True, name="numpy on the host", num_devices=1, total_memory_bytes=total,
-                        free_memory_bytes=free, driver=f"numpy {np.__version__}", priority=-100)
+    return DeviceReport(
+        available=True,
+        name="numpy on the host",
+        num_devices=1,
+        total_memory_bytes=total,
+        free_memory_bytes=free,
+        driver=f"numpy {np.__version__}",
+        priority=-100,
+    )
 
 
 @hookimpl
@@ -188,5 +205,8 @@ def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
 
 def _refuse_options(options: Mapping[str, str]) -> None:
     if options:
-        raise ConfigError(f"device reference has no option {', '.join(sorted(options))}", because="it has none at all",
-                          hint="leave --device-option out")
+        raise ConfigError(
+            f"device reference has no option {', '.join(sorted(options))}",
+            because="it has none at all",
+            hint="leave --device-option out",
+        )

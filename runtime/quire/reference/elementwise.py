@@ -98,5 +98,8 @@ def all_gather(x: np.ndarray, *, axis: int, size: int, world_size: int = 1) -> n
 
 def _one_rank(op: str, world_size: int) -> None:
     if world_size != 1:
-        raise BackendError(f"{op} over {world_size} ranks on the reference", because="it runs a single rank",
-                           hint="tensor parallelism of degree 1, or another device")
+        raise BackendError(
+            f"{op} over {world_size} ranks on the reference",
+            because="it runs a single rank",
+            hint="tensor parallelism of degree 1, or another device",
+        )

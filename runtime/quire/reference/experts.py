@@ -9,8 +9,9 @@ from quire.reference.elementwise import activate, sigmoid
 from quire.reference.rounding import as_f32, round_to
 
 
-def route_experts(logits: np.ndarray, *, k: int, score: str = "softmax", normalize: bool = True,
-                  scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def route_experts(
+    logits: np.ndarray, *, k: int, score: str = "softmax", normalize: bool = True, scale: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """The k best experts of every token, and their weights.
 
     Args:
@@ -33,8 +34,9 @@ def route_experts(logits: np.ndarray, *, k: int, score: str = "softmax", normali
     return ids.astype(np.int32), weights * np.float32(scale)
 
 
-def experts(x: np.ndarray, ids: np.ndarray, weights: np.ndarray, w13: np.ndarray, w2: np.ndarray, *,
-            act: str) -> np.ndarray:
+def experts(
+    x: np.ndarray, ids: np.ndarray, weights: np.ndarray, w13: np.ndarray, w2: np.ndarray, *, act: str
+) -> np.ndarray:
     """Sum over a token's experts, in the order of `ids`, of weight * w2[e] @ (act(w1[e] @ x) * (w3[e] @ x)).
 
     Args:

@@ -11,18 +11,36 @@ from quire.reference.norms import rms_norm
 from quire.reference.rotary import rotary
 
 
-def add_rms_norm(a: np.ndarray, b: np.ndarray, weight: np.ndarray, *, eps: float, weight_offset: float = 0.0,
-                 round_before_weight: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def add_rms_norm(
+    a: np.ndarray,
+    b: np.ndarray,
+    weight: np.ndarray,
+    *,
+    eps: float,
+    weight_offset: float = 0.0,
+    round_before_weight: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """(a + b, rms_norm(a + b)); the norm reads the rounded sum."""
     total = add(a, b)
     normed = rms_norm(total, weight, eps=eps, weight_offset=weight_offset, round_before_weight=round_before_weight)
     return total, normed
 
 
-def rotary_cache_write(q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray, cache: PagedCache, *,
-                       slots: np.ndarray, table: RopeSpec, style: str = "neox",
-                       max_len: int | None = None) -> tuple[np.ndarray, PagedCache]:
+def rotary_cache_write(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    positions: np.ndarray,
+    cache: PagedCache,
+    *,
+    slots: np.ndarray,
+    table: RopeSpec,
+    style: str = "neox",
+    max_len: int | None = None,
+) -> tuple[np.ndarray, PagedCache]:
     """(rotary(q), cache with rotary(k) and v written)."""
     rotated_k = rotary(k, positions, table=table, style=style, max_len=max_len)
-    return (rotary(q, positions, table=table, style=style, max_len=max_len),
-            cache_write(cache, rotated_k, v, slots=slots))
+    return (
+        rotary(q, positions, table=table, style=style, max_len=max_len),
+        cache_write(cache, rotated_k, v, slots=slots),
+    )

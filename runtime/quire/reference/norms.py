@@ -7,8 +7,9 @@ import numpy as np
 from quire.reference.rounding import as_f32, round_to
 
 
-def rms_norm(x: np.ndarray, weight: np.ndarray, *, eps: float, weight_offset: float = 0.0,
-             round_before_weight: bool = False) -> np.ndarray:
+def rms_norm(
+    x: np.ndarray, weight: np.ndarray, *, eps: float, weight_offset: float = 0.0, round_before_weight: bool = False
+) -> np.ndarray:
     """x / sqrt(mean(x**2) + eps) * (weight + weight_offset), over the last dimension.
 
     Args:

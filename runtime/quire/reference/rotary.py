@@ -9,8 +9,9 @@ from quire.graph.rope import RopeSpec, rope_rows, rope_table
 from quire.reference.rounding import as_f32, round_to
 
 
-def rotary(x: np.ndarray, positions: np.ndarray, *, table: RopeSpec, style: str = "neox",
-           max_len: int | None = None) -> np.ndarray:
+def rotary(
+    x: np.ndarray, positions: np.ndarray, *, table: RopeSpec, style: str = "neox", max_len: int | None = None
+) -> np.ndarray:
     """Rotates pairs of the first `table.dims` elements of every head by an angle that grows with the position.
 
     Args:

@@ -69,9 +69,12 @@ class Scheduler:
 
     def _check_fits(self, request: Request) -> None:
         if len(request.sequences) > self._limits.max_num_seqs:
-            raise RequestError(f"n={len(request.sequences)} sequences in one request",
-                               because=f"at most max_num_seqs={self._limits.max_num_seqs} run at a time",
-                               hint=f"n of {self._limits.max_num_seqs} or less", param="n")
+            raise RequestError(
+                f"n={len(request.sequences)} sequences in one request",
+                because=f"at most max_num_seqs={self._limits.max_num_seqs} run at a time",
+                hint=f"n of {self._limits.max_num_seqs} or less",
+                param="n",
+            )
         num_stored = request.num_prompt_tokens + request.max_output_tokens - 1  # the last token is never stored
         for name, num_needed in self.blocks.most_blocks(num_stored).items():
             num_blocks = self.blocks.pools[name].num_blocks

@@ -40,18 +40,23 @@ def keys_of_file(path: Path) -> list[str]:
             content = file.read(MAX_FILE_BYTES + 1)
         text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--api-key-file {path}", because=str(error),
-                          hint="a text file with one key a line") from None
+        raise ConfigError(
+            f"--api-key-file {path}", because=str(error), hint="a text file with one key a line"
+        ) from None
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"--api-key-file {path}", because="it is larger than a mebibyte",
-                          hint="a text file with one key a line")
+        raise ConfigError(
+            f"--api-key-file {path}", because="it is larger than a mebibyte", hint="a text file with one key a line"
+        )
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         logger.warning("%s can be read by other users (mode %o); chmod 600 keeps the keys yours", path, mode & 0o777)
     lines = [line.strip() for line in text.splitlines()]
     keys = [_checked(line, f"--api-key-file {path}") for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise ConfigError(f"--api-key-file {path} holds no key", because="the server would be open to everybody",
-                          hint="one key a line")
+        raise ConfigError(
+            f"--api-key-file {path} holds no key",
+            because="the server would be open to everybody",
+            hint="one key a line",
+        )
     return keys
 
 
@@ -61,6 +66,7 @@ def _checked(key: str, source: str) -> str:
     if not key:
         raise ConfigError(f"{source} holds an empty key", because="anybody could send it", hint="a long random text")
     if any(ord(character) < 32 or ord(character) == 127 for character in key):
-        raise ConfigError(f"{source} holds a key with control characters", because="no header can hold it",
-                          hint="a long random text")
+        raise ConfigError(
+            f"{source} holds a key with control characters", because="no header can hold it", hint="a long random text"
+        )
     return key

@@ -30,8 +30,9 @@ def build_app(engine: AsyncLLM, config: ServerConfig) -> FastAPI:
     """The application over a started engine. The caller closes the engine."""
     app = FastAPI(title="Quire", version=__version__)
     app.state.serving = Serving(engine, config.model_names)
-    app.state.body_limits = BodyLimits.for_model(engine.max_model_len, max_bytes=config.max_body_bytes,
-                                                 timeout_s=config.body_timeout_s)
+    app.state.body_limits = BodyLimits.for_model(
+        engine.max_model_len, max_bytes=config.max_body_bytes, timeout_s=config.body_timeout_s
+    )
     app.state.body_budget = BodyBudget(app.state.body_limits.max_bytes)
     app.state.cache_scope = CacheScope(config.prefix_cache_scope, len(config.api_keys))
     app.state.metrics = ServerMetrics(config.model_names[0])
@@ -91,5 +92,12 @@ def _is_healthy(engine: AsyncLLM) -> bool:
 
 
 def _model_card(serving: Serving, name: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": serving.created_s, "owned_by": "quire",
-            "root": serving.engine.model_path, "parent": None, "max_model_len": serving.engine.max_model_len}
+    return {
+        "id": name,
+        "object": "model",
+        "created": serving.created_s,
+        "owned_by": "quire",
+        "root": serving.engine.model_path,
+        "parent": None,
+        "max_model_len": serving.engine.max_model_len,
+    }

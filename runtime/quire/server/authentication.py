@@ -36,8 +36,9 @@ class ApiKeyMiddleware:
             await self._app(scope, receive, send)
             return
         message = "the API key is missing or wrong; send 'Authorization: Bearer KEY'"
-        await error_response(401, message, kind="AuthenticationError",
-                             headers={"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        await error_response(401, message, kind="AuthenticationError", headers={"WWW-Authenticate": "Bearer"})(
+            scope, receive, send
+        )
 
     def _client(self, scope: Scope) -> bytes | None:
         """The digest of the request's key, or None when it is not one of the server's."""

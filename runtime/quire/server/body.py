@@ -40,15 +40,23 @@ async def read_body(request: Request, schema: type[Schema]) -> Schema:
     limits: BodyLimits = request.app.state.body_limits
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise HttpError(415, "the body is compressed", because="only plain JSON is read",
-                        hint="the request without Content-Encoding")
+        raise HttpError(
+            415,
+            "the body is compressed",
+            because="only plain JSON is read",
+            hint="the request without Content-Encoding",
+        )
     try:
         async with asyncio.timeout(limits.timeout_s):
             with request.app.state.body_budget.share() as share:
                 content = await _read(request, limits, share)
     except TimeoutError as error:
-        raise HttpError(408, "the body did not arrive in time", because=f"it may take {limits.timeout_s:g} s",
-                        hint="the request again") from error
+        raise HttpError(
+            408,
+            "the body did not arrive in time",
+            because=f"it may take {limits.timeout_s:g} s",
+            hint="the request again",
+        ) from error
     except ClientDisconnect as error:
         raise ClientDisconnected from error
     return _checked(_decoded(content), schema)
@@ -85,8 +93,12 @@ def _decoded(content: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         found = unsayable_field(content)
         if found is not None:
-            raise RequestError(f"{shown(found[0])} holds {found[1]}", because="JSON has no such value",
-                               hint="a finite number, or text that is valid Unicode", param=found[0][:80]) from error
+            raise RequestError(
+                f"{shown(found[0])} holds {found[1]}",
+                because="JSON has no such value",
+                hint="a finite number, or text that is valid Unicode",
+                param=found[0][:80],
+            ) from error
         raise RequestError(f"body: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise RequestError("body: not a JSON object", because="a request is one", hint='{"prompt": "Hello"}')
@@ -107,5 +119,9 @@ def _checked(value: dict[str, Any], schema: type[Schema]) -> Schema:
 
 
 def _too_large(limits: BodyLimits) -> HttpError:
-    return HttpError(413, "the body is too large", because=f"this server takes at most {limits.max_bytes} bytes",
-                     hint="a shorter request, or --max-body-bytes at the server's start")
+    return HttpError(
+        413,
+        "the body is too large",
+        because=f"this server takes at most {limits.max_bytes} bytes",
+        hint="a shorter request, or --max-body-bytes at the server's start",
+    )

@@ -33,8 +33,13 @@ class BodyBudget:
     def take(self, num_bytes: int) -> None:
         """Raises HttpError 503 when so many bytes are not free."""
         if self._num_bytes + num_bytes > self._max_bytes:
-            raise HttpError(503, "the server is full", because="the bodies of other requests are still arriving",
-                            hint="the request again, later", retry_after_s=1)
+            raise HttpError(
+                503,
+                "the server is full",
+                because="the bodies of other requests are still arriving",
+                hint="the request again, later",
+                retry_after_s=1,
+            )
         self._num_bytes += num_bytes
 
 

@@ -101,8 +101,9 @@ class BodyScanner:
             if self._depth > limits.max_depth:
                 raise _refusal("the body is nested too deeply", f"at most {limits.max_depth} levels are taken")
             if self._containers > limits.max_containers:
-                raise _refusal("the body holds too many lists and objects",
-                               f"this server takes at most {limits.max_containers}")
+                raise _refusal(
+                    "the body holds too many lists and objects", f"this server takes at most {limits.max_containers}"
+                )
 
 
 def _refusal(what: str, because: str) -> RequestError:

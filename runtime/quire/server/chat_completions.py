@@ -34,18 +34,23 @@ async def create_chat_completion(request: Request) -> Response:
         chat_template_kwargs=body.chat_template_kwargs,
     )
     with body.own_names():
-        generation = await Generation.create(serving, request_id, prompt, params, body,
-                                             add_special_tokens=body.add_special_tokens)
+        generation = await Generation.create(
+            serving, request_id, prompt, params, body, add_special_tokens=body.add_special_tokens
+        )
     head = {"id": request_id, "created": now_s(), "model": model}
     if body.stream:
         return event_stream(_stream(serving, {**head, "object": "chat.completion.chunk"}, body, generation))
     (output,) = await run_until_disconnect(request, [generation])
     shapes = serving.logprobs.naming_ids(body.return_tokens_as_token_ids)
     choices = [
-        {"index": item.index, "message": {"role": "assistant", "content": item.text},
-         "logprobs": shapes.chat(item.token_ids, item.logprobs, body.top_logprobs or 0),
-         "finish_reason": item.finish_reason, "stop_reason": item.stop_reason,
-         **({"token_ids": item.token_ids} if body.return_token_ids else {})}
+        {
+            "index": item.index,
+            "message": {"role": "assistant", "content": item.text},
+            "logprobs": shapes.chat(item.token_ids, item.logprobs, body.top_logprobs or 0),
+            "finish_reason": item.finish_reason,
+            "stop_reason": item.stop_reason,
+            **({"token_ids": item.token_ids} if body.return_token_ids else {}),
+        }
         for item in output.outputs
     ]
     answer = {**head, "object": "chat.completion", "choices": choices, "usage": usage_of([output])}
@@ -74,9 +79,13 @@ async def _stream(
             delta = tracker.take(item)
             if delta is None:
                 continue
-            choice = _chunk(item.index, {"content": delta.text},
-                            shapes.chat(delta.token_ids, delta.logprobs, body.top_logprobs or 0),
-                            item.finish_reason, item.stop_reason)
+            choice = _chunk(
+                item.index,
+                {"content": delta.text},
+                shapes.chat(delta.token_ids, delta.logprobs, body.top_logprobs or 0),
+                item.finish_reason,
+                item.stop_reason,
+            )
             if body.return_token_ids:
                 choice["token_ids"] = delta.token_ids
             yield event({**head, "choices": [choice], **usage})
@@ -84,7 +93,17 @@ async def _stream(
         yield event({**head, "choices": [], "usage": usage_of([output])})
 
 
-def _chunk(index: int, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None,
-           stop_reason: int | str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason,
-            "stop_reason": stop_reason}
+def _chunk(
+    index: int,
+    delta: dict[str, Any],
+    logprobs: Any = None,
+    finish_reason: str | None = None,
+    stop_reason: int | str | None = None,
+) -> dict[str, Any]:
+    return {
+        "index": index,
+        "delta": delta,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason,
+        "stop_reason": stop_reason,
+    }

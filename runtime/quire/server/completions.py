@@ -31,8 +31,9 @@ async def create_completion(request: Request) -> Response:
     request_id = f"cmpl-{body.request_id}" if body.request_id is not None else new_id("cmpl")
     with body.own_names():
         generations = [
-            await Generation.create(serving, f"{request_id}-{i}", prompt, params, body,
-                                    add_special_tokens=body.add_special_tokens)
+            await Generation.create(
+                serving, f"{request_id}-{i}", prompt, params, body, add_special_tokens=body.add_special_tokens
+            )
             for i, prompt in enumerate(body.prompts())
         ]
     head = {"id": request_id, "object": "text_completion", "created": now_s(), "model": model}
@@ -43,15 +44,22 @@ async def create_completion(request: Request) -> Response:
         outputs = [without_answer(output) for output in outputs]
     choices = [
         _choice(serving, body, output, item, index * body.n + place)
-        for index, output in enumerate(outputs) for place, item in enumerate(_best(output.outputs, body.n))
+        for index, output in enumerate(outputs)
+        for place, item in enumerate(_best(output.outputs, body.n))
     ]
     return JSONResponse({**head, "choices": choices, "usage": usage_of(outputs)})
 
 
 def without_answer(output: RequestOutput) -> RequestOutput:
     """The output of a request that only scores its prompt: the token that the engine had to draw is left out."""
-    nothing = [CompletionOutput(item.index, logprobs=None if item.logprobs is None else [],
-                                finish_reason="length" if item.finished() else None) for item in output.outputs]
+    nothing = [
+        CompletionOutput(
+            item.index,
+            logprobs=None if item.logprobs is None else [],
+            finish_reason="length" if item.finished() else None,
+        )
+        for item in output.outputs
+    ]
     return replace(output, outputs=nothing)
 
 
@@ -73,8 +81,9 @@ def _choice(
     return choice
 
 
-def _chunk(serving: Serving, body: CompletionRequest, output: RequestOutput, item: CompletionOutput, delta: Delta,
-           index: int) -> dict[str, Any]:
+def _chunk(
+    serving: Serving, body: CompletionRequest, output: RequestOutput, item: CompletionOutput, delta: Delta, index: int
+) -> dict[str, Any]:
     """A choice with what is new; the first one begins with the prompt where `echo` asks for it."""
     text, token_ids = delta.text, delta.token_ids
     logprobs: Sequence[TokenLogprobs | None] | None = delta.logprobs
@@ -89,9 +98,13 @@ def _chunk(serving: Serving, body: CompletionRequest, output: RequestOutput, ite
             if logprobs is not None and output.prompt_logprobs is not None:
                 logprobs = [*output.prompt_logprobs, *logprobs]
                 offsets = [*shapes.prompt_offsets(output, prompt_text), *offsets]
-    choice = {"index": index, "text": text,
-              "logprobs": shapes.completion(token_ids, logprobs, offsets, body.logprobs or 0, begin),
-              "finish_reason": item.finish_reason, "stop_reason": item.stop_reason}
+    choice = {
+        "index": index,
+        "text": text,
+        "logprobs": shapes.completion(token_ids, logprobs, offsets, body.logprobs or 0, begin),
+        "finish_reason": item.finish_reason,
+        "stop_reason": item.stop_reason,
+    }
     if body.return_token_ids:
         choice["token_ids"] = delta.token_ids
         if delta.is_first:

@@ -54,14 +54,17 @@ class ServerConfig:
             value = getattr(self, name)
             if not 0 < value <= 86400:
                 flag = "--" + name.removesuffix("_s").replace("_", "-")
-                raise ConfigError(f"{flag} {value}", because="it is a number of seconds, up to a day",
-                                  hint=f"{flag} 60")
+                raise ConfigError(
+                    f"{flag} {value}", because="it is a number of seconds, up to a day", hint=f"{flag} 60"
+                )
         if not 1 <= self.num_text_workers <= 64:
-            raise ConfigError(f"--text-workers {self.num_text_workers}", because="each is a process",
-                              hint="--text-workers 2")
+            raise ConfigError(
+                f"--text-workers {self.num_text_workers}", because="each is a process", hint="--text-workers 2"
+            )
         for name in ("max_connections", "max_requests", "max_body_bytes"):
             value = getattr(self, name)
             if value is not None and not 1 <= value < 1 << 31:
                 flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} {value}", because="it is a count from 1 to 2**31 - 1",
-                                  hint=f"the default, without {flag}")
+                raise ConfigError(
+                    f"{flag} {value}", because="it is a count from 1 to 2**31 - 1", hint=f"the default, without {flag}"
+                )

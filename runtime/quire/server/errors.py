@@ -25,8 +25,9 @@ class ModelNotFound(RequestError):
 class HttpError(RequestError):
     """A refusal with a status of its own, such as 413; `retry_after_s` tells the client when to come again."""
 
-    def __init__(self, status: int, what: str, *, because: str = "", hint: str = "",
-                 retry_after_s: int | None = None) -> None:
+    def __init__(
+        self, status: int, what: str, *, because: str = "", hint: str = "", retry_after_s: int | None = None
+    ) -> None:
         super().__init__(what, because=because, hint=hint)
         self.status, self.retry_after_s = status, retry_after_s
 
@@ -42,8 +43,9 @@ def error_body(message: str, *, kind: str, code: int, param: str | None = None) 
     return {"error": {"message": shortened(message, MAX_MESSAGE_CHARS), "type": kind, "param": param, "code": code}}
 
 
-def error_response(status: int, message: str, *, kind: str | None = None,
-                   headers: Mapping[str, str] | None = None) -> JSONResponse:
+def error_response(
+    status: int, message: str, *, kind: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
     """An error as a response of its own."""
     return JSONResponse(error_body(message, kind=kind or kind_of(status), code=status), status, headers=headers)
 

@@ -79,15 +79,34 @@ class Generation:
         self._engine, self._prepared = engine, prepared
 
     @classmethod
-    async def create(cls, serving: Serving, request_id: str, prompt: str | list[int], params: SamplingParams,
-                     body: SamplingFields, *, add_special_tokens: bool) -> Generation:
+    async def create(
+        cls,
+        serving: Serving,
+        request_id: str,
+        prompt: str | list[int],
+        params: SamplingParams,
+        body: SamplingFields,
+        *,
+        add_special_tokens: bool,
+    ) -> Generation:
         """Raises RequestError, before any byte is sent."""
         serving.engine.check_health()
-        prepared = await serving.engine.prepare(prompt, params, request_id=request_id, priority=body.priority,
-                                                cache_salt=body.cache_salt, add_special_tokens=add_special_tokens)
+        prepared = await serving.engine.prepare(
+            prompt,
+            params,
+            request_id=request_id,
+            priority=body.priority,
+            cache_salt=body.cache_salt,
+            add_special_tokens=add_special_tokens,
+        )
         user = "" if body.user is None else f", user='{printable(body.user, MAX_USER_CHARS)}'"
-        logger.info("%s: %d prompt tokens, max_tokens=%s%s", request_id, len(prepared.message.prompt_token_ids),
-                    params.max_tokens, user)
+        logger.info(
+            "%s: %d prompt tokens, max_tokens=%s%s",
+            request_id,
+            len(prepared.message.prompt_token_ids),
+            params.max_tokens,
+            user,
+        )
         return cls(serving.engine, prepared)
 
     async def outputs(self) -> AsyncIterator[RequestOutput]:

@@ -46,8 +46,13 @@ class LimitedConfig(uvicorn.Config):
 class LimitedProtocol(H11Protocol):
     """Closes connections whose client is too slow, sends too much, or does not read; says why where it can."""
 
-    def __init__(self, config: LimitedConfig, server_state: ServerState, app_state: dict[str, Any],
-                 _loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self,
+        config: LimitedConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.conn = self._parser = _Parser()
         self._limits = config.limits

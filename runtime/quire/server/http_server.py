@@ -43,11 +43,19 @@ def http_server(engine: AsyncLLM, config: ServerConfig) -> uvicorn.Server:
     """A server over a started engine, to be run with one bound socket. Signals are its caller's business."""
     config = replace(config, max_connections=_affordable_connections(config.max_connections))
     app = build_app(engine, config)
-    return _Server(LimitedConfig(
-        RequestLog(app, app.state.metrics.num_answers), config, log_level=config.log_level, lifespan="off",
-        access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
-        timeout_keep_alive=config.keep_alive_timeout_s, backlog=ACCEPT_AT_ONCE,
-    ))
+    return _Server(
+        LimitedConfig(
+            RequestLog(app, app.state.metrics.num_answers),
+            config,
+            log_level=config.log_level,
+            lifespan="off",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+            timeout_keep_alive=config.keep_alive_timeout_s,
+            backlog=ACCEPT_AT_ONCE,
+        )
+    )
 
 
 class _Server(uvicorn.Server):

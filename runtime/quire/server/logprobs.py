@@ -32,8 +32,14 @@ class LogprobShapes:
         """The same; with `as_ids`, tokens are called token_id:N."""
         return LogprobShapes(self._tokenizer, as_ids=True) if as_ids else self
 
-    def completion(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None] | None,
-                   offsets: Sequence[int], num_top: int, text: str = " ") -> dict[str, Any] | None:
+    def completion(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprobs | None] | None,
+        offsets: Sequence[int],
+        num_top: int,
+        text: str = " ",
+    ) -> dict[str, Any] | None:
         """Parallel lists over tokens, each with its `num_top` most likely tokens and itself. None stays None.
 
         Args:
@@ -43,8 +49,10 @@ class LogprobShapes:
             return None
         names = [self._shown(token_id) for token_id in token_ids]
         if not text.startswith(" "):
-            names = [name.removeprefix(" ") or name if offset == 0 else name
-                     for name, offset in zip(names, offsets, strict=True)]
+            names = [
+                name.removeprefix(" ") or name if offset == 0 else name
+                for name, offset in zip(names, offsets, strict=True)
+            ]
         return {
             "tokens": names,
             "token_logprobs": [
@@ -73,9 +81,12 @@ class LogprobShapes:
     def prompt(self, logprobs: Sequence[TokenLogprobs | None]) -> list[dict[str, Any] | None]:
         """Per prompt token, token id -> logprob, rank and text."""
         return [
-            None if entry is None else
-            {str(token): {"logprob": _value(item), "rank": item.rank, "decoded_token": item.decoded_token}
-             for token, item in entry.items()}
+            None
+            if entry is None
+            else {
+                str(token): {"logprob": _value(item), "rank": item.rank, "decoded_token": item.decoded_token}
+                for token, item in entry.items()
+            }
             for entry in logprobs
         ]
 

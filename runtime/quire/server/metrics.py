@@ -52,18 +52,26 @@ class ServerMetrics:
 class _ServerFacts(Collector):
     def __init__(self, num_answers: Mapping[int, int], model_name: str, *, is_up: bool, num_restarts: int) -> None:
         self._num_answers, self._model_name, self._is_up, self._num_restarts = (
-            num_answers, model_name, is_up, num_restarts)
+            num_answers,
+            model_name,
+            is_up,
+            num_restarts,
+        )
 
     def collect(self) -> Iterable[Metric]:
         up = GaugeMetricFamily("quire_engine_up", "1 while the engine is healthy, else 0", labels=["model_name"])
         up.add_metric([self._model_name], float(self._is_up))
         yield up
-        restarts = CounterMetricFamily("quire_engine_restarts", "engine processes that took the place of another",
-                                       labels=["model_name"])
+        restarts = CounterMetricFamily(
+            "quire_engine_restarts", "engine processes that took the place of another", labels=["model_name"]
+        )
         restarts.add_metric([self._model_name], self._num_restarts)
         yield restarts
-        answers = CounterMetricFamily("quire_http_responses", "answered requests; status 0 = the client left before",
-                                      labels=["model_name", "status"])
+        answers = CounterMetricFamily(
+            "quire_http_responses",
+            "answered requests; status 0 = the client left before",
+            labels=["model_name", "status"],
+        )
         for status, count in sorted(self._num_answers.items()):
             answers.add_metric([self._model_name, str(status)], count)
         yield answers

@@ -46,5 +46,6 @@ class TooManyConnections:
 def full(because: str, *, close: bool = False) -> ASGIApp:
     """The answer of a server that takes no more."""
     headers = {"Retry-After": str(RETRY_AFTER_S), **({"Connection": "close"} if close else {})}
-    return error_response(503, f"the server is full\n  because: {because}\n  hint: the request again, later",
-                          headers=headers)
+    return error_response(
+        503, f"the server is full\n  because: {because}\n  hint: the request again, later", headers=headers
+    )

@@ -52,8 +52,9 @@ class RequestLog:
         except Exception as error:  # the outermost boundary: one request's failure is its own
             _log_failure(scope, error)
             if status == 0:
-                await error_response(500, "internal error; the server's log has the details",
-                                     headers={"Connection": "close"})(scope, receive, watched)
+                await error_response(
+                    500, "internal error; the server's log has the details", headers={"Connection": "close"}
+                )(scope, receive, watched)
         finally:
             self._num_answers[status] += 1
             logger.info("%s %d %.0f ms", _line(scope), status, 1000 * (time.monotonic() - start_s))

@@ -38,8 +38,12 @@ async def _serve(config: EngineConfig, server_config: ServerConfig, listener: so
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, int(number))
     received = asyncio.create_task(signals.get())
-    engine = AsyncLLM(config, supervision=server_config.supervision, num_text_workers=server_config.num_text_workers,
-                      text_timeout_s=server_config.text_timeout_s)
+    engine = AsyncLLM(
+        config,
+        supervision=server_config.supervision,
+        num_text_workers=server_config.num_text_workers,
+        text_timeout_s=server_config.text_timeout_s,
+    )
     try:
         starting = asyncio.create_task(engine.start())
         from quire.server.http_server import http_server  # imported while the engine process loads the model
@@ -93,5 +97,8 @@ def _listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         if listener is not None:
             listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}", because=str(error.strerror or error),
-                          hint="another --port, or an address of this machine as --host") from error
+        raise ConfigError(
+            f"cannot listen on {host}:{port}",
+            because=str(error.strerror or error),
+            hint="another --port, or an address of this machine as --host",
+        ) from error

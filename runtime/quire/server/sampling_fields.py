@@ -129,19 +129,31 @@ class SamplingFields(BaseModel):
         """Raises RequestError for what does not go with streaming, or not without."""
         check_integer("priority", self.priority)
         if self.stream_options is not None and not self.stream:
-            raise RequestError("stream_options without stream", because="they are about a stream",
-                               hint="stream=true", param="stream_options")
+            raise RequestError(
+                "stream_options without stream",
+                because="they are about a stream",
+                hint="stream=true",
+                param="stream_options",
+            )
         if self.stream and self.prompt_logprobs is not None:
             raise unsupported("prompt_logprobs", "it is not available while streaming")
 
     def common_params(self) -> dict[str, Any]:
         """Arguments of SamplingParams that were given; defaults of the model fill the rest."""
         values: dict[str, Any] = {
-            "n": self.n, "presence_penalty": self.presence_penalty, "frequency_penalty": self.frequency_penalty,
-            "seed": self.seed, "stop": self.stop, "stop_token_ids": self.stop_token_ids, "bad_words": self.bad_words,
-            "include_stop_str_in_output": self.include_stop_str_in_output, "ignore_eos": self.ignore_eos,
-            "min_tokens": self.min_tokens, "skip_special_tokens": self.skip_special_tokens,
-            "logit_bias": self.logit_bias, "allowed_token_ids": self.allowed_token_ids,
+            "n": self.n,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "seed": self.seed,
+            "stop": self.stop,
+            "stop_token_ids": self.stop_token_ids,
+            "bad_words": self.bad_words,
+            "include_stop_str_in_output": self.include_stop_str_in_output,
+            "ignore_eos": self.ignore_eos,
+            "min_tokens": self.min_tokens,
+            "skip_special_tokens": self.skip_special_tokens,
+            "logit_bias": self.logit_bias,
+            "allowed_token_ids": self.allowed_token_ids,
             "prompt_logprobs": self.prompt_logprobs,
         }
         for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):

@@ -62,11 +62,19 @@ class CompletionRequest(SamplingFields):
     def _scoring(self) -> dict[str, Any]:
         """What max_tokens=0 comes to: the engine draws one token, which `without_answer` drops."""
         if not self.echo:
-            raise RequestError("max_tokens=0 without echo", because="the answer would be empty",
-                               hint="a max_tokens of at least 1, or echo=true for the prompt alone", param="max_tokens")
+            raise RequestError(
+                "max_tokens=0 without echo",
+                because="the answer would be empty",
+                hint="a max_tokens of at least 1, or echo=true for the prompt alone",
+                param="max_tokens",
+            )
         if self.min_tokens > 0:
-            raise RequestError(f"min_tokens={self.min_tokens} is not allowed", because="max_tokens is 0",
-                               hint="the request without min_tokens", param="min_tokens")
+            raise RequestError(
+                f"min_tokens={self.min_tokens} is not allowed",
+                because="max_tokens is 0",
+                hint="the request without min_tokens",
+                param="min_tokens",
+            )
         return {"max_tokens": 1}
 
     def prompts(self) -> list[str | list[int]]:
@@ -75,13 +83,17 @@ class CompletionRequest(SamplingFields):
         if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
             return [prompt]
         if not prompt:
-            raise RequestError("prompt is empty", because="there is nothing to continue", hint="a text or token ids",
-                               param="prompt")
+            raise RequestError(
+                "prompt is empty", because="there is nothing to continue", hint="a text or token ids", param="prompt"
+            )
         num_sequences = len(prompt) * max(self.n, self.best_of or 1)
         if num_sequences > MAX_N:
-            raise RequestError(f"{len(prompt)} prompts of {max(self.n, self.best_of or 1)} sequences each",
-                               because=f"a request has at most {MAX_N} sequences", hint="several requests",
-                               param="prompt")
+            raise RequestError(
+                f"{len(prompt)} prompts of {max(self.n, self.best_of or 1)} sequences each",
+                because=f"a request has at most {MAX_N} sequences",
+                hint="several requests",
+                param="prompt",
+            )
         return list(prompt)
 
 
@@ -132,8 +144,12 @@ class ChatCompletionRequest(SamplingFields):
         """The limit, under either of its names."""
         limits = [check_optional_integer(name, getattr(self, name)) for name in ("max_completion_tokens", "max_tokens")]
         if None not in limits and limits[0] != limits[1]:
-            raise RequestError(f"max_completion_tokens={limits[0]} and max_tokens={limits[1]}",
-                               because="they are two names of one limit", hint="one of them", param="max_tokens")
+            raise RequestError(
+                f"max_completion_tokens={limits[0]} and max_tokens={limits[1]}",
+                because="they are two names of one limit",
+                hint="one of them",
+                param="max_tokens",
+            )
         return limits[0] if limits[0] is not None else limits[1]
 
     def _check_messages(self) -> None:
@@ -141,9 +157,12 @@ class ChatCompletionRequest(SamplingFields):
         for index, message in enumerate(self.messages):
             unknown = sorted(k for k, value in message.items() if value not in (None, []) and k not in MESSAGE_FIELDS)
             if unknown:
-                raise RequestError(f"messages[{index}].{unknown[0]}: unknown field",
-                                   because=f"a message has {', '.join(MESSAGE_FIELDS)}",
-                                   hint="the message without it", param=f"messages[{index}].{unknown[0]}")
+                raise RequestError(
+                    f"messages[{index}].{unknown[0]}: unknown field",
+                    because=f"a message has {', '.join(MESSAGE_FIELDS)}",
+                    hint="the message without it",
+                    param=f"messages[{index}].{unknown[0]}",
+                )
 
     def _check_tools(self) -> None:
         if self.tools and self.tool_choice is None:

@@ -83,8 +83,12 @@ def usage_of(outputs: list[RequestOutput]) -> dict[str, Any]:
     prompt = sum(len(output.prompt_token_ids) for output in outputs)
     completion = sum(len(item.token_ids) for output in outputs for item in output.outputs)
     cached = sum(output.num_cached_tokens for output in outputs)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": cached}}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
 
 
 def usage_field(outputs: list[RequestOutput], *, include: bool, continuous: bool) -> dict[str, Any]:

@@ -48,14 +48,27 @@ def fake_model(
 
 
 def fake_executor(
-    model: ModelGraph, num_blocks: int, *, block_size: int = 4, max_model_len: int = 64,
-    max_num_batched_tokens: int = 64, max_num_seqs: int = 16, async_depth: int = 2, latency_s: float = 0.0,
+    model: ModelGraph,
+    num_blocks: int,
+    *,
+    block_size: int = 4,
+    max_model_len: int = 64,
+    max_num_batched_tokens: int = 64,
+    max_num_seqs: int = 16,
+    async_depth: int = 2,
+    latency_s: float = 0.0,
     verify: bool = True,
 ) -> tuple[FakeExecutor, KVPlan]:
     """An executor that is loaded and has `num_blocks` KV blocks in every pool, and its KV plan."""
     plan = ExecutorPlan(
-        model=model, weight_dtype="float32", act_dtype="float32", kv_dtype="float32", block_size=block_size,
-        max_model_len=max_model_len, max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs,
+        model=model,
+        weight_dtype="float32",
+        act_dtype="float32",
+        kv_dtype="float32",
+        block_size=block_size,
+        max_model_len=max_model_len,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_num_seqs=max_num_seqs,
         max_logits_rows=max_num_batched_tokens,
     )
     executor = FakeExecutor(plan, async_depth=async_depth, latency_s=latency_s, verify=verify)
@@ -67,9 +80,15 @@ def fake_executor(
 def fake_capabilities(async_depth: int = 2) -> Capabilities:
     """What the fake device declares."""
     return Capabilities(
-        contract=CONTRACT_VERSION, act_dtypes=("float32",), weight_dtypes=("float32", "bfloat16", "float16"),
-        kv_dtypes=("float32",), block_sizes=(16, 1, 2, 4, 8, 32), ops=frozenset(), async_depth=async_depth,
-        row_determinism="batch_invariant", read_write_blocks=True,
+        contract=CONTRACT_VERSION,
+        act_dtypes=("float32",),
+        weight_dtypes=("float32", "bfloat16", "float16"),
+        kv_dtypes=("float32",),
+        block_sizes=(16, 1, 2, 4, 8, 32),
+        ops=frozenset(),
+        async_depth=async_depth,
+        row_determinism="batch_invariant",
+        read_write_blocks=True,
     )
 
 
@@ -145,8 +164,9 @@ class FakeExecutor:
         """Poisoned pages for every pool. Raises BackendError when they are more than `memory_blocks`."""
         num_blocks = sum(plan.num_blocks.values())
         if self.memory_blocks is not None and num_blocks > self.memory_blocks:
-            raise BackendError(f"out of memory: {num_blocks} KV blocks", because=f"{self.memory_blocks} fit",
-                               hint="fewer blocks")
+            raise BackendError(
+                f"out of memory: {num_blocks} KV blocks", because=f"{self.memory_blocks} fit", hint="fewer blocks"
+            )
         self._pages = {pool: FakePages(count, self.plan.block_size) for pool, count in plan.num_blocks.items()}
 
     def submit(self, batch: StepBatch) -> FakeStep:
@@ -292,13 +312,14 @@ class FakeExecutor:
             return SampleResult(np.empty(0, np.int32))
         if not features_used(sampling):
             last = token_ids[sampling.rows]
-            return SampleResult(np.where(last == self.broken_token, NOT_FINITE, (last + 1) % self._vocab_size)
-                                .astype(np.int32))
+            return SampleResult(
+                np.where(last == self.broken_token, NOT_FINITE, (last + 1) % self._vocab_size).astype(np.int32)
+            )
         return sample(self._logits(token_ids, chains), sampling)
 
     def _logits(self, token_ids: I32, chains: np.ndarray) -> F32:
         """float32 [L, vocab]: noise in [0, 2) that depends on the whole context, and a peak at last + 1; or NaN."""
-        mixed = (chains[:, None] ^ np.arange(1, self._vocab_size + 1, dtype=np.uint64) * np.uint64(ROOT))
+        mixed = chains[:, None] ^ np.arange(1, self._vocab_size + 1, dtype=np.uint64) * np.uint64(ROOT)
         mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
         logits = (mixed >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23)
         logits[np.arange(len(token_ids)), (token_ids + 1) % self._vocab_size] += _PEAK
@@ -343,8 +364,9 @@ _OPTIONS = ("async_depth", "latency_ms", "memory_blocks")
 @hookimpl
 def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
     """Always here, and never the best choice."""
-    return DeviceReport(available=True, name="no hardware: the next token is the last one plus one", num_devices=1,
-                        priority=-1000)
+    return DeviceReport(
+        available=True, name="no hardware: the next token is the last one plus one", num_devices=1, priority=-1000
+    )
 
 
 @hookimpl
@@ -368,5 +390,8 @@ def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
 def _refuse_unknown(options: Mapping[str, str]) -> None:
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
-        raise ConfigError(f"device option {unknown[0]!r}", because="the fake device does not know it",
-                          hint=f"one of {', '.join(_OPTIONS)}")
+        raise ConfigError(
+            f"device option {unknown[0]!r}",
+            because="the fake device does not know it",
+            hint=f"one of {', '.join(_OPTIONS)}",
+        )

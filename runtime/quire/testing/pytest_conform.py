@@ -47,16 +47,25 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     cases = list(level_cases(subject, levels))
     added = [ConformItem.from_parent(session, name=case.name, case=case, subject=subject, gaps=gaps) for case in cases]
     named = [CaseResult(case.name, "passed") for case in cases]
-    added += [ConformItem.from_parent(session, name=result.name, case=None, subject=subject, gaps={}, unused=result)
-              for result in unused_gaps(gaps, named, levels)]
+    added += [
+        ConformItem.from_parent(session, name=result.name, case=None, subject=subject, gaps={}, unused=result)
+        for result in unused_gaps(gaps, named, levels)
+    ]
     items.extend(added)
 
 
 class ConformItem(pytest.Item):
     """One case as a test."""
 
-    def __init__(self, *, case: Case | None, subject: Subject, gaps: dict[str, str], unused: CaseResult | None = None,
-                 **kwargs: object) -> None:
+    def __init__(
+        self,
+        *,
+        case: Case | None,
+        subject: Subject,
+        gaps: dict[str, str],
+        unused: CaseResult | None = None,
+        **kwargs: object,
+    ) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self._case, self._subject, self._gaps, self._unused = case, subject, gaps, unused
         self.add_marker("conform")

@@ -33,16 +33,25 @@ def prepare_messages(
         calls that are no calls, arguments that are no JSON object, and what is nested too deeply.
     """
     if isinstance(messages, (str, Mapping)) or not messages:
-        raise RequestError("messages is empty or no list", because="a conversation has at least one message",
-                           hint="[{'role': 'user', 'content': '...'}]", param="messages")
-    return [_prepared(message, f"messages[{index}]", wants_parts, takes_strings)
-            for index, message in enumerate(messages)]
+        raise RequestError(
+            "messages is empty or no list",
+            because="a conversation has at least one message",
+            hint="[{'role': 'user', 'content': '...'}]",
+            param="messages",
+        )
+    return [
+        _prepared(message, f"messages[{index}]", wants_parts, takes_strings) for index, message in enumerate(messages)
+    ]
 
 
 def _prepared(message: Any, where: str, wants_parts: bool, takes_strings: bool) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise RequestError(f"{where} has no role", because="each message is an object with role and content",
-                           hint="a role such as 'user'", param=where)
+        raise RequestError(
+            f"{where} has no role",
+            because="each message is an object with role and content",
+            hint="a role such as 'user'",
+            param=where,
+        )
     check_depth(where, message)
     copy = {key: value for key, value in message.items() if value is not None}
     for name in _TEXTS:
@@ -81,16 +90,22 @@ def _content(content: Any, where: str, wants_parts: bool, takes_strings: bool) -
     if isinstance(content, str):
         return content if takes_strings else [{"type": "text", "text": content}]
     if not isinstance(content, Sequence):
-        raise RequestError(f"{where}.content is neither a string nor a list of parts",
-                           because=f"it is a {type(content).__name__}", hint="a string",
-                           param=f"{where}.content")
+        raise RequestError(
+            f"{where}.content is neither a string nor a list of parts",
+            because=f"it is a {type(content).__name__}",
+            hint="a string",
+            param=f"{where}.content",
+        )
     texts = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind != "text" or not isinstance(part.get("text"), str):
-            raise RequestError(f"{where}.content[{index}] is of type {shown(kind)}",
-                               because="only text parts can be read",
-                               hint="a part {'type': 'text', 'text': '...'}", param=f"{where}.content")
+            raise RequestError(
+                f"{where}.content[{index}] is of type {shown(kind)}",
+                because="only text parts can be read",
+                hint="a part {'type': 'text', 'text': '...'}",
+                param=f"{where}.content",
+            )
         texts.append(part["text"])
     if wants_parts:
         return [dict(part) for part in content]
@@ -125,8 +140,9 @@ def _parsed(text: str, where: str) -> Any:
         value = json.loads(text or "{}", parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         because = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RequestError(f"{where} is not JSON", because=because, hint="the arguments as a JSON object",
-                           param=where) from error
+        raise RequestError(
+            f"{where} is not JSON", because=because, hint="the arguments as a JSON object", param=where
+        ) from error
     check_depth(where, value)
     return value
 

@@ -45,9 +45,11 @@ class ChatTemplate:
     def __post_init__(self) -> None:
         for name, text in self.templates.items():
             if len(text) > MOST_TEMPLATE_BYTES:
-                raise ModelError(f"the chat template {name[:100]!r} has {len(text)} characters",
-                                 because=f"at most {MOST_TEMPLATE_BYTES} are read: longer ones take minutes to compile",
-                                 hint="another chat template: --chat-template FILE")
+                raise ModelError(
+                    f"the chat template {name[:100]!r} has {len(text)} characters",
+                    because=f"at most {MOST_TEMPLATE_BYTES} are read: longer ones take minutes to compile",
+                    hint="another chat template: --chat-template FILE",
+                )
 
     @classmethod
     def from_folder(
@@ -72,8 +74,9 @@ class ChatTemplate:
         return cls(templates, special_tokens)
 
     @classmethod
-    def from_texts(cls, templates: Mapping[str, str], special_tokens: Mapping[str, str], *,
-                   override: str | Path | None = None) -> ChatTemplate:
+    def from_texts(
+        cls, templates: Mapping[str, str], special_tokens: Mapping[str, str], *, override: str | Path | None = None
+    ) -> ChatTemplate:
         """Templates by name, or instead of them `override`: a Jinja text, or a file that holds one."""
         return cls(templates if override is None else _override(override), special_tokens)
 
@@ -90,11 +93,18 @@ class ChatTemplate:
             name = "tool_use" if has_tools and "tool_use" in self.templates else "default"
         if name not in self.templates:
             if not self.templates:
-                raise RequestError("the model has no chat template", because="its folder brings none",
-                                   hint="--chat-template FILE when starting, or plain completions",
-                                   param="messages")
-            raise RequestError(f"no chat template {name!r}", because=f"the model has {', '.join(self.names)}",
-                               hint="one of those", param="chat_template")
+                raise RequestError(
+                    "the model has no chat template",
+                    because="its folder brings none",
+                    hint="--chat-template FILE when starting, or plain completions",
+                    param="messages",
+                )
+            raise RequestError(
+                f"no chat template {name!r}",
+                because=f"the model has {', '.join(self.names)}",
+                hint="one of those",
+                param="chat_template",
+            )
         return self.templates[name]
 
     def render(
@@ -123,15 +133,22 @@ class ChatTemplate:
         Raises: RequestError when there is no template, or it refuses the conversation.
         """
         if continue_final_message and add_generation_prompt:
-            raise RequestError("continue_final_message with add_generation_prompt",
-                               because="one goes on with the last message, the other begins a new one",
-                               hint="setting one of them to false", param="continue_final_message")
+            raise RequestError(
+                "continue_final_message with add_generation_prompt",
+                because="one goes on with the last message, the other begins a new one",
+                hint="setting one of them to false",
+                param="continue_final_message",
+            )
         compiled = _compiled(self.source(name=template_name, has_tools=tools is not None))
         chat = prepare_messages(messages, wants_parts=compiled.wants_parts, takes_strings=compiled.takes_strings)
         final = _mark_final_message(chat) if continue_final_message else ""
         if not isinstance(chat_template_kwargs or {}, Mapping):
-            raise RequestError("chat_template_kwargs is no object", because="variables of a template have names",
-                               hint='{"enable_thinking": false}', param="chat_template_kwargs")
+            raise RequestError(
+                "chat_template_kwargs is no object",
+                because="variables of a template have names",
+                hint='{"enable_thinking": false}',
+                param="chat_template_kwargs",
+            )
         check_depth("chat_template_kwargs", chat_template_kwargs)
         given = {**variables, **(chat_template_kwargs or {})}
         fixed = {
@@ -141,9 +158,12 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         if taken := sorted(fixed.keys() & given.keys()):
-            raise RequestError(f"chat_template_kwargs sets {', '.join(taken)}",
-                               because="the request has fields for these", hint="the field of that name",
-                               param="chat_template_kwargs")
+            raise RequestError(
+                f"chat_template_kwargs sets {', '.join(taken)}",
+                because="the request has fields for these",
+                hint="the field of that name",
+                param="chat_template_kwargs",
+            )
         prompt = compiled.render({**(self.special_tokens or {}), **given, **fixed})
         return _until_mark(prompt, final) if continue_final_message else prompt
 
@@ -162,8 +182,11 @@ def _override(given: str | Path) -> dict[str, str]:
     try:
         return {"default": Path(given).read_text(encoding="utf-8")}
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"chat template {given} cannot be read", because=str(error),
-                         hint="a file that holds a Jinja template, or the template itself") from error
+        raise ModelError(
+            f"chat template {given} cannot be read",
+            because=str(error),
+            hint="a file that holds a Jinja template, or the template itself",
+        ) from error
 
 
 def _templates_of(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
@@ -181,15 +204,23 @@ def _named(file: Path, given: Any) -> dict[str, str]:
     """Templates by name, of a "chat_template": nothing, a text, a list of named texts, or an object of them."""
     if given is None:
         return {}
-    entries: list[Any] = [{"name": "default", "template": given}] if isinstance(given, str) else \
-        [{"name": name, "template": text} for name, text in given.items()] if isinstance(given, Mapping) else given
+    entries: list[Any] = (
+        [{"name": "default", "template": given}]
+        if isinstance(given, str)
+        else [{"name": name, "template": text} for name, text in given.items()]
+        if isinstance(given, Mapping)
+        else given
+    )
     if isinstance(entries, list) and all(
         isinstance(entry, Mapping) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
         for entry in entries
     ):
         return {entry["name"]: entry["template"] for entry in entries}
-    raise ModelError(f"{file}: chat_template is malformed", because="it is neither a text nor a list of objects with "
-                     "name and template, both texts", hint="mending the file")
+    raise ModelError(
+        f"{file}: chat_template is malformed",
+        because="it is neither a text nor a list of objects with name and template, both texts",
+        hint="mending the file",
+    )
 
 
 def _mark_final_message(chat: list[dict[str, Any]]) -> str:
@@ -203,16 +234,23 @@ def _mark_final_message(chat: list[dict[str, Any]]) -> str:
             text: str = part["text"]
             part["text"] = text + _CONTINUE_MARK
             return text
-    raise RequestError("continue_final_message without a text to continue", because="the last message has no text",
-                       hint="a last message with content", param="messages")
+    raise RequestError(
+        "continue_final_message without a text to continue",
+        because="the last message has no text",
+        hint="a last message with content",
+        param="messages",
+    )
 
 
 def _until_mark(prompt: str, final: str) -> str:
     """The prompt up to the mark; if the template stripped the message's end, stripped there too."""
     position = prompt.rfind(_CONTINUE_MARK.strip())
     if position < 0 or final.strip() not in prompt:
-        raise RequestError("continue_final_message is not possible here",
-                           because="the chat template leaves out or changes the last message",
-                           hint="add_generation_prompt instead", param="continue_final_message")
+        raise RequestError(
+            "continue_final_message is not possible here",
+            because="the chat template leaves out or changes the last message",
+            hint="add_generation_prompt instead",
+            param="continue_final_message",
+        )
     begun = prompt[:position]
     return begun if prompt.startswith(_CONTINUE_MARK, position) else begun.rstrip()

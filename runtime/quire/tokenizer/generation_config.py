@@ -38,8 +38,11 @@ def generation_defaults(folder: str | Path) -> dict[str, Any]:
 
 def sampling_defaults(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The same of the content of a generation_config.json; errors call it `where`."""
-    defaults = {ours: _number(theirs, content[theirs], where)
-                for theirs, ours in _FIELDS.items() if content.get(theirs) is not None}
+    defaults = {
+        ours: _number(theirs, content[theirs], where)
+        for theirs, ours in _FIELDS.items()
+        if content.get(theirs) is not None
+    }
     try:
         with reading(where):
             SamplingParams(**defaults)
@@ -65,6 +68,7 @@ def _number(name: str, value: Any, where: str) -> Any:
     is_number = isinstance(value, int if name in _WHOLE else (int, float)) and not isinstance(value, bool)
     if not is_number or not abs(value) < (_MOST_WHOLE if name in _WHOLE else _MOST):
         kind = "an integer of 32 bits" if name in _WHOLE else "a number"
-        raise ModelError(f"{where}: {name}={value!r:.100}", because=f"{kind} is expected there",
-                         hint="mending the file")
+        raise ModelError(
+            f"{where}: {name}={value!r:.100}", because=f"{kind} is expected there", hint="mending the file"
+        )
     return value

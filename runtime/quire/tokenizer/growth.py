@@ -18,8 +18,11 @@ def check_growth(backend: tokenizers.Tokenizer, where: str) -> None:
     """Raises ModelError for a tokenizer whose normalizer or decoder can make a text more than `MOST_GROWTH` longer."""
     for part in (backend.normalizer, backend.decoder):
         if part is not None and (growth := _growth(json.loads(part.__getstate__()))) > MOST_GROWTH:
-            raise ModelError(f"{where}: its {type(part).__name__} makes texts up to {growth:g} times as long",
-                             because=f"at most {MOST_GROWTH} times is read", hint="a tokenizer that does not do that")
+            raise ModelError(
+                f"{where}: its {type(part).__name__} makes texts up to {growth:g} times as long",
+                because=f"at most {MOST_GROWTH} times is read",
+                hint="a tokenizer that does not do that",
+            )
 
 
 def _growth(description: Mapping[str, Any]) -> float:

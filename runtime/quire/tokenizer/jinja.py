@@ -76,8 +76,9 @@ class CompiledTemplate:
         except Exception as error:  # nested too deep, Jinja's and Python's own compilers fail in ways of their own
             raise RequestError(
                 "the chat template is not valid Jinja",
-                because=f"line {error.lineno}: {error.message}" if isinstance(error, jinja2.TemplateSyntaxError) else
-                f"{type(error).__name__}: {error}",
+                because=f"line {error.lineno}: {error.message}"
+                if isinstance(error, jinja2.TemplateSyntaxError)
+                else f"{type(error).__name__}: {error}",
                 hint="--chat-template FILE with a corrected one",
                 param="messages",
             ) from error

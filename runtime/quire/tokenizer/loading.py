@@ -51,8 +51,11 @@ def backend_of_json(content: bytes, where: str) -> tokenizers.Tokenizer:
 
 def _convert(folder: Path) -> tokenizers.Tokenizer:
     if not folder.is_dir():
-        raise ModelError(f"no folder {folder}", because="a tokenizer is read from a checkpoint's folder",
-                         hint="the folder that holds tokenizer.json")
+        raise ModelError(
+            f"no folder {folder}",
+            because="a tokenizer is read from a checkpoint's folder",
+            hint="the folder that holds tokenizer.json",
+        )
     try:
         from transformers import AutoTokenizer
     except ImportError:
@@ -65,8 +68,9 @@ def _convert(folder: Path) -> tokenizers.Tokenizer:
     try:
         converted = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for files it cannot read
-        raise ModelError(f"no usable tokenizer in {folder}", because=str(error),
-                         hint="a checkpoint that has tokenizer.json") from error
+        raise ModelError(
+            f"no usable tokenizer in {folder}", because=str(error), hint="a checkpoint that has tokenizer.json"
+        ) from error
     backend = getattr(converted, "backend_tokenizer", None)
     if not isinstance(backend, tokenizers.Tokenizer):
         raise ModelError(
@@ -85,26 +89,36 @@ def _check_files(folder: Path) -> None:
         if target.is_dir():
             continue
         if not target.is_file():
-            raise ModelError(f"{path} is not a file", because="it is a pipe, a device or a link to nothing",
-                             hint="downloading the model again")
+            raise ModelError(
+                f"{path} is not a file",
+                because="it is a pipe, a device or a link to nothing",
+                hint="downloading the model again",
+            )
         if path.suffix in _TOKENIZER_SUFFIXES and target.stat().st_size > MOST_TEXT_BYTES:
-            raise ModelError(f"{path} has {target.stat().st_size} bytes",
-                             because=f"files of its kind are read up to {MOST_TEXT_BYTES}",
-                             hint="downloading the file again")
+            raise ModelError(
+                f"{path} has {target.stat().st_size} bytes",
+                because=f"files of its kind are read up to {MOST_TEXT_BYTES}",
+                hint="downloading the file again",
+            )
 
 
 def _named_tokens(config: dict[str, Any], file: Path) -> dict[int, dict[str, Any]]:
     """`added_tokens_decoder` of tokenizer_config.json: id -> token. Raises ModelError for another shape."""
     entries = config.get("added_tokens_decoder") or {}
     if not isinstance(entries, dict):
-        raise ModelError(f"{file}: added_tokens_decoder is a {type(entries).__name__}",
-                         because="an object of tokens by id is expected there", hint="downloading the file again")
+        raise ModelError(
+            f"{file}: added_tokens_decoder is a {type(entries).__name__}",
+            because="an object of tokens by id is expected there",
+            hint="downloading the file again",
+        )
     for token_id, token in entries.items():
         is_token = isinstance(token, dict) and isinstance(token.get("content"), str) and token["content"]
         if not is_token or not (token_id.isascii() and token_id.isdigit() and len(token_id) < 10):
-            raise ModelError(f"{file}: added_tokens_decoder has an entry {token_id[:100]!r}",
-                             because="an id and an object with a token's content are expected there",
-                             hint="downloading the file again")
+            raise ModelError(
+                f"{file}: added_tokens_decoder has an entry {token_id[:100]!r}",
+                because="an id and an object with a token's content are expected there",
+                hint="downloading the file again",
+            )
     return {int(token_id): token for token_id, token in entries.items()}
 
 

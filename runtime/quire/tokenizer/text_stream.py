@@ -131,9 +131,7 @@ class WindowStream:
         return REPLACEMENT in self._tokenizer.token_text(token_id) and len(self._tokenizer.token_bytes[token_id]) == 1
 
 
-def _last_visible(
-    tokenizer: Tokenizer, token_ids: Sequence[int], skipped: frozenset[int], count: int
-) -> list[int]:
+def _last_visible(tokenizer: Tokenizer, token_ids: Sequence[int], skipped: frozenset[int], count: int) -> list[int]:
     """The last `count` ids that have a token and are not skipped."""
     found: list[int] = []
     for token_id in reversed(token_ids):

@@ -102,8 +102,12 @@ class Tokenizer:
         except BaseException as error:  # the library panics in Rust, which is no Exception, or raises a bare one
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
-            raise RequestError("the tokenizer breaks down over this text", because=str(error),
-                               hint="another text; the model's tokenizer may be damaged", param="prompt") from error
+            raise RequestError(
+                "the tokenizer breaks down over this text",
+                because=str(error),
+                hint="another text; the model's tokenizer may be damaged",
+                param="prompt",
+            ) from error
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; ids without a token stand for nothing, bytes that are no UTF-8 become U+FFFD."""
@@ -136,8 +140,11 @@ def _id_of_end(token: int | str, backend: tokenizers.Tokenizer, folder: Path) ->
         return token
     token_id = backend.token_to_id(token)
     if token_id is None:
-        raise ModelError(f"{folder}: eos_token_id={token[:100]!r}", because="the vocabulary has no such token",
-                         hint="mending generation_config.json or config.json")
+        raise ModelError(
+            f"{folder}: eos_token_id={token[:100]!r}",
+            because="the vocabulary has no such token",
+            hint="mending generation_config.json or config.json",
+        )
     return token_id
 
 
@@ -151,7 +158,9 @@ def _special_tokens(folder: Path, *sources: Mapping[str, Any]) -> dict[str, str]
             if isinstance(text, str):
                 found.setdefault(name, text)
             elif text is not None:
-                raise ModelError(f"{folder}: {name}={token!r:.100} of its tokenizer",
-                                 because="a text, or an object with its content, is expected there",
-                                 hint="mending tokenizer_config.json or special_tokens_map.json")
+                raise ModelError(
+                    f"{folder}: {name}={token!r:.100} of its tokenizer",
+                    because="a text, or an object with its content, is expected there",
+                    hint="mending tokenizer_config.json or special_tokens_map.json",
+                )
     return found

@@ -46,15 +46,21 @@ def open_awq(folder: Path, config: Mapping[str, Any], files: SafetensorsCheckpoi
     if type(group_size) is not int or group_size == 0 or group_size < -1:
         raise _refused(folder, f"group_size={group_size!r}", "it is a number of inputs, or -1 for all of them")
     always_zeros = config.get("zero_point", True) is not False
-    return QuantizedSafetensors(files, {
-        f"{module.name}.weight": _matrix(module, max(group_size, 0), always_zeros)
-        for module in modules_with(files, "qweight")
-    })
+    return QuantizedSafetensors(
+        files,
+        {
+            f"{module.name}.weight": _matrix(module, max(group_size, 0), always_zeros)
+            for module in modules_with(files, "qweight")
+        },
+    )
 
 
 def _refused(folder: Path, what: str, because: str) -> ModelError:
-    return ModelError(f"{folder}: AWQ with {what} is not supported", because=because,
-                      hint="another quantization of the model, or the original weights with --quantization")
+    return ModelError(
+        f"{folder}: AWQ with {what} is not supported",
+        because=because,
+        hint="another quantization of the model, or the original weights with --quantization",
+    )
 
 
 def _matrix(module: StoredModule, group_size: int, always_zeros: bool) -> StoredMatrix:
@@ -66,12 +72,19 @@ def _matrix(module: StoredModule, group_size: int, always_zeros: bool) -> Stored
     module.expect("qzeros", [np.int32], (inputs // size, words))
     has_zeros = always_zeros or bool(np.any(module.tensor("qzeros").view(np.uint32) != _WORDS_OF_EIGHTS))
     return StoredMatrix(
-        (words * 8, inputs), module.names("qweight", "qzeros", "scales"), lambda: _read(module, group_size),
-        scheme_of(BITS, group_size, inputs, has_zeros), module.dtype("scales"),
+        (words * 8, inputs),
+        module.names("qweight", "qzeros", "scales"),
+        lambda: _read(module, group_size),
+        scheme_of(BITS, group_size, inputs, has_zeros),
+        module.dtype("scales"),
     )
 
 
 def _read(module: StoredModule, group_size: int) -> GroupedIntegers:
     scales = np.ascontiguousarray(module.tensor("scales").T, np.float32)
-    return GroupedIntegers(unpack_awq(module.tensor("qweight")).view(np.int8), scales,
-                           unpack_awq(module.tensor("qzeros")).astype(np.float32), group_size)
+    return GroupedIntegers(
+        unpack_awq(module.tensor("qweight")).view(np.int8),
+        scales,
+        unpack_awq(module.tensor("qzeros")).astype(np.float32),
+        group_size,
+    )

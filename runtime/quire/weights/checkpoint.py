@@ -25,7 +25,6 @@ from quire.weights.viewed_tensors import ViewedTensors
 _MOST_NAMES_SHOWN = 40
 
 
-
 class CheckpointWeights:
     """The contract's WeightSource over a checkpoint's files.
 
@@ -39,8 +38,14 @@ class CheckpointWeights:
     """
 
     def __init__(
-        self, checkpoint: Path | CheckpointFiles, model: ModelGraph, rank: int = 0, world_size: int = 1,
-        ignorable_tensors: Sequence[str] = (), *, where: str = "",
+        self,
+        checkpoint: Path | CheckpointFiles,
+        model: ModelGraph,
+        rank: int = 0,
+        world_size: int = 1,
+        ignorable_tensors: Sequence[str] = (),
+        *,
+        where: str = "",
     ) -> None:
         files = open_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
         cut = RankCut(model.axes, rank, world_size)
@@ -81,8 +86,9 @@ class CheckpointWeights:
             if stored != weight.scheme:
                 names = ", ".join(_first_few(used_tensors(weight.source, self._tensors)))
                 held = stored if stored != PLAIN else "integers that do not join"
-                raise ModelError(f"weight {weight.name} cannot be read as {weight.scheme}",
-                                 because=f"{names}: stored as {held}")
+                raise ModelError(
+                    f"weight {weight.name} cannot be read as {weight.scheme}", because=f"{names}: stored as {held}"
+                )
             return resolve_quantized(weight.source, self._tensors, self._cut)
 
     def stored_scheme(self, weight: Weight) -> str:
@@ -91,8 +97,10 @@ class CheckpointWeights:
 
     def _require(self, weight: Weight) -> None:
         if not is_complete(weight.source, self._tensors):
-            raise ModelError(f"weight {weight.name} needs tensors that the checkpoint does not have",
-                             because=", ".join(_first_missing(weight.source, self._tensors)))
+            raise ModelError(
+                f"weight {weight.name} needs tensors that the checkpoint does not have",
+                because=", ".join(_first_missing(weight.source, self._tensors)),
+            )
 
     def _num_bytes(self, weight: Weight) -> int:
         """Bytes of what a device reads for the weight."""
@@ -114,9 +122,7 @@ def _first_missing(source: Source, tensors: ViewedTensors) -> list[str]:
     return [name for part in source.parts for name in _first_missing(part, tensors)]
 
 
-def _check(
-    where: str, sources: dict[Source, None], tensors: ViewedTensors, ignorable_tensors: Sequence[str]
-) -> None:
+def _check(where: str, sources: dict[Source, None], tensors: ViewedTensors, ignorable_tensors: Sequence[str]) -> None:
     used: dict[str, None] = {}
     missing: dict[str, None] = {}
     misshaped: dict[str, None] = {}
@@ -131,20 +137,27 @@ def _check(
             if problem:
                 misshaped[problem] = None
     unexpected = [
-        name for name in tensors.files.names
-        if name not in used and not any(fnmatchcase(name, pattern) for pattern in ignorable_tensors)
+        name
+        for name in tensors.files.names
+        if name not in used
+        and not any(fnmatchcase(name, pattern) for pattern in ignorable_tensors)
         and not _adds_nothing(name, used, tensors)
     ]
     problems = [
         f"{len(names)} {kind}: {_listed(list(names), separator)}"
         for kind, names, separator in (
-            ("missing", missing, ", "), ("unexpected", unexpected, ", "), ("not as expected", misshaped, "; "))
+            ("missing", missing, ", "),
+            ("unexpected", unexpected, ", "),
+            ("not as expected", misshaped, "; "),
+        )
         if names
     ]
     if problems:
-        raise ModelError(f"{where} does not hold the model that its config.json describes",
-                         because="\n    ".join(["its tensors:", *problems]),
-                         hint="config.json and weights of one revision of the checkpoint")
+        raise ModelError(
+            f"{where} does not hold the model that its config.json describes",
+            because="\n    ".join(["its tensors:", *problems]),
+            hint="config.json and weights of one revision of the checkpoint",
+        )
 
 
 def _adds_nothing(name: str, used: Mapping[str, None], tensors: ViewedTensors) -> bool:

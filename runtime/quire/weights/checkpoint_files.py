@@ -42,7 +42,7 @@ class CheckpointFiles(Protocol):
         """The array, read-only; a quantized matrix is dequantized to float32."""
 
     def scheme(self, name: str) -> str:
-        """"plain", or the name of the `WeightScheme` that `quantized` gives."""
+        """ "plain", or the name of the `WeightScheme` that `quantized` gives."""
 
     def quantized(self, name: str) -> QuantizedMatrix:
         """A matrix whose `scheme` is not plain, in integers."""

@@ -49,10 +49,12 @@ def read_groups(folder: Path, config: Mapping[str, Any]) -> list[CompressedGroup
 
 def group_of_module(module: StoredModule, groups: Sequence[CompressedGroup]) -> CompressedGroup:
     """The group of a layer: one that names it, else one whose pattern fits, else one of a class. Raises ModelError."""
+
     def fit(group: CompressedGroup) -> int:
         named = [target for target in group.targets if target == module.name]
-        patterns = [target for target in group.targets
-                    if target.startswith("re:") and re.match(target[3:], module.name)]
+        patterns = [
+            target for target in group.targets if target.startswith("re:") and re.match(target[3:], module.name)
+        ]
         classes = [target for target in group.targets if target[:1].isupper()]
         return 3 if named else 2 if patterns else 1 if classes else 0
 
@@ -72,19 +74,35 @@ def _group(folder: Path, name: str, group: Any, global_format: Any) -> Compresse
     stored_format = group.get("format") or global_format
     weights = group.get("weights")
     if stored_format not in FORMATS or not isinstance(weights, Mapping):
-        raise _refused(folder, f"format {stored_format!r}" if weights else f"{where} without weights",
-                       f"the formats read are {', '.join(FORMATS)}")
+        raise _refused(
+            folder,
+            f"format {stored_format!r}" if weights else f"{where} without weights",
+            f"the formats read are {', '.join(FORMATS)}",
+        )
     if weights.get("type", "int") != "int" or weights.get("num_bits", 8) not in (4, 8):
-        raise _refused(folder, f"weights of {weights.get('num_bits', 8)} bits of type {weights.get('type', 'int')!r}",
-                       "integers of 4 and 8 bits are read")
+        raise _refused(
+            folder,
+            f"weights of {weights.get('num_bits', 8)} bits of type {weights.get('type', 'int')!r}",
+            "integers of 4 and 8 bits are read",
+        )
     strategy, group_size = _strategy(weights)
     if strategy not in STRATEGIES or (strategy == "group" and group_size < 1):
-        raise _refused(folder, f"strategy {strategy!r} with group_size {group_size}",
-                       f"the strategies read are {', '.join(STRATEGIES)}")
+        raise _refused(
+            folder,
+            f"strategy {strategy!r} with group_size {group_size}",
+            f"the strategies read are {', '.join(STRATEGIES)}",
+        )
     activations = [group.get(kind) for kind in ("input_activations", "output_activations")]
     static = any(isinstance(kind, Mapping) and kind.get("dynamic") is False for kind in activations)
-    return CompressedGroup(name, tuple(group["targets"]), weights.get("num_bits", 8),
-                           weights.get("symmetric", True) is not False, strategy, group_size, static)
+    return CompressedGroup(
+        name,
+        tuple(group["targets"]),
+        weights.get("num_bits", 8),
+        weights.get("symmetric", True) is not False,
+        strategy,
+        group_size,
+        static,
+    )
 
 
 def _strategy(weights: Mapping[str, Any]) -> tuple[str, int]:
@@ -95,5 +113,8 @@ def _strategy(weights: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _refused(folder: Path, what: str, because: str) -> ModelError:
-    return ModelError(f"{folder}: compressed-tensors with {what} is not supported", because=because,
-                      hint="another quantization of the model, or the original weights with --quantization")
+    return ModelError(
+        f"{folder}: compressed-tensors with {what} is not supported",
+        because=because,
+        hint="another quantization of the model, or the original weights with --quantization",
+    )

@@ -67,11 +67,17 @@ def _announce_activations(
     """Scales that calibration fixed are left aside: said once, so that nobody takes the result for bit-equal."""
     static = [group.name for group in groups if group.static_activations]
     if static or any(name.endswith(ACTIVATION_TENSORS) for name in unused):
-        logger.warning("%s: activations are not rounded with the checkpoint's fixed scales (input_scale and the like): "
-                       "kernels scale each row as it comes, with the same bits or more", folder)
+        logger.warning(
+            "%s: activations are not rounded with the checkpoint's fixed scales (input_scale and the like): "
+            "kernels scale each row as it comes, with the same bits or more",
+            folder,
+        )
     if config.get("kv_cache_scheme") or any(name.endswith(CACHE_TENSORS) for name in unused):
-        logger.warning("%s: the checkpoint's kv_cache_scheme and its scales are not used: the KV cache has the dtype "
-                       "of --kv-cache-dtype", folder)
+        logger.warning(
+            "%s: the checkpoint's kv_cache_scheme and its scales are not used: the KV cache has the dtype "
+            "of --kv-cache-dtype",
+            folder,
+        )
 
 
 def _matrix(module: StoredModule, group: CompressedGroup) -> StoredMatrix:
@@ -86,9 +92,12 @@ def _matrix(module: StoredModule, group: CompressedGroup) -> StoredMatrix:
     scheme = None if order is None else scheme_of(group.bits, group_size, inputs, has_zeros)
     return StoredMatrix(
         (outputs, inputs),
-        module.names("weight_packed" if packed else "weight", "weight_scale", "weight_zero_point", "weight_shape",
-                     "weight_g_idx"),
-        lambda: _read(module, group.bits, (outputs, inputs), group_size, order), scheme, module.dtype("weight_scale"),
+        module.names(
+            "weight_packed" if packed else "weight", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"
+        ),
+        lambda: _read(module, group.bits, (outputs, inputs), group_size, order),
+        scheme,
+        module.dtype("weight_scale"),
         "" if scheme else SCATTERED if order is None else ZEROS_OF_8_BITS,
     )
 

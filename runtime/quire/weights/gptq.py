@@ -73,13 +73,17 @@ def _layout(folder: Path, config: Mapping[str, Any]) -> _Layout:
         raise _refused(folder, f"pack_dtype={config['pack_dtype']!r}", "integers are read from words of 32 bits")
     if config.get("adapter"):
         raise _refused(folder, "an adapter", "adapters of low rank are not added to quantized weights")
-    return _Layout(bits, max(group_size, 0), config.get("sym") is True, stored_format == "gptq",
-                   bool(config.get("dynamic")))
+    return _Layout(
+        bits, max(group_size, 0), config.get("sym") is True, stored_format == "gptq", bool(config.get("dynamic"))
+    )
 
 
 def _refused(folder: Path, what: str, because: str) -> ModelError:
-    return ModelError(f"{folder}: GPTQ with {what} is not supported", because=because,
-                      hint="another quantization of the model, or the original weights with --quantization")
+    return ModelError(
+        f"{folder}: GPTQ with {what} is not supported",
+        because=because,
+        hint="another quantization of the model, or the original weights with --quantization",
+    )
 
 
 def _matrix(module: StoredModule, layout: _Layout) -> StoredMatrix:
@@ -98,8 +102,11 @@ def _matrix(module: StoredModule, layout: _Layout) -> StoredMatrix:
     symmetric = (layout.symmetric or bits == 8) and _zeros_are_the_middle(module, layout, bits)
     scheme = None if order is None else scheme_of(bits, group_size, inputs, not symmetric)
     return StoredMatrix(
-        (outputs, inputs), module.names("qweight", "qzeros", "scales", "g_idx"),
-        lambda: _read(module, layout, bits, group_size, order), scheme, module.dtype("scales"),
+        (outputs, inputs),
+        module.names("qweight", "qzeros", "scales", "g_idx"),
+        lambda: _read(module, layout, bits, group_size, order),
+        scheme,
+        module.dtype("scales"),
         "" if scheme else SCATTERED if order is None else ZEROS_OF_8_BITS,
     )
 
@@ -120,8 +127,10 @@ def _group_size(module: StoredModule, layout: _Layout, inputs: int, groups: int)
         return stated if stated < inputs else 0
     if layout.varies and groups > 0 and inputs % groups == 0:
         return inputs // groups if groups > 1 else 0
-    raise module.wrong(f"scales are there for {groups} groups of its {inputs} inputs, "
-                       f"quantization_config has group_size {stated or -1}")
+    raise module.wrong(
+        f"scales are there for {groups} groups of its {inputs} inputs, "
+        f"quantization_config has group_size {stated or -1}"
+    )
 
 
 def _zero_words(module: StoredModule, layout: _Layout, bits: int) -> np.ndarray:
@@ -145,5 +154,6 @@ def _read(
     group_of = None if order is not None else module.tensor("g_idx")
     if order is not None:
         scales, zeros = scales[:, order], zeros[:, order]
-    return GroupedIntegers(values.view(np.int8), np.ascontiguousarray(scales), np.ascontiguousarray(zeros), group_size,
-                           group_of)
+    return GroupedIntegers(
+        values.view(np.int8), np.ascontiguousarray(scales), np.ascontiguousarray(zeros), group_size, group_of
+    )

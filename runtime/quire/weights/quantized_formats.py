@@ -27,7 +27,9 @@ def opener_of(config: QuantizationConfig) -> Opener:
     """The opener of a `quantization_config`. Raises ModelError when its method is not one of `OPENERS`."""
     method = config.get("quant_method")
     if not isinstance(method, str) or method not in OPENERS:
-        raise ModelError(f"config.json: quantization_config with quant_method={method!r:.100} not supported",
-                         because=f"the formats that can be read are {', '.join(sorted(OPENERS)) or 'none'}",
-                         hint="the original weights, with --quantization to quantize them as they load")
+        raise ModelError(
+            f"config.json: quantization_config with quant_method={method!r:.100} not supported",
+            because=f"the formats that can be read are {', '.join(sorted(OPENERS)) or 'none'}",
+            hint="the original weights, with --quantization to quantize them as they load",
+        )
     return OPENERS[method]

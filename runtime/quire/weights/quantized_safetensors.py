@@ -47,13 +47,19 @@ class QuantizedSafetensors:
     """
 
     def __init__(
-        self, files: SafetensorsCheckpoint, matrices: Mapping[str, StoredMatrix], unused: Collection[str] = (),
+        self,
+        files: SafetensorsCheckpoint,
+        matrices: Mapping[str, StoredMatrix],
+        unused: Collection[str] = (),
     ) -> None:
         self._files, self._matrices = files, matrices
         twice = [name for name, matrix in matrices.items() if name in files and name not in matrix.tensors]
         if twice:
-            raise ModelError(f"{files.folder} holds {', '.join(twice[:20])} as floats and as integers",
-                             because="a weight is stored once", hint="download the checkpoint again, of one revision")
+            raise ModelError(
+                f"{files.folder} holds {', '.join(twice[:20])} as floats and as integers",
+                because="a weight is stored once",
+                hint="download the checkpoint again, of one revision",
+            )
         weight_of = {tensor: name for name, matrix in matrices.items() for tensor in matrix.tensors}
         names = (weight_of.get(name, name) for name in files.names if name not in unused)
         self._names = dict.fromkeys(names)
@@ -94,7 +100,7 @@ class QuantizedSafetensors:
         return self._files.tensor(name) if matrix is None else matrix.read().dense(self.dtype(name))
 
     def scheme(self, name: str) -> str:
-        """"plain" or the scheme's name."""
+        """ "plain" or the scheme's name."""
         matrix = self._matrix(name)
         return PLAIN if matrix is None or matrix.scheme is None else matrix.scheme.name
 
@@ -155,8 +161,11 @@ class StoredModule:
 
     def wrong(self, because: str) -> ModelError:
         """The error for tensors that do not make a matrix."""
-        return ModelError(f"{self.files.folder}: the quantized layer {self.name} cannot be read", because=because,
-                          hint="download weights and config.json again, of one revision")
+        return ModelError(
+            f"{self.files.folder}: the quantized layer {self.name} cannot be read",
+            because=because,
+            hint="download weights and config.json again, of one revision",
+        )
 
 
 def modules_with(files: SafetensorsCheckpoint, suffix: str) -> list[StoredModule]:

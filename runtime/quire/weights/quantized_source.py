@@ -112,9 +112,11 @@ def _cut(matrix: QuantizedMatrix, source: Src, cut: RankCut) -> QuantizedMatrix:
     start, size = cut.span(columns)
     stop, group = min(start + size, inputs), scheme.group_size
     if group and (start % group or (stop % group and stop != inputs)):
-        raise ConfigError(f"{source.name} in {scheme.name} cannot be cut into {inputs // size} parts",
-                          because=f"a part of {size} inputs is no whole number of groups of {group}",
-                          hint="a smaller --tensor-parallel-size")
+        raise ConfigError(
+            f"{source.name} in {scheme.name} cannot be cut into {inputs // size} parts",
+            because=f"a part of {size} inputs is no whole number of groups of {group}",
+            hint="a smaller --tensor-parallel-size",
+        )
     groups = slice(start // group, -(-stop // group)) if group else slice(None)
 
     def own_rows(array: np.ndarray) -> np.ndarray:

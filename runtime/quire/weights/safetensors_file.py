@@ -96,8 +96,10 @@ class SafetensorsFile:
         if len(shape) > _MOST_DIMENSIONS or max(shape, default=0) > _LONGEST_DIMENSION:
             raise self._corrupt(f"the entry of {name:.200} has more or longer dimensions than any tensor")
         if not isinstance(dtype_name, str) or dtype_name not in _DTYPES:
-            raise ModelError(f"{self.path}: tensor {name:.200} has dtype {dtype_name!s:.100}, not supported",
-                             because=f"supported dtypes are {', '.join(_DTYPES)}")
+            raise ModelError(
+                f"{self.path}: tensor {name:.200} has dtype {dtype_name!s:.100}, not supported",
+                because=f"supported dtypes are {', '.join(_DTYPES)}",
+            )
         dtype = _DTYPES[dtype_name]
         if stop - start != math.prod(shape) * dtype.itemsize:
             raise self._corrupt(f"{name} {list(shape)} {dtype_name} does not fill bytes {start} to {stop}")
@@ -116,8 +118,11 @@ class SafetensorsFile:
             raise self._corrupt(f"its tensors end at byte {end}, the file has {size}")
 
     def _corrupt(self, because: str) -> ModelError:
-        return ModelError(f"{self.path} is not a valid safetensors file", because=because,
-                          hint="download the file again; an interrupted download is the usual cause")
+        return ModelError(
+            f"{self.path} is not a valid safetensors file",
+            because=because,
+            hint="download the file again; an interrupted download is the usual cause",
+        )
 
 
 class SafetensorsCheckpoint:
@@ -132,8 +137,10 @@ class SafetensorsCheckpoint:
         for file in files:
             for name in file.entries:
                 if name in self._file_of:
-                    raise ModelError(f"{folder}: tensor {name} is in {self._file_of[name].path.name} and in "
-                                     f"{file.path.name}", because="a tensor may be stored once")
+                    raise ModelError(
+                        f"{folder}: tensor {name} is in {self._file_of[name].path.name} and in {file.path.name}",
+                        because="a tensor may be stored once",
+                    )
                 self._file_of[name] = file
 
     def __contains__(self, name: object) -> bool:
@@ -167,7 +174,7 @@ class SafetensorsCheckpoint:
         return {}
 
     def scheme(self, name: str) -> str:
-        """"plain": the files say nothing of schemes. Readers of quantized formats stand over this one."""
+        """ "plain": the files say nothing of schemes. Readers of quantized formats stand over this one."""
         return PLAIN
 
     def quantized(self, name: str) -> QuantizedMatrix:
@@ -180,24 +187,39 @@ class SafetensorsCheckpoint:
 
     def _open_shards(self, index: Path) -> tuple[SafetensorsFile, ...]:
         weight_map = read_json_object(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map or not all(
-                isinstance(shard, str) and shard for shard in weight_map.values()):
-            raise ModelError(f"{index} cannot be read", because="no object weight_map of files by tensor in it",
-                             hint="download the file again")
+        if (
+            not isinstance(weight_map, dict)
+            or not weight_map
+            or not all(isinstance(shard, str) and shard for shard in weight_map.values())
+        ):
+            raise ModelError(
+                f"{index} cannot be read",
+                because="no object weight_map of files by tensor in it",
+                hint="download the file again",
+            )
         if len(set(weight_map.values())) > _MOST_SHARDS:
-            raise ModelError(f"{index} names {len(set(weight_map.values()))} shards",
-                             because=f"at most {_MOST_SHARDS} are read", hint="download the file again")
+            raise ModelError(
+                f"{index} names {len(set(weight_map.values()))} shards",
+                because=f"at most {_MOST_SHARDS} are read",
+                hint="download the file again",
+            )
         shards = {shard: file_of(self.folder, shard) for shard in sorted(set(weight_map.values()))}
         absent = [shard for shard, path in shards.items() if not path.exists()]
         if absent:
-            raise ModelError(f"{self.folder} lacks {len(absent)} of {len(shards)} shards: {', '.join(absent[:20])}",
-                             because=f"{INDEX_NAME} names them", hint="download the missing files")
+            raise ModelError(
+                f"{self.folder} lacks {len(absent)} of {len(shards)} shards: {', '.join(absent[:20])}",
+                because=f"{INDEX_NAME} names them",
+                hint="download the missing files",
+            )
         files = {shard: SafetensorsFile(path) for shard, path in shards.items()}
         lost = sorted(name for name, shard in weight_map.items() if name not in files[shard].entries)
         if lost:
-            raise ModelError(f"{self.folder}: {len(lost)} tensors are not in the shard that {INDEX_NAME} names: "
-                             f"{', '.join(lost[:20])}", because="index and shards do not belong together",
-                             hint="download index and shards again, from one revision")
+            raise ModelError(
+                f"{self.folder}: {len(lost)} tensors are not in the shard that {INDEX_NAME} names: "
+                f"{', '.join(lost[:20])}",
+                because="index and shards do not belong together",
+                hint="download index and shards again, from one revision",
+            )
         return tuple(files.values())
 
 
@@ -211,13 +233,20 @@ def _single_file(folder: Path) -> Path:
     if len(found) == 1:
         return file_of(folder, found[0].name)
     if found:
-        raise ModelError(f"{folder} has {len(found)} safetensors files and no {INDEX_NAME}",
-                         because="the index says which of them make up the checkpoint",
-                         hint=f"download {INDEX_NAME}")
+        raise ModelError(
+            f"{folder} has {len(found)} safetensors files and no {INDEX_NAME}",
+            because="the index says which of them make up the checkpoint",
+            hint=f"download {INDEX_NAME}",
+        )
     others = sorted(path.name for path in folder.iterdir() if path.suffix in OTHER_FORMATS)
     if others:
-        raise ModelError(f"{folder} has weights only as {', '.join(others)}",
-                         because="weights are read from safetensors files; the others cannot be mapped or run code",
-                         hint="convert it: load it with transformers and save_pretrained(folder)")
-    raise ModelError(f"{folder} has no weights", because="there is no .safetensors file in it",
-                     hint='download the weights, or use load_format="dummy" for random ones')
+        raise ModelError(
+            f"{folder} has weights only as {', '.join(others)}",
+            because="weights are read from safetensors files; the others cannot be mapped or run code",
+            hint="convert it: load it with transformers and save_pretrained(folder)",
+        )
+    raise ModelError(
+        f"{folder} has no weights",
+        because="there is no .safetensors file in it",
+        hint='download the weights, or use load_format="dummy" for random ones',
+    )

@@ -39,8 +39,10 @@ class RankCut:
 
     def __init__(self, axes: Mapping[str, Axis], rank: int = 0, world_size: int = 1) -> None:
         if world_size > 1 and all(axis.full is None for axis in axes.values()):
-            raise InternalError(f"weights for rank {rank} of {world_size} are asked for with a model that is not cut",
-                                because="the model must have gone through shard first")
+            raise InternalError(
+                f"weights for rank {rank} of {world_size} are asked for with a model that is not cut",
+                because="the model must have gone through shard first",
+            )
         self.full_sizes = {name: axis.full_size for name, axis in axes.items()}
         self.local_sizes = {name: axis.size for name, axis in axes.items()}
         self.starts = {name: axis_range(axis, rank, world_size)[0] for name, axis in axes.items()}
@@ -165,4 +167,3 @@ def apply_view(array: np.ndarray, view: tuple[tuple[Any, ...], ...], sizes: Mapp
         else:
             raise InternalError(f"unknown view step {step[0]!r}")
     return array
-

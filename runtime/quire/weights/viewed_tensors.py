@@ -35,7 +35,7 @@ class ViewedTensors:
         return apply_view(self.files.tensor(source.name), source.view, self.axis_sizes)
 
     def scheme(self, name: str) -> str:
-        """"plain", or the scheme of a quantized matrix."""
+        """ "plain", or the scheme of a quantized matrix."""
         return self.files.scheme(name)
 
     def quantized(self, name: str) -> QuantizedMatrix:
@@ -59,4 +59,5 @@ class ViewedTensors:
         if found == expected:
             return ""
         return f"{source.name} is {list(stored)}, config.json makes it {list(expected)}" + (
-            f" where it gives {list(found)}" if source.view else "")
+            f" where it gives {list(found)}" if source.view else ""
+        )

@@ -70,8 +70,13 @@ def one_node_model(body: Body, width: int, *, window: int = 0, kv_heads: int = 2
     rows = head.input("logits_indices", ("L",), "i32")
     head.output("logits", head.take_rows(head.input("result", (T, int(flat)), result.dtype), rows))
     arrays = tuple(CacheArray(name, shape_of(kv_heads, head_dim)) for name in ("k", "v"))
-    return ModelGraph(embed.part("embed."), (node.t.part("layer."),), {"logits": head.part("head.")},
-                      {"vocab": Axis(64)}, {"full": KVGroupSpec("full", window, arrays, 1, "kv")})
+    return ModelGraph(
+        embed.part("embed."),
+        (node.t.part("layer."),),
+        {"logits": head.part("head.")},
+        {"vocab": Axis(64)},
+        {"full": KVGroupSpec("full", window, arrays, 1, "kv")},
+    )
 
 
 class NormalWeights:
@@ -105,9 +110,12 @@ def one_node_logits(
         starts = np.cumsum([0, *lengths]).astype(np.int32)
         tables = np.array([[sequence * 4 + block for block in (3, 0, 2, 1)] for sequence, _ in chunks], np.int32)
         batch = StepBatch(
-            step=index, token_ids=rng.integers(0, 64, starts[-1]).astype(np.int32), query_start_loc=starts,
+            step=index,
+            token_ids=rng.integers(0, 64, starts[-1]).astype(np.int32),
+            query_start_loc=starts,
             num_computed=np.array([computed.get(sequence, 0) for sequence, _ in chunks], np.int32),
-            prev_row=np.full(len(chunks), -1, np.int32), groups={"full": GroupBatch(tables)},
+            prev_row=np.full(len(chunks), -1, np.int32),
+            groups={"full": GroupBatch(tables)},
             logits_indices=np.arange(starts[-1], dtype=np.int32),
         )
         for sequence, length in chunks:

@@ -25,8 +25,12 @@ TABLES = {"full": [3, 1], "sliding": [9, 2]}
 
 def decode_batch(driver: Driver, position: int, token: int, sampling: SamplingBatch | None = None) -> StepBatch:
     line = Line([0] * position + [token], dict(TABLES), position)
-    return driver.batch([(line, 1)], prev_row=np.array([0 if token < 0 else -1], np.int32),
-                        sampling=sampling or greedy(1, [position + 1]), logits_indices=np.array([0], np.int32))
+    return driver.batch(
+        [(line, 1)],
+        prev_row=np.array([0 if token < 0 else -1], np.int32),
+        sampling=sampling or greedy(1, [position + 1]),
+        logits_indices=np.array([0], np.int32),
+    )
 
 
 def synchronous(count: int, sampling: SamplingBatch | None = None) -> list[int]:
@@ -60,8 +64,12 @@ def test_token_feedback_of_rows_drawn_natively() -> None:
 
 
 def test_token_feedback_of_rows_that_the_host_samples() -> None:
-    drawn = replace(greedy(1, [9]), temperature=np.array([0.8], np.float32), seed=np.array([5], np.uint64),
-                    presence_penalty=np.array([0.1], np.float32))
+    drawn = replace(
+        greedy(1, [9]),
+        temperature=np.array([0.8], np.float32),
+        seed=np.array([5], np.uint64),
+        presence_penalty=np.array([0.1], np.float32),
+    )
     assert overlapped(6, drawn) == synchronous(6, drawn)
     assert overlapped(6, drawn) != overlapped(6)
 

@@ -18,9 +18,18 @@ from quire_cpu.options import BFLOAT16_KERNELS, CpuOptions
 from tests.backends.cpu.devices import Body, OneNode, one_node_logits, one_node_model
 from tests.device.conftest import make_plan
 
-DECODER = {"vocab_size": 131, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
-           "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
-           "rope_theta": 10000.0}
+DECODER = {
+    "vocab_size": 131,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 8,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+}
 STEPS = ([(0, 3)], [(0, 1), (1, 4)], [(2, 2), (1, 1), (0, 53)])
 
 
@@ -34,14 +43,30 @@ def decoder(architecture: str, **changes: Any) -> ModelGraph:
     return optimize(model, frozenset({"add_rms_norm", "rotary_cache_write"}))
 
 
-@pytest.mark.parametrize(("architecture", "norms"),
-                         [("LlamaForCausalLM", ""), ("Qwen3ForCausalLM", "rms_norm+rms_norm+")])
+@pytest.mark.parametrize(
+    ("architecture", "norms"), [("LlamaForCausalLM", ""), ("Qwen3ForCausalLM", "rms_norm+rms_norm+")]
+)
 def test_a_layer_is_eight_native_calls(architecture: str, norms: str) -> None:
     ops = ops_of(decoder(architecture))
-    layer = ["linear", f"{norms}rotary+rotary_cache_write", "paged_attention", "linear_add", "rms_norm+prepare",
-             "gated_linear", "linear_add"]
-    assert ops == ["embedding", "rms_norm+prepare", *layer, "rms_norm+prepare", *layer, "rms_norm", "take_rows",
-                   "linear"]
+    layer = [
+        "linear",
+        f"{norms}rotary+rotary_cache_write",
+        "paged_attention",
+        "linear_add",
+        "rms_norm+prepare",
+        "gated_linear",
+        "linear_add",
+    ]
+    assert ops == [
+        "embedding",
+        "rms_norm+prepare",
+        *layer,
+        "rms_norm+prepare",
+        *layer,
+        "rms_norm",
+        "take_rows",
+        "linear",
+    ]
 
 
 def test_halves_that_are_no_whole_panels_stay_three_calls() -> None:
@@ -60,8 +85,10 @@ BODIES: dict[str, tuple[bool, Callable[[OneNode, list[Value]], Value]]] = {
     "plain": (True, lambda n, v: n.t.gated_activation(v[1], v[2], act="silu")),
     "gate second": (False, lambda n, v: n.t.gated_activation(v[2], v[1], act="silu")),
     "gate read again": (False, lambda n, v: n.t.add(n.t.gated_activation(v[1], v[2], act="silu"), v[1])),
-    "all read again": (False, lambda n, v: n.t.add(n.t.gated_activation(v[1], v[2], act="silu"),
-                                                   n.t.linear(v[0], n.weight("v", 48, 96)))),
+    "all read again": (
+        False,
+        lambda n, v: n.t.add(n.t.gated_activation(v[1], v[2], act="silu"), n.t.linear(v[0], n.weight("v", 48, 96))),
+    ),
 }
 
 
@@ -82,16 +109,18 @@ def test_split_rows_are_no_halves() -> None:
         heads = n.t.reshape(n.t.linear(x, n.weight("w", 96, 48)), shape=shape_of(T, 2, 48))
         gate, up = n.t.split(heads, sizes=shape_of(24, 24))
         return n.t.gated_activation(gate, up, act="silu")
-    assert "gated_linear" not in ops_of(one_node_model(body, 48))
 
+    assert "gated_linear" not in ops_of(one_node_model(body, 48))
 
 
 def _residual(read: Callable[[OneNode, Value, Value, Value], Value]) -> Body:
     """read(residual, linear's result, another array) of a layer; the residual may be overwritten."""
+
     def body(n: OneNode, x: Value) -> Value:
         residual = n.t.scale(x, factor=0.5)
         other = n.t.activation(x, act="silu")
         return read(n, residual, n.t.linear(other, n.weight("w", 48, 48), n.weight("b", 48)), other)
+
     return body
 
 
@@ -122,8 +151,9 @@ def test_a_residual_is_added_where_nobody_else_reads_the_result(name: str) -> No
 @pytest.mark.parametrize("kernels", ["avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable"])
 @pytest.mark.parametrize("weight_dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("act", ["silu", "gelu_tanh"])
-def test_bits_are_those_of_single_ops(kernels: str, weight_dtype: str, act: str,
-                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_are_those_of_single_ops(
+    kernels: str, weight_dtype: str, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if kernels not in _native.available_kernels():
         pytest.skip(f"this machine has no {kernels} kernels")
 
@@ -134,9 +164,11 @@ def test_bits_are_those_of_single_ops(kernels: str, weight_dtype: str, act: str,
         return _normed(n, residual, n.t.linear(hidden, n.weight("down", 48, 48), n.weight("b2", 48)))
 
     model = one_node_model(body, 48)
-    changes: dict[str, Any] = {"weight_dtype": weight_dtype,
-                               "options": {"kernels": kernels, "poison": "true", "threads": "2"},
-                               "act_dtype": "bfloat16" if kernels == BFLOAT16_KERNELS else "float32"}
+    changes: dict[str, Any] = {
+        "weight_dtype": weight_dtype,
+        "options": {"kernels": kernels, "poison": "true", "threads": "2"},
+        "act_dtype": "bfloat16" if kernels == BFLOAT16_KERNELS else "float32",
+    }
     assert {"gated_linear", "linear_add"} <= set(ops_of(model))
     fused = one_node_logits("cpu", model, STEPS, **changes)
     monkeypatch.setattr(flatten, "gates_its_halves", lambda *_: False)

@@ -6,8 +6,10 @@ from typing import Any
 
 from quire import LLM, SamplingParams
 
-PROMPTS = ["Quire keeps the KV cache in pages. " * 6 + question for question in
-           ("What is a block table?", "What is a prefix?", "Who frees a page?", "How long is a window?")]
+PROMPTS = [
+    "Quire keeps the KV cache in pages. " * 6 + question
+    for question in ("What is a block table?", "What is a prefix?", "Who frees a page?", "How long is a window?")
+]
 SAMPLING = SamplingParams(max_tokens=40, temperature=0, logprobs=1, ignore_eos=True)
 
 
@@ -21,8 +23,12 @@ def answers(prompts: list[str], rounds: int = 1, **options: Any) -> tuple[list[A
         completion = output.outputs[0]
         assert completion.logprobs is not None
         assert len(completion.token_ids) == 40
-        found.append((completion.token_ids, [sorted((token, each.logprob) for token, each in step.items())
-                                             for step in completion.logprobs]))
+        found.append(
+            (
+                completion.token_ids,
+                [sorted((token, each.logprob) for token, each in step.items()) for step in completion.logprobs],
+            )
+        )
     return found, llm
 
 

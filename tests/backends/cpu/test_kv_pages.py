@@ -45,8 +45,9 @@ def test_pages_are_those_of_the_reference(dtype: str) -> None:
         assert found[name].dtype == HOST_DTYPES[dtype]
         written = np.isfinite(expected[name].astype(np.float32))
         assert written.sum() == 40 * 16
-        np.testing.assert_allclose(found[name].astype(np.float32)[written], expected[name].astype(np.float32)[written],
-                                   rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(
+            found[name].astype(np.float32)[written], expected[name].astype(np.float32)[written], rtol=1e-2, atol=1e-3
+        )
 
 
 def test_int8_pages_are_those_of_the_reference() -> None:
@@ -94,10 +95,13 @@ def test_pages_are_read_after_the_steps_that_write_them() -> None:
     assert pending.result().tokens.shape == (1, 1)
 
 
-@pytest.mark.parametrize(("copies", "tables"), [
-    ([(3, 20), (1, 21), (4, 22)], [20, 21, 22]),
-    ([(3, 1), (1, 4), (4, 20)], [1, 4, 20]),  # every destination gets what its source held before
-])
+@pytest.mark.parametrize(
+    ("copies", "tables"),
+    [
+        ([(3, 20), (1, 21), (4, 22)], [20, 21, 22]),
+        ([(3, 1), (1, 4), (4, 20)], [1, 4, 20]),  # every destination gets what its source held before
+    ],
+)
 def test_copies_come_before_anything_else(copies: list[tuple[int, int]], tables: list[int]) -> None:
     copied, plain = prefilled(), prefilled()
     there, here = Line([*PROMPT, 5], {**TABLES, "full": tables}, 40), Line([*PROMPT, 5], dict(TABLES), 40)

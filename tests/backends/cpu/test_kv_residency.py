@@ -16,7 +16,8 @@ from tests.device.conftest import Driver, Line
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/statm").exists() or tuple(map(int, os.uname().release.split(".")[:2])) < (5, 14),
-    reason="pages are populated on Linux from 5.14 on")
+    reason="pages are populated on Linux from 5.14 on",
+)
 
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8]
 NUM_BLOCKS = 32000

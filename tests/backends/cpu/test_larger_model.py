@@ -21,15 +21,32 @@ from quire_cpu.plugin import CAPABILITIES
 from tests.models.harness import LoadedModel, one_chunk, random_chunks, run_greedy, run_greedy_batch
 
 DENSE: dict[str, Any] = {
-    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 320, "intermediate_size": 904,
-    "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 1111,
-    "tie_word_embeddings": True, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "max_position_embeddings": 512,
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 320,
+    "intermediate_size": 904,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 1111,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "max_position_embeddings": 512,
     "hidden_act": "silu",
 }
 EXPERTS: dict[str, Any] = {
-    **DENSE, "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 16,
-    "num_experts_per_tok": 4, "moe_intermediate_size": 200, "norm_topk_prob": True, "decoder_sparse_step": 1,
-    "mlp_only_layers": [], "tie_word_embeddings": False,
+    **DENSE,
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 200,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "tie_word_embeddings": False,
 }
 
 
@@ -40,12 +57,21 @@ def load(folder: Path, config: dict[str, Any], dtype: str, threads: int, kernels
     asked, dtype = (dtype, "bfloat16") if dtype.startswith("int") else (None, dtype)
     quantized = choose_schemes(spec, None, asked, backend.capabilities)
     model = optimize(quantized.model, backend.capabilities.fused_ops)
-    executor = backend.create_executor(ExecutorPlan(
-        model=model, weight_dtype=dtype, act_dtype="bfloat16" if kernels == BFLOAT16_KERNELS else "float32",
-        kv_dtype=dtype, block_size=64, max_model_len=320,
-        max_num_batched_tokens=256, max_num_seqs=8, max_logits_rows=48, return_logits=True,
-        options={"threads": str(threads), "poison": "true", "kernels": kernels},
-    ))
+    executor = backend.create_executor(
+        ExecutorPlan(
+            model=model,
+            weight_dtype=dtype,
+            act_dtype="bfloat16" if kernels == BFLOAT16_KERNELS else "float32",
+            kv_dtype=dtype,
+            block_size=64,
+            max_model_len=320,
+            max_num_batched_tokens=256,
+            max_num_seqs=8,
+            max_logits_rows=48,
+            return_logits=True,
+            options={"threads": str(threads), "poison": "true", "kernels": kernels},
+        )
+    )
     executor.load(open_weights("", model, load_format="dummy", dtype=dtype), lambda done, total: None)
     executor.allocate_kv(KVPlan(num_blocks=dict.fromkeys({g.pool for g in model.kv_groups.values()}, 32)))
     return LoadedModel(executor, model, 64, 32)

@@ -18,6 +18,7 @@ STEPS = ([(0, 5), (1, 1)], [(1, 9), (0, 1), (2, 21)], [(2, 2), (0, 30), (1, 1)])
 def _linear(bias: bool) -> Body:
     def body(n: OneNode, x: Value) -> Value:
         return n.t.linear(x, n.weight("w", 37, 48), n.weight("b", 37) if bias else None, out_dtype="f32")
+
     return body
 
 
@@ -70,15 +71,20 @@ def _strided_reshape(n: OneNode, x: Value) -> Value:
 
 def _rotary(style: str, dims: int) -> Body:
     def body(n: OneNode, x: Value) -> Value:
-        return n.t.rotary(n.t.reshape(x, shape=shape_of(T, 3, 16)), n.positions,
-                          table=RopeSpec(theta=10000.0, dims=dims), style=style)
+        return n.t.rotary(
+            n.t.reshape(x, shape=shape_of(T, 3, 16)), n.positions, table=RopeSpec(theta=10000.0, dims=dims), style=style
+        )
+
     return body
 
 
 def _qkv(n: OneNode, x: Value, heads: int) -> tuple[Value, Value, Value]:
     q, k, v = n.t.split(x, sizes=shape_of(heads * 16, 32, 32))
-    return (n.t.reshape(q, shape=shape_of(T, heads, 16)), n.t.reshape(k, shape=shape_of(T, 2, 16)),
-            n.t.reshape(v, shape=shape_of(T, 2, 16)))
+    return (
+        n.t.reshape(q, shape=shape_of(T, heads, 16)),
+        n.t.reshape(k, shape=shape_of(T, 2, 16)),
+        n.t.reshape(v, shape=shape_of(T, 2, 16)),
+    )
 
 
 def _attention(heads: int, window: int = 0, softcap: float = 0.0) -> Body:
@@ -86,6 +92,7 @@ def _attention(heads: int, window: int = 0, softcap: float = 0.0) -> Body:
         q, k, v = _qkv(n, x, heads)
         n.cache = n.t.cache_write(n.cache, k, v)
         return n.t.paged_attention(q, n.cache, scale=0.25, window=window, softcap=softcap)
+
     return body
 
 
@@ -95,6 +102,7 @@ def _rotary_cache_write(style: str) -> Body:
         table = RopeSpec(theta=500.0, dims=16)
         q, n.cache = n.t.rotary_cache_write(q, k, v, n.positions, n.cache, table=table, style=style)
         return n.t.paged_attention(q, n.cache, scale=0.25)
+
     return body
 
 
@@ -103,6 +111,7 @@ def _route(score: str, normalize: bool) -> Body:
         logits = n.t.linear(x, n.weight("router", 8, 48), out_dtype="f32")
         ids, weights = n.t.route_experts(logits, k=3, score=score, normalize=normalize, scale=1.5)
         return n.t.experts(x, ids, weights, n.weight("w13", 8, 40, 48), n.weight("w2", 8, 48, 20), act="silu")
+
     return body
 
 

@@ -49,6 +49,7 @@ def alibi_attention(max_bias: float) -> Body:
         q, k, v = (n.t.reshape(part, shape=shape_of(T, heads, 16)) for part, heads in parts)
         n.cache = n.t.cache_write(n.cache, k, v)
         return n.t.paged_attention(q, n.cache, scale=0.25, alibi=max_bias)
+
     return body
 
 
@@ -144,21 +145,24 @@ def forged(path: Path) -> None:
 def swapped(path: Path) -> None:
     """A signed file under the name of another one."""
     start(path.parent, fingerprint="two")
-    other, = (found for found in packed_files(path.parent) if found != path)
+    (other,) = (found for found in packed_files(path.parent) if found != path)
     for suffix in (".quire-packed", ".signature"):
         shutil.copy(other.with_suffix(suffix), path.with_suffix(suffix))
 
 
-@pytest.mark.parametrize(("harm", "reason"), [
-    (lambda path: path.chmod(0o644), "has mode 0644: others may open it"),
-    (lambda path: path.chmod(0o620), "has mode 0620"),
-    (lambda path: path.parent.chmod(0o777), "has mode 0777: others may write it"),
-    (replaced_by_a_link, "cannot be opened"),
-    (forged, "not of this content and user"),
-    (swapped, "not of this content and user"),
-    (lambda path: path.with_suffix(".signature").unlink(), "No such file"),
-    (lambda path: path.with_suffix(".signature").write_bytes(b""), "not of this content and user"),
-])
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda path: path.chmod(0o644), "has mode 0644: others may open it"),
+        (lambda path: path.chmod(0o620), "has mode 0620"),
+        (lambda path: path.parent.chmod(0o777), "has mode 0777: others may write it"),
+        (replaced_by_a_link, "cannot be opened"),
+        (forged, "not of this content and user"),
+        (swapped, "not of this content and user"),
+        (lambda path: path.with_suffix(".signature").unlink(), "No such file"),
+        (lambda path: path.with_suffix(".signature").write_bytes(b""), "not of this content and user"),
+    ],
+)
 def test_what_cannot_be_trusted_is_not_used_and_said_once(
     tmp_path: Path, harm: Any, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -48,10 +48,16 @@ def test_options_have_defaults_and_are_parsed() -> None:
     assert parsed == CpuOptions(threads=3, kernels="portable", poison=True)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"thread": "3"}, "no option thread"), ({"threads": "0"}, "threads=0"), ({"threads": "two"}, "threads=two"),
-    ({"kernels": "mmx"}, "kernels=mmx"), ({"poison": "yes"}, "poison=yes"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"thread": "3"}, "no option thread"),
+        ({"threads": "0"}, "threads=0"),
+        ({"threads": "two"}, "threads=two"),
+        ({"kernels": "mmx"}, "kernels=mmx"),
+        ({"poison": "yes"}, "poison=yes"),
+    ],
+)
 def test_options_that_do_not_fit_are_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plugin.quire_capabilities("cpu", options)
@@ -65,8 +71,18 @@ def test_importing_the_plugin_loads_no_native_code() -> None:
 
 def test_the_native_plan_names_unknown_ops_and_fields() -> None:
     def plan() -> _native.Plan:
-        return _native.Plan(kernels="", threads=1, poison=False, kv_dtype="float32", block_size=16, max_tokens=4,
-                            max_seqs=1, max_logits=1, max_len=16, vocab_size=0)
+        return _native.Plan(
+            kernels="",
+            threads=1,
+            poison=False,
+            kv_dtype="float32",
+            block_size=16,
+            max_tokens=4,
+            max_seqs=1,
+            max_logits=1,
+            max_len=16,
+            vocab_size=0,
+        )
 
     place = _native.Operand(_native.Space.arena, 0, 8, _native.RowSymbol.T, 1, 8)
     with pytest.raises(ValueError, match="no op fourier"):

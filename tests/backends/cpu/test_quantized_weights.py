@@ -16,8 +16,18 @@ KERNELS = _native.available_kernels()
 
 
 def native_plan(kernels: str) -> _native.Plan:
-    return _native.Plan(kernels=kernels, threads=2, poison=True, kv_dtype="float32", block_size=16, max_tokens=4,
-                        max_seqs=2, max_logits=2, max_len=32, vocab_size=10)
+    return _native.Plan(
+        kernels=kernels,
+        threads=2,
+        poison=True,
+        kv_dtype="float32",
+        block_size=16,
+        max_tokens=4,
+        max_seqs=2,
+        max_logits=2,
+        max_len=32,
+        vocab_size=10,
+    )
 
 
 def declared(plan: _native.Plan, scheme: WeightScheme, rows: int, inputs: int) -> int:

@@ -21,8 +21,10 @@ ROWS = np.cumsum(LENGTHS).astype(np.int32) - 1
 def run(device: str, sampling: SamplingBatch, **changes: Any) -> StepResult:
     plan = cpu_plan(**changes) if device == "cpu" else make_plan(block_size=BLOCK_SIZE)
     driver = Driver(executor_of(device, plan))
-    lines = [Line([(7 * i + j) % 50 for j in range(length)], {"full": [i], "sliding": [i + 8]})
-             for i, length in enumerate(LENGTHS)]
+    lines = [
+        Line([(7 * i + j) % 50 for j in range(length)], {"full": [i], "sliding": [i + 8]})
+        for i, length in enumerate(LENGTHS)
+    ]
     batch = driver.batch([(line, length) for line, length in zip(lines, LENGTHS, strict=True)], sampling=sampling)
     result = driver.executor.submit(batch).result()
     driver.executor.close()
@@ -38,14 +40,21 @@ CASES = {
     "greedy": BASE,
     "one row by temperature": replace(BASE, temperature=f32(0, 1, 0, 0)),
     "all rows by temperature": replace(BASE, temperature=f32(1, 1, 0.5, 2), top_k=np.array([0, 3, 9, 5], np.int32)),
-    "penalties of one row": replace(BASE, presence_penalty=f32(0, 0, 2, 0), frequency_penalty=f32(0, 0, 1, 0),
-                                    repetition_penalty=f32(1, 1, 1, 1),
-                                    output_tokens=TokenLists.of([[], [], [3, 4], []])),
+    "penalties of one row": replace(
+        BASE,
+        presence_penalty=f32(0, 0, 2, 0),
+        frequency_penalty=f32(0, 0, 1, 0),
+        repetition_penalty=f32(1, 1, 1, 1),
+        output_tokens=TokenLists.of([[], [], [3, 4], []]),
+    ),
     "banned in one row": replace(BASE, banned=TokenLists.of([[], [1, 2], [], []])),
     "log-probabilities of two rows": replace(BASE, num_logprobs=np.array([-1, 3, -1, 0], np.int32)),
-    "prompt log-probabilities": replace(BASE, prompt_rows=np.array([0, 1, 7], np.int32),
-                                        prompt_targets=np.array([4, 5, 6], np.int32),
-                                        prompt_num_logprobs=np.array([2, 0, 1], np.int32)),
+    "prompt log-probabilities": replace(
+        BASE,
+        prompt_rows=np.array([0, 1, 7], np.int32),
+        prompt_targets=np.array([4, 5, 6], np.int32),
+        prompt_num_logprobs=np.array([2, 0, 1], np.int32),
+    ),
 }
 
 
@@ -71,8 +80,11 @@ def test_result_is_that_of_the_reference(case: str, return_logits: bool) -> None
 def test_native_draws_are_those_of_the_reference(seed: int) -> None:
     rng = np.random.default_rng(seed)
     drawn = replace(
-        BASE, temperature=rng.uniform(0.2, 2, 4).astype(np.float32), seed=rng.integers(0, 2**63, 4).astype(np.uint64),
-        sequence_index=rng.integers(0, 4, 4).astype(np.uint32), position=rng.integers(0, 60, 4).astype(np.int32),
+        BASE,
+        temperature=rng.uniform(0.2, 2, 4).astype(np.float32),
+        seed=rng.integers(0, 2**63, 4).astype(np.uint64),
+        sequence_index=rng.integers(0, 4, 4).astype(np.uint32),
+        position=rng.integers(0, 60, 4).astype(np.int32),
         top_k=rng.integers(0, 52, 4).astype(np.int32) if seed % 2 else None,
         top_p=rng.uniform(0.1, 1, 4).astype(np.float32) if seed % 3 else None,
         min_p=rng.uniform(0, 0.3, 4).astype(np.float32) if seed % 4 == 3 else None,
@@ -86,9 +98,14 @@ def test_native_draws_are_those_of_the_reference(seed: int) -> None:
 def one_token_batch(sampling: SamplingBatch) -> StepBatch:
     """A batch for `RowSplit`, which reads its sampling and the number of logits rows only."""
     return StepBatch(
-        step=0, token_ids=np.array([1], np.int32), query_start_loc=np.array([0, 1], np.int32),
-        num_computed=np.array([0], np.int32), prev_row=np.array([-1], np.int32), groups={},
-        logits_indices=np.array([0], np.int32), sampling=sampling,
+        step=0,
+        token_ids=np.array([1], np.int32),
+        query_start_loc=np.array([0, 1], np.int32),
+        num_computed=np.array([0], np.int32),
+        prev_row=np.array([-1], np.int32),
+        groups={},
+        logits_indices=np.array([0], np.int32),
+        sampling=sampling,
     )
 
 

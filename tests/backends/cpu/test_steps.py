@@ -25,8 +25,9 @@ OTHER_TABLES = {"full": [10, 0, 12, 17], "sliding": [13, 8, 15, 20]}
 FUSED = optimize(build_model(), frozenset({"add_rms_norm", "rotary_cache_write"}))
 
 
-def logits_alone(chunks: Sequence[int], tokens: list[int] = PROMPT, tables: Mapping[str, list[int]] = TABLES,
-                 **changes: Any) -> np.ndarray:
+def logits_alone(
+    chunks: Sequence[int], tokens: list[int] = PROMPT, tables: Mapping[str, list[int]] = TABLES, **changes: Any
+) -> np.ndarray:
     driver, line = cpu_driver(**changes), Line(list(tokens), dict(tables))
     for chunk in chunks:
         driver.step([(line, chunk)])
@@ -54,9 +55,13 @@ def test_chunks_and_decode_give_the_bits_of_one_prefill(dtype: str, kernels: str
     if kernels not in _native.available_kernels():
         pytest.skip(f"this machine has no {kernels} kernels")
     weight = "float32" if dtype == "int8" else dtype
-    changes: dict[str, Any] = {"weight_dtype": weight, "kv_dtype": dtype, "model": FUSED,
-                               "options": {"kernels": kernels, "poison": "true", "threads": "2"},
-                               "act_dtype": "bfloat16" if kernels == BFLOAT16_KERNELS else "float32"}
+    changes: dict[str, Any] = {
+        "weight_dtype": weight,
+        "kv_dtype": dtype,
+        "model": FUSED,
+        "options": {"kernels": kernels, "poison": "true", "threads": "2"},
+        "act_dtype": "bfloat16" if kernels == BFLOAT16_KERNELS else "float32",
+    }
     whole = logits_alone([45], **changes)
     assert np.isfinite(whole).all()
     np.testing.assert_array_equal(logits_alone([1] * 45, **changes), whole)
@@ -97,13 +102,16 @@ def test_greedy_tokens_are_the_largest_logits() -> None:
     assert token.tolist() == [int(driver.logits_of(line)[-1].argmax())]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"token_ids": np.array([1, 50], np.int32)}, "token id 50"),
-    ({"num_computed": np.array([63], np.int32)}, "length is 65"),
-    ({"logits_indices": np.array([2], np.int32)}, "logits index 2"),
-    ({"query_start_loc": np.array([0, 1], np.int32)}, "query_start_loc"),
-    ({"positions": np.array([0, 64], np.int32)}, "position 64"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"token_ids": np.array([1, 50], np.int32)}, "token id 50"),
+        ({"num_computed": np.array([63], np.int32)}, "length is 65"),
+        ({"logits_indices": np.array([2], np.int32)}, "logits index 2"),
+        ({"query_start_loc": np.array([0, 1], np.int32)}, "query_start_loc"),
+        ({"positions": np.array([0, 64], np.int32)}, "position 64"),
+    ],
+)
 def test_a_batch_that_does_not_fit_fails_and_the_next_one_works(change: dict[str, np.ndarray], message: str) -> None:
     driver, line = cpu_driver(), Line(list(PROMPT), dict(TABLES))
     wrong = driver.batch([(line, 2)], **change)
@@ -140,9 +148,15 @@ def drawing(batch: StepBatch, temperature: float) -> StepBatch:
     """The batch with a temperature; rows of one position draw with one seed."""
     assert batch.sampling is not None
     rows = len(batch.sampling.rows)
-    return replace(batch, sampling=replace(
-        batch.sampling, temperature=np.full(rows, temperature, np.float32), seed=np.full(rows, 5, np.uint64),
-        sequence_index=np.zeros(rows, np.uint32)))
+    return replace(
+        batch,
+        sampling=replace(
+            batch.sampling,
+            temperature=np.full(rows, temperature, np.float32),
+            seed=np.full(rows, 5, np.uint64),
+            sequence_index=np.zeros(rows, np.uint32),
+        ),
+    )
 
 
 def test_a_plan_beyond_the_capabilities_is_refused() -> None:

@@ -91,8 +91,10 @@ def test_bytes_are_reported_by_purpose_and_progress_reaches_the_total() -> None:
     plan = cpu_plan()
     executor, seen = resolve_device("cpu").create_executor(plan), []
     source = StoredAs(plan.model, lambda array: array)
-    source.total_bytes = sum(RandomWeights(plan.model).read(weight).nbytes for weight in
-                             {w.source: w for part in plan.model.parts() for w in part.graph.weights.values()}.values())
+    source.total_bytes = sum(
+        RandomWeights(plan.model).read(weight).nbytes
+        for weight in {w.source: w for part in plan.model.parts() for w in part.graph.weights.values()}.values()
+    )
     report = executor.load(source, lambda done, total: seen.append((done, total)))
     assert seen[-1] == (source.total_bytes, source.total_bytes)
     assert seen == sorted(seen)

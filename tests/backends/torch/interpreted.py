@@ -43,15 +43,20 @@ def step(rng: np.random.Generator, window: int) -> StepContext:
     counts = [count for _, count in SEQUENCES]
     starts = np.cumsum([0, *counts]).astype(np.int32)
     batch = StepBatch(
-        step=0, token_ids=np.zeros(starts[-1], np.int32), query_start_loc=starts,
+        step=0,
+        token_ids=np.zeros(starts[-1], np.int32),
+        query_start_loc=starts,
         num_computed=np.array([computed for computed, _ in SEQUENCES], np.int32),
-        prev_row=np.full(len(SEQUENCES), -1, np.int32), groups={"full": GroupBatch(tables)},
-        logits_indices=np.empty(0, np.int32))
+        prev_row=np.full(len(SEQUENCES), -1, np.int32),
+        groups={"full": GroupBatch(tables)},
+        logits_indices=np.empty(0, np.int32),
+    )
     return step_context(batch, PAGE, host_tensor)
 
 
-def filled_cache(rng: np.random.Generator, context: StepContext, kv_heads: int, head_dim: int,
-                 dtype: torch.dtype) -> CacheHandle:
+def filled_cache(
+    rng: np.random.Generator, context: StepContext, kv_heads: int, head_dim: int, dtype: torch.dtype
+) -> CacheHandle:
     """Keys and values where the step's sequences have them, NaN everywhere else."""
     written = np.zeros((NUM_BLOCKS + 1, PAGE), bool)
     for table, seq_len in zip(context.batch.groups["full"].block_tables, context.batch.seq_lens, strict=True):
@@ -66,8 +71,16 @@ def filled_cache(rng: np.random.Generator, context: StepContext, kv_heads: int, 
     return CacheHandle("full", 0, arrays)
 
 
-def compare(heads: int, kv_heads: int, head_dim: int, window: int, softcap: float, causal: bool,
-            dtype: torch.dtype, extras: str = "") -> None:
+def compare(
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int,
+    softcap: float,
+    causal: bool,
+    dtype: torch.dtype,
+    extras: str = "",
+) -> None:
     """One case; raises AssertionError where the two disagree."""
     rng = np.random.default_rng(heads * head_dim + window)
     context, memo = step(rng, window), StepMemo()
@@ -96,8 +109,10 @@ def compare_steps() -> None:
     executor.allocate_kv(KVPlan(num_blocks={"kv": 20}))
     logits = []
     for driver in (Driver(executor), reference_driver(plan)):
-        lines = [Line([3, 14, 15, 9, 26, 5, 35, 8], {"full": [3, 1], "sliding": [9, 2]}),
-                 Line([7, 9, 32, 38, 4, 6], {"full": [0, 11], "sliding": [13, 14]})]
+        lines = [
+            Line([3, 14, 15, 9, 26, 5, 35, 8], {"full": [3, 1], "sliding": [9, 2]}),
+            Line([7, 9, 32, 38, 4, 6], {"full": [0, 11], "sliding": [13, 14]}),
+        ]
         for chunks in ([(0, 5)], [(1, 4), (0, 1)], [(0, 2), (1, 1)], [(1, 1)]):
             driver.step([(lines[index], count) for index, count in chunks])
         logits.append(np.concatenate([driver.logits_of(line) for line in lines]))
@@ -110,8 +125,11 @@ def main() -> None:
     cases = [(4, 2, 8, 0, 0.0, True, torch.float32), (7, 1, 24, 0, 0.0, True, torch.float16)]
     cases += [(4, 2, 16, *masks, torch.float32) for masks in product((0, 1, 6), (0.0, 1.5), (True, False))]
     cases += [(6, 2, 16, 6, 1.5, True, dtype) for dtype in (torch.float16, torch.bfloat16)]
-    cases += [(6, 2, 16, window, 0.0, True, torch.float32, extras)
-              for window in (0, 6) for extras in ("sinks", "alibi", "sinks and alibi")]
+    cases += [
+        (6, 2, 16, window, 0.0, True, torch.float32, extras)
+        for window in (0, 6)
+        for extras in ("sinks", "alibi", "sinks and alibi")
+    ]
     for case in cases:
         compare(*case)
     print(f"{len(cases)} cases agree")

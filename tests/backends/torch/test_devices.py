@@ -27,8 +27,10 @@ MI300 = (AmdDevice("gfx942", 192 << 30, 190 << 30),)
 
 
 def test_nothing_but_an_executor_imports_torch() -> None:
-    code = ("import sys, quire.device.registry as r; rows = r.list_devices();"
-            "r.resolve_device('torch'); print('torch' in sys.modules, *[row.name for row in rows])")
+    code = (
+        "import sys, quire.device.registry as r; rows = r.list_devices();"
+        "r.resolve_device('torch'); print('torch' in sys.modules, *[row.name for row in rows])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     words = done.stdout.split()
     assert words[0] == "False"
@@ -73,8 +75,11 @@ def test_without_a_driver_the_reason_says_so(tmp_path: Path) -> None:
 
 def test_amd_gpus_are_read_from_the_drivers_files(tmp_path: Path) -> None:
     (tmp_path / "kfd").touch()
-    nodes = {"0": "simd_count 0\ngfx_target_version 0\n", "1": "simd_count 304\ngfx_target_version 90402\n",
-             "2": "simd_count 440\ngfx_target_version 90010\n"}
+    nodes = {
+        "0": "simd_count 0\ngfx_target_version 0\n",
+        "1": "simd_count 304\ngfx_target_version 90402\n",
+        "2": "simd_count 440\ngfx_target_version 90010\n",
+    }
     for number, text in nodes.items():
         folder = tmp_path / "nodes" / number
         folder.mkdir(parents=True)
@@ -92,8 +97,12 @@ def test_options() -> None:
     assert TorchOptions.parse({"device": "xpu"}).device_type == "xpu"
     assert TorchOptions.parse({"threads": "2"}).threads == 2
     assert TorchOptions.parse({}, name="cuda", device="cuda").device == "cuda"
-    for options, words in (({"cores": "2"}, "no option cores"), ({"device": "tpu"}, "device=tpu"),
-                           ({"threads": "0"}, "between 1 and"), ({"threads": "2", "device": "cuda"}, "on the CPU")):
+    for options, words in (
+        ({"cores": "2"}, "no option cores"),
+        ({"device": "tpu"}, "device=tpu"),
+        ({"threads": "0"}, "between 1 and"),
+        ({"threads": "2", "device": "cuda"}, "on the CPU"),
+    ):
         with pytest.raises(ConfigError, match=words):
             TorchOptions.parse(options)
     with pytest.raises(ConfigError, match="device=cpu on device cuda"):

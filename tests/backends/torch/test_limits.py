@@ -22,8 +22,13 @@ def test_limits_are_measured() -> None:
 
 def test_the_gpu_benchmark_runs_in_small() -> None:
     words = "--device torch --device-option threads=1 --model tiny --batch 1 --batch 3 --context 40 --steps 3 --json"
-    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "gpu.py", *words.split()], capture_output=True,
-                          text=True, timeout=240, check=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu.py", *words.split()],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
     rows = json.loads(done.stdout)["rows"]
     assert [row["batch"] for row in rows] == [1, 3]
     assert all(0 < row["bound_ms"] < row["step_ms"] for row in rows)

@@ -28,7 +28,8 @@ def _batch(rng: np.random.Generator, **changes: object) -> SamplingBatch:
     batch = SamplingBatch(
         rows=rng.permutation(ROWS).astype(np.int32),
         temperature=rng.choice([0.0, 0.3, 1.0, 2.0], ROWS).astype(np.float32),
-        seed=rng.integers(0, 2**64, ROWS, dtype=np.uint64), sequence_index=rng.integers(0, 4, ROWS).astype(np.uint32),
+        seed=rng.integers(0, 2**64, ROWS, dtype=np.uint64),
+        sequence_index=rng.integers(0, 4, ROWS).astype(np.uint32),
         position=rng.integers(0, 10**6, ROWS).astype(np.int32),
     )
     return replace(batch, **changes)  # type: ignore[arg-type]
@@ -44,9 +45,13 @@ def _f32(rng: np.random.Generator, *choices: float) -> np.ndarray:
 
 
 def _penalties(rng: np.random.Generator) -> dict[str, object]:
-    return {"repetition_penalty": _f32(rng, 1.0, 1.3, 0.7), "presence_penalty": _f32(rng, 0.0, 1.5),
-            "frequency_penalty": _f32(rng, 0.0, 0.4), "prompt_tokens": _lists(rng, 300),
-            "output_tokens": _lists(rng, 300)}
+    return {
+        "repetition_penalty": _f32(rng, 1.0, 1.3, 0.7),
+        "presence_penalty": _f32(rng, 0.0, 1.5),
+        "frequency_penalty": _f32(rng, 0.0, 0.4),
+        "prompt_tokens": _lists(rng, 300),
+        "output_tokens": _lists(rng, 300),
+    }
 
 
 CHANGES: dict[str, Change] = {
@@ -154,9 +159,12 @@ def _line() -> Line:
 
 def _drawing(num_rows: int, last: int, position: int) -> SamplingBatch:
     return SamplingBatch(
-        rows=np.full(num_rows, last, np.int32), temperature=np.full(num_rows, 1.5, np.float32),
-        seed=np.full(num_rows, 11, np.uint64), sequence_index=np.arange(num_rows, dtype=np.uint32),
-        position=np.full(num_rows, position, np.int32))
+        rows=np.full(num_rows, last, np.int32),
+        temperature=np.full(num_rows, 1.5, np.float32),
+        seed=np.full(num_rows, 11, np.uint64),
+        sequence_index=np.arange(num_rows, dtype=np.uint32),
+        position=np.full(num_rows, position, np.int32),
+    )
 
 
 def test_tokens_in_flight_feed_the_next_step() -> None:
@@ -167,8 +175,13 @@ def test_tokens_in_flight_feed_the_next_step() -> None:
     line = Line([*_line().tokens, int(tokens[1])], _line().tables, num_computed=6)
     expected = known.executor.submit(known.batch([(line, 1)], step=1, sampling=_drawing(2, 0, 7))).result().tokens
     pending = overlapped.executor.submit(first)
-    second = overlapped.batch([(line, 1)], step=1, sampling=_drawing(2, 0, 7), token_ids=np.array([-1], np.int32),
-                              prev_row=np.array([1], np.int32))
+    second = overlapped.batch(
+        [(line, 1)],
+        step=1,
+        sampling=_drawing(2, 0, 7),
+        token_ids=np.array([-1], np.int32),
+        prev_row=np.array([1], np.int32),
+    )
     following = overlapped.executor.submit(second)
     np.testing.assert_array_equal(pending.result().tokens[:, 0], tokens)
     np.testing.assert_array_equal(following.result().tokens, expected)

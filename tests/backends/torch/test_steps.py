@@ -24,8 +24,10 @@ from tests.device.conftest import (
 
 NUM_BLOCKS = 20
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 32, 38, 4, 6, 26, 43]
-TABLES = ({"full": [3, 1, 4, 7, 8], "sliding": [9, 2, 6, 5, 10]},
-          {"full": [0, 11, 12, 17], "sliding": [13, 14, 15, 16]})
+TABLES = (
+    {"full": [3, 1, 4, 7, 8], "sliding": [9, 2, 6, 5, 10]},
+    {"full": [0, 11, 12, 17], "sliding": [13, 14, 15, 16]},
+)
 STEPS = ([(0, 9)], [(1, 1), (0, 1)], [(0, 4), (1, 7)], [(1, 2), (0, 1)], [(0, 1), (1, 1)])
 
 
@@ -100,8 +102,11 @@ def test_a_row_without_a_block_writes_nothing_that_is_read() -> None:
     before = driver.executor.read_blocks("full", np.arange(NUM_BLOCKS, dtype=np.int32))
     driver.step([(line, 16)])
     after = driver.executor.read_blocks("full", np.arange(NUM_BLOCKS, dtype=np.int32))
-    touched = [block for block in range(NUM_BLOCKS) if not np.array_equal(before["k"][block], after["k"][block],
-                                                                        equal_nan=True)]
+    touched = [
+        block
+        for block in range(NUM_BLOCKS)
+        if not np.array_equal(before["k"][block], after["k"][block], equal_nan=True)
+    ]
     assert sorted(touched) == sorted([*line.tables["full"][:4], 9, 6, 5])
 
 
@@ -119,8 +124,11 @@ def test_what_the_memory_report_says_is_held() -> None:
     executor = quire_create_executor("torch", plan)
     report = executor.load(RandomWeights(plan.model), lambda done, total: None)
     sizes = plan.model.axis_sizes()
-    weights = {w.source: np.prod([dim.evaluate(sizes) for dim in w.shape]) * 2
-               for part in plan.model.parts() for w in part.graph.weights.values()}
+    weights = {
+        w.source: np.prod([dim.evaluate(sizes) for dim in w.shape]) * 2
+        for part in plan.model.parts()
+        for w in part.graph.weights.values()
+    }
     assert report.bytes_by_purpose == {"weights": sum(weights.values())}
     assert report.available_bytes > 0
     assert {where for _, where in report.placement} == {"torch"}

@@ -18,8 +18,15 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_interpreted_kernel_is_attention_in_plain_torch() -> None:
-    done = subprocess.run([sys.executable, "-m", "tests.backends.torch.interpreted"], cwd=ROOT, capture_output=True,
-                          text=True, env={**os.environ, "TRITON_INTERPRET": "1"}, timeout=240, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.backends.torch.interpreted"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "22 cases agree" in done.stdout
 
@@ -39,10 +46,18 @@ def test_query_tiles_hold_every_row_of_their_kind_once(decode: bool) -> None:
 
     lens = [9, 1, 4, 1, 17, 8]
     batch = StepBatch(
-        step=0, token_ids=np.zeros(sum(lens), np.int32), query_start_loc=np.cumsum([0, *lens]).astype(np.int32),
-        num_computed=np.zeros(len(lens), np.int32), prev_row=np.full(len(lens), -1, np.int32),
-        groups={"full": GroupBatch(np.zeros((len(lens), 1), np.int32))}, logits_indices=np.empty(0, np.int32))
+        step=0,
+        token_ids=np.zeros(sum(lens), np.int32),
+        query_start_loc=np.cumsum([0, *lens]).astype(np.int32),
+        num_computed=np.zeros(len(lens), np.int32),
+        prev_row=np.full(len(lens), -1, np.int32),
+        groups={"full": GroupBatch(np.zeros((len(lens), 1), np.int32))},
+        logits_indices=np.empty(0, np.int32),
+    )
     seqs, rows = query_tiles(batch, 4, decode=decode)
-    covered = [(int(seq), row) for seq, first in zip(seqs, rows, strict=True)
-               for row in range(first, min(first + 4, lens[seq]))]
+    covered = [
+        (int(seq), row)
+        for seq, first in zip(seqs, rows, strict=True)
+        for row in range(first, min(first + 4, lens[seq]))
+    ]
     assert covered == [(seq, row) for seq, n in enumerate(lens) if (n == 1) == decode for row in range(n)]

@@ -20,8 +20,15 @@ from quire_tpu.weight_format import stacked_format
 
 pytestmark = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu, the compiler, is not installed")
 
-TINY = {**aot._QWEN3, "vocab_size": 1024, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2}
+TINY = {
+    **aot._QWEN3,
+    "vocab_size": 1024,
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 CASE = aot.AotCase("tiny", TINY, tokens=8, seqs=8, num_blocks=255)
 TOPOLOGY = "v5e:2x2"
 
@@ -60,6 +67,7 @@ def test_a_cache_that_is_scanned_over_does_not_pass() -> None:
         def body(total: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
             layer = layer.at[blocks, 3].set(total)
             return total + layer[blocks, 0], layer
+
         total, cache = lax.scan(body, jnp.ones((8, 256), jnp.bfloat16), cache)
         return cache, total
 

@@ -21,11 +21,22 @@ SAMPLING = {
 
 def outputs(folder: Path, device: str, names: Sequence[str], **changes: Any) -> dict[str, list[list[list[int]]]]:
     """Tokens of every prompt by kind of sampling; limits that fit one bucket, since each is compiled."""
-    llm = LLM(model=str(folder), device=device, dtype="float32", max_num_seqs=6, max_num_batched_tokens=32,
-              max_model_len=64, num_kv_blocks=64, **changes)
+    llm = LLM(
+        model=str(folder),
+        device=device,
+        dtype="float32",
+        max_num_seqs=6,
+        max_num_batched_tokens=32,
+        max_model_len=64,
+        num_kv_blocks=64,
+        **changes,
+    )
     prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
-    return {name: [[list(output.token_ids) for output in result.outputs] for result in llm.generate(prompts, params)]
-            for name, params in SAMPLING.items() if name in names}
+    return {
+        name: [[list(output.token_ids) for output in result.outputs] for result in llm.generate(prompts, params)]
+        for name, params in SAMPLING.items()
+        if name in names
+    }
 
 
 @pytest.fixture(scope="module")

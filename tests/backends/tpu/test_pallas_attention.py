@@ -39,22 +39,39 @@ def case(name: str, heads: int, window: int) -> tuple[np.ndarray, Mapping[str, n
     return q, cache, {"block_tables": table, "query_start_loc": starts, "num_computed": before}
 
 
-def on_jax(function: object, q: np.ndarray, cache: Mapping[str, np.ndarray], step: Mapping[str, np.ndarray],
-           **attrs: object) -> np.ndarray:
-    arrays = {"token_ids": jnp.zeros(len(q), jnp.int32), "query_start_loc": jnp.asarray(step["query_start_loc"]),
-              "num_computed": jnp.asarray(step["num_computed"]), "full.block_tables": jnp.asarray(step["block_tables"])}
+def on_jax(
+    function: object, q: np.ndarray, cache: Mapping[str, np.ndarray], step: Mapping[str, np.ndarray], **attrs: object
+) -> np.ndarray:
+    arrays = {
+        "token_ids": jnp.zeros(len(q), jnp.int32),
+        "query_start_loc": jnp.asarray(step["query_start_loc"]),
+        "num_computed": jnp.asarray(step["num_computed"]),
+        "full.block_tables": jnp.asarray(step["block_tables"]),
+    }
     state = StepState.derive(arrays, {"full": NUM_BLOCKS}, BLOCK, {})
     other = {name: np.full_like(array, np.nan) for name, array in cache.items()}
-    stacked = {name: jnp.asarray(np.stack([other[name], array])).reshape(2, NUM_BLOCKS + 1, BLOCK, -1)
-               for name, array in cache.items()}
-    return np.asarray(function(jnp.asarray(q), StackedCache("full", 1, stacked), state,  # type: ignore[operator]
-                               num_kv_heads=KV, **attrs))
+    stacked = {
+        name: jnp.asarray(np.stack([other[name], array])).reshape(2, NUM_BLOCKS + 1, BLOCK, -1)
+        for name, array in cache.items()
+    }
+    return np.asarray(
+        function(
+            jnp.asarray(q),
+            StackedCache("full", 1, stacked),
+            state,  # type: ignore[operator]
+            num_kv_heads=KV,
+            **attrs,
+        )
+    )
 
 
-@pytest.mark.parametrize(("name", "heads", "window", "softcap", "causal"), [
-    ("mixed", 4, 0, 0.0, True), ("mixed", 2, 11, 4.0, True), ("mixed", 2, 0, 0.0, False), ("decode", 6, 9, 0.0, True)])
-def test_attention_is_the_references(monkeypatch: pytest.MonkeyPatch, name: str, heads: int, window: int,
-                                     softcap: float, causal: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "heads", "window", "softcap", "causal"),
+    [("mixed", 4, 0, 0.0, True), ("mixed", 2, 11, 4.0, True), ("mixed", 2, 0, 0.0, False), ("decode", 6, 9, 0.0, True)],
+)
+def test_attention_is_the_references(
+    monkeypatch: pytest.MonkeyPatch, name: str, heads: int, window: int, softcap: float, causal: bool
+) -> None:
     monkeypatch.setattr(kernel_module, "_CHUNK_KEYS", 16)  # several chunks, and both buffers, in a short sequence
     monkeypatch.setattr(kernel_module, "_PREFILL_ROWS", 4)
     q, cache, step = case(name, heads, window)

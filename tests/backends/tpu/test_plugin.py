@@ -32,8 +32,10 @@ def no_platform(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(HAS_TPU, reason="there is a TPU here")
 def test_without_a_tpu_the_reason_is_given_and_jax_stays_out() -> None:
-    program = ("import sys; from quire_tpu.plugin import quire_probe; report = quire_probe(device='tpu', options={});"
-               "print(report.available, report.reason, 'jax' in sys.modules)")
+    program = (
+        "import sys; from quire_tpu.plugin import quire_probe; report = quire_probe(device='tpu', options={});"
+        "print(report.available, report.reason, 'jax' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False no TPU: ")
     assert "--tpu-platform cpu" in done.stdout

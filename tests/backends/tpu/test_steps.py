@@ -30,8 +30,10 @@ from tests.device.conftest import (
 NUM_BLOCKS = 20
 OPTIONS = {"platform": "cpu"}
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 32, 38, 4, 6, 26, 43]
-TABLES = ({"full": [3, 1, 4, 8, 19], "sliding": [9, 2, 6, 5, 10]},
-          {"full": [0, 11, 12, 17], "sliding": [13, 14, 15, 16]})
+TABLES = (
+    {"full": [3, 1, 4, 8, 19], "sliding": [9, 2, 6, 5, 10]},
+    {"full": [0, 11, 12, 17], "sliding": [13, 14, 15, 16]},
+)
 STEPS = ([(0, 9)], [(1, 1), (0, 1)], [(0, 4), (1, 7)], [(1, 2), (0, 1)], [(0, 1), (1, 1)])
 ALL_BLOCKS = np.arange(NUM_BLOCKS, dtype=np.int32)
 
@@ -117,8 +119,11 @@ def test_only_the_tables_blocks_are_written(driver: Driver) -> None:
     before = driver.executor.read_blocks("full", ALL_BLOCKS)
     driver.step([(line, 16)])
     after = driver.executor.read_blocks("full", ALL_BLOCKS)
-    touched = [block for block in range(NUM_BLOCKS)
-               if not np.array_equal(before["k"][block], after["k"][block], equal_nan=True)]
+    touched = [
+        block
+        for block in range(NUM_BLOCKS)
+        if not np.array_equal(before["k"][block], after["k"][block], equal_nan=True)
+    ]
     assert sorted(touched) == sorted([*line.tables["full"][:4], 9, 6, 5])
 
 
@@ -171,19 +176,28 @@ def test_tokens_are_fed_back_without_being_read(driver: Driver) -> None:
         if len(pending) == 2:
             results.append(pending.pop(0).result().tokens[:, 0])
     results.append(pending.pop().result().tokens[:, 0])
-    assert [list(row) for row in results] == [[expected[0][0], expected[1][0]], [expected[1][1], expected[0][1]],
-                                              [expected[0][2], expected[1][2]]]
+    assert [list(row) for row in results] == [
+        [expected[0][0], expected[1][0]],
+        [expected[1][1], expected[0][1]],
+        [expected[0][2], expected[1][2]],
+    ]
 
 
 def test_tokens_that_the_host_draws_reach_the_next_step(driver: Driver) -> None:
     line = lines()[0]
-    drawing = SamplingBatch(rows=np.array([3], np.int32), temperature=np.array([1.5], np.float32),
-                            seed=np.array([2**63 + 11], np.uint64), sequence_index=np.zeros(1, np.uint32),
-                            position=np.array([4], np.int32), num_logprobs=np.array([2], np.int32))
+    drawing = SamplingBatch(
+        rows=np.array([3], np.int32),
+        temperature=np.array([1.5], np.float32),
+        seed=np.array([2**63 + 11], np.uint64),
+        sequence_index=np.zeros(1, np.uint32),
+        position=np.array([4], np.int32),
+        num_logprobs=np.array([2], np.int32),
+    )
     first = driver.executor.submit(driver.batch([(line, 4)], sampling=drawing))
     line.num_computed = 4
-    second = driver.executor.submit(driver.batch([(line, 1)], token_ids=np.array([-1], np.int32),
-                                                 prev_row=np.array([0], np.int32)))
+    second = driver.executor.submit(
+        driver.batch([(line, 1)], token_ids=np.array([-1], np.int32), prev_row=np.array([0], np.int32))
+    )
     with pytest.raises(InternalError, match="unread"):
         driver.executor.submit(driver.batch([(line, 1)]))
     drawn = first.result()

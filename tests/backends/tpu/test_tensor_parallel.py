@@ -39,13 +39,25 @@ class AllRanks:
 
 def plan_of(model: ModelGraph, tp: int) -> ExecutorPlan:
     return ExecutorPlan(
-        model=model, weight_dtype="float32", act_dtype="float32", kv_dtype="float32", block_size=BLOCK,
-        max_model_len=128, max_num_batched_tokens=32, max_num_seqs=4, max_logits_rows=32,
-        parallel=ParallelRank(world_size=tp), return_logits=True, options=OPTIONS)
+        model=model,
+        weight_dtype="float32",
+        act_dtype="float32",
+        kv_dtype="float32",
+        block_size=BLOCK,
+        max_model_len=128,
+        max_num_batched_tokens=32,
+        max_num_seqs=4,
+        max_logits_rows=32,
+        parallel=ParallelRank(world_size=tp),
+        return_logits=True,
+        options=OPTIONS,
+    )
 
 
-@pytest.mark.parametrize(("case", "tp", "expert_axis"), [
-    ("qwen3", 2, ""), ("qwen3", 4, ""), ("gemma2", 2, ""), ("mixtral_sliding", 4, "ep"), ("mixtral", 4, "expert_mlp")])
+@pytest.mark.parametrize(
+    ("case", "tp", "expert_axis"),
+    [("qwen3", 2, ""), ("qwen3", 4, ""), ("gemma2", 2, ""), ("mixtral_sliding", 4, "ep"), ("mixtral", 4, "expert_mlp")],
+)
 def test_logits_over_ranks_are_transformers(case: str, tp: int, expert_axis: str, tmp_path: Path) -> None:
     """2 KV heads are replicated over 4 ranks, the vocabulary of 131 is padded, experts are shared out or cut."""
     assert len(jax.devices("cpu")) == 8

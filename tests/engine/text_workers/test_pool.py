@@ -19,8 +19,15 @@ from quire.engine.text_workers.pool import TextWorkers
 from quire.errors import ModelError, QuireError, RequestError
 from quire.sampling_params import SamplingParams
 
-LIMITS = ModelLimits(model_path="m", vocab_size=260, max_model_len=1024, max_num_seqs=8, eos_token_ids=(256,),
-                     max_logprobs=20, scheduling_policy="priority")
+LIMITS = ModelLimits(
+    model_path="m",
+    vocab_size=260,
+    max_model_len=1024,
+    max_num_seqs=8,
+    eos_token_ids=(256,),
+    max_logprobs=20,
+    scheduling_policy="priority",
+)
 CHAT = [{"role": "user", "content": "x"}]
 HOSTILE = (
     "{% if messages[0].content == 'loop' %}{% for i in range(99999) %}{% for j in range(99999) %}"
@@ -34,6 +41,7 @@ HOSTILE = (
 
 def with_pool(check: Callable[[TextWorkers], Awaitable[None]], byte_model: Path, **options: Any) -> None:
     """Runs `check` on a started pool over the byte model with the hostile template."""
+
     async def main() -> None:
         pool = TextWorkers(**options)
         try:
@@ -51,8 +59,9 @@ async def render(pool: TextWorkers, content: Any, **message: Any) -> str:
 
 
 async def prepare(pool: TextWorkers, prompt: str | list[int], **fields: Any) -> Any:
-    return await pool.prepare(LIMITS, prompt, SamplingParams(**fields), request_id="r", priority=3, cache_salt="s",
-                              add_special_tokens=True)
+    return await pool.prepare(
+        LIMITS, prompt, SamplingParams(**fields), request_id="r", priority=3, cache_salt="s", add_special_tokens=True
+    )
 
 
 def pids(pool: TextWorkers) -> list[int]:

@@ -31,10 +31,22 @@ from quire.testing.conform.op_models import BUILDERS
 from quire.testing.conform.ops import as_case
 
 CONFIG = {
-    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 100003, "hidden_size": 96,
-    "intermediate_size": 160, "moe_intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 6,
-    "num_key_value_heads": 2, "head_dim": 32, "num_experts": 6, "num_experts_per_tok": 2, "mlp_only_layers": [0],
-    "max_position_embeddings": 256, "rope_theta": 1e6, "tie_word_embeddings": False,
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "vocab_size": 100003,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "moe_intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "mlp_only_layers": [0],
+    "max_position_embeddings": 256,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": False,
 }
 
 

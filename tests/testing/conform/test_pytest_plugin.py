@@ -16,7 +16,8 @@ def test_one_line_in_conftest_and_one_in_the_ini_file(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["quire.testing.pytest_conform"]\n')
     (tmp_path / "gaps.json").write_text('{"L0/metadata/probe": "it hangs", "L0/no_such_case": "typo"}')
     (tmp_path / "pytest.ini").write_text(
-        "[pytest]\nquire_device = reference\nquire_levels = L0\nquire_gaps = gaps.json\naddopts = --strict-markers\n")
+        "[pytest]\nquire_device = reference\nquire_levels = L0\nquire_gaps = gaps.json\naddopts = --strict-markers\n"
+    )
     (tmp_path / "test_own.py").write_text("def test_own():\n    pass\n")
     done = _run(tmp_path)
     assert done.returncode == 1, done.stdout

@@ -54,10 +54,16 @@ def test_a_gap_that_matches_nothing_is_a_failure_of_the_levels_that_ran() -> Non
     assert (unused.name, unused.status) == ("L2/gaps/L2/expertz/*", "failed")
 
 
-@pytest.mark.parametrize(("results", "passed"), [
-    ((PASSED,), True), ((PASSED, FAILED), False), ((), False),
-    ((PASSED, with_gaps(FAILED, {"L2/*": "known"})), True), ((with_gaps(PASSED, {"L2/*": "known"}),), False),
-])
+@pytest.mark.parametrize(
+    ("results", "passed"),
+    [
+        ((PASSED,), True),
+        ((PASSED, FAILED), False),
+        ((), False),
+        ((PASSED, with_gaps(FAILED, {"L2/*": "known"})), True),
+        ((with_gaps(PASSED, {"L2/*": "known"}),), False),
+    ],
+)
 def test_what_conforms(results: tuple[CaseResult, ...], passed: bool) -> None:
     report = _report(*results)
     assert report.passed is passed
@@ -72,8 +78,13 @@ def test_json_is_sorted_and_has_its_fields() -> None:
     assert value["schema"] == SCHEMA_VERSION == 1
     assert value["levels"]["L2"] == {"passed": 1, "failed": 1, "gap": 0, "unexpected_pass": 0, "not_applicable": 0}
     assert value["not_in_this_version"] == LATER_LEVELS
-    assert value["cases"][0] == {"name": FAILED.name, "status": "failed", "reason": FAILED.reason, "bound": 1e-5,
-                                 "worst_error": 0.1}
+    assert value["cases"][0] == {
+        "name": FAILED.name,
+        "status": "failed",
+        "reason": FAILED.reason,
+        "bound": 1e-5,
+        "worst_error": 0.1,
+    }
     infinite = _report(CaseResult("L2/a/b", "failed", worst_error=float("inf"), bound=1.0))
     assert json.loads(infinite.json_text())["cases"][0]["worst_error"] == "inf"
 
@@ -98,11 +109,17 @@ def test_the_command_writes_json_and_says_how_it_went(tmp_path: Path, capsys: py
     assert "unexpected pass: L0/metadata/probe" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--level", "L5"], "it is not in this version"), (["--level", "L9"], "levels are L0"),
-    (["--device-option", "threads"], "KEY=VALUE"), (["--device-option", "colour=red"], "colour"),
-    (["--gaps", "/nowhere.json"], "cannot be read"), (["--cpu-threads", "2"], "--device reference is checked"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--level", "L5"], "it is not in this version"),
+        (["--level", "L9"], "levels are L0"),
+        (["--device-option", "threads"], "KEY=VALUE"),
+        (["--device-option", "colour=red"], "colour"),
+        (["--gaps", "/nowhere.json"], "cannot be read"),
+        (["--cpu-threads", "2"], "--device reference is checked"),
+    ],
+)
 def test_the_command_refuses_by_name(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conform", "--device", "reference", *words]) == 2
     assert message in capsys.readouterr().err

@@ -33,14 +33,18 @@ def routed(dtypes: Dtypes, line: tuple[int, ...], num_greedy: int = 0) -> tuple[
     for _ in range(num_greedy):
         sequence.tokens.append(int(np.argmax(sequence.logits[-1])))
         driver.run([(sequence, 1)])
-    return scores, library.seen[0][1], sequence.tokens[len(line):]
+    return scores, library.seen[0][1], sequence.tokens[len(line) :]
 
 
 def all_lines(weight: str) -> list[tuple[int, ...]]:
     lines = Lines("mixtral", weight)
     first, long = lines.prompts()[0], lines.long(16)
-    return [*lines.prompts(), long, (*long[:16], *lines.after(long[:16], first)),
-            (*first[:6], *lines.after(first[:6], lines.prompts()[3]))]
+    return [
+        *lines.prompts(),
+        long,
+        (*long[:16], *lines.after(long[:16], first)),
+        (*first[:6], *lines.after(first[:6], lines.prompts()[3])),
+    ]
 
 
 @pytest.mark.parametrize("weight", ["float32", "bfloat16"])
@@ -48,9 +52,16 @@ def test_every_choice_on_a_line_is_clear(weight: str) -> None:
     for line in all_lines(weight):
         scores, k, _ = routed(Dtypes("float32", weight, "float32"), line)
         assert min(router_margin(layer[row : row + 1], k) for layer in scores for row in range(len(line))) > 0.5 * (
-            ROUTER_MARGIN)  # relative to the rms of one row here, of a step there
-    assert min(router_margin(layer, 2) for line in plain_prompts()
-               for layer in routed(Dtypes("float32", weight, "float32"), line)[0]) < ROUTER_MARGIN, "no line needed it"
+            ROUTER_MARGIN
+        )  # relative to the rms of one row here, of a step there
+    assert (
+        min(
+            router_margin(layer, 2)
+            for line in plain_prompts()
+            for layer in routed(Dtypes("float32", weight, "float32"), line)[0]
+        )
+        < ROUTER_MARGIN
+    ), "no line needed it"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -31,15 +31,17 @@ def all_merges(tokens: list[str], ranks: list[int]) -> list[tuple[str, str]]:
     merges = []
     for token in sorted(tokens, key=lambda token: ranks[ids[token]]):
         pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
-        merges += sorted((pair for pair in pairs if pair[0] in ids and pair[1] in ids),
-                         key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+        merges += sorted(
+            (pair for pair in pairs if pair[0] in ids and pair[1] in ids), key=lambda pair: (ids[pair[0]], ids[pair[1]])
+        )
     return merges
 
 
 def tokenizer(tokens: list[str], merger: PieceMerger | None, merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
     vocab = {token: index for index, token in enumerate([*tokens, "<unk>"])}
-    backend = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True,
-                                              ignore_merges=merger is not None))
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, ignore_merges=merger is not None)
+    )
     if merger is not None:
         backend.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(merger)
     return backend

@@ -23,25 +23,42 @@ CORPUS = [
     "def main() -> None:\n    print('hello')\n\n\n# done\r\n\tx = {1: 2}\n",
 ] * 3
 TEXTS = [
-    *CORPUS[:5], "", " ", "  lead and trail  ", "a<|end|>b<tool> c", "<s>x</s>", "🙂👩‍👩‍👧 ﷽", "e\u0301 é ﬁ",
+    *CORPUS[:5],
+    "",
+    " ",
+    "  lead and trail  ",
+    "a<|end|>b<tool> c",
+    "<s>x</s>",
+    "🙂👩‍👩‍👧 ﷽",
+    "e\u0301 é ﬁ",
     "\n\n\n\n",
-    "I'LL don't WE'RE", "3.14159 and 2024-11-22", "中文 mixed with English", "tab\tand\u00a0nbsp\u3000wide",
+    "I'LL don't WE'RE",
+    "3.14159 and 2024-11-22",
+    "中文 mixed with English",
+    "tab\tand\u00a0nbsp\u3000wide",
 ]
 SPECIAL = ["<unk>", "<s>", "</s>", "<|end|>"]
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
-          r"\s+(?!\S)|\s+")
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
 QWEN2 = LLAMA3.replace("{1,3}", "")
 TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
-    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"),
-                                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 ORIGINALS: Mapping[str, Any] = {
@@ -50,8 +67,13 @@ ORIGINALS: Mapping[str, Any] = {
     "dbrx": (split(LLAMA3), None, False),
     "qwen2": (split(QWEN2), normalizers.NFC(), False),
     "tekken": (split(TEKKEN), None, True),
-    "starcoder": (pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                           pre_tokenizers.ByteLevel(add_prefix_space=False)]), None, False),
+    "starcoder": (
+        pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        ),
+        None,
+        False,
+    ),
 }
 """Pre-tokenizer's name -> what the tokenizer.json of its models has: pre-tokenizer, normalizer, ignore_merges."""
 
@@ -64,8 +86,12 @@ def metadata_of(backend: Backend, **values: Any) -> dict[str, Any]:
     tokens = [by_id.get(index, f"[PAD{index}]") for index in range(max(by_id) + 1)]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
     types = [added.get(index, NORMAL if index in by_id else UNUSED) for index in range(len(tokens))]
-    return {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types, "tokenizer.ggml.merges": merges,
-            **{f"tokenizer.ggml.{name}": value for name, value in values.items()}}
+    return {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        **{f"tokenizer.ggml.{name}": value for name, value in values.items()},
+    }
 
 
 def byte_level(name: str) -> Backend:
@@ -75,16 +101,23 @@ def byte_level(name: str) -> Backend:
     backend.pre_tokenizer, backend.decoder = pre_tokenizer, decoders.ByteLevel()
     if normalizer is not None:
         backend.normalizer = normalizer
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(
-        vocab_size=520, special_tokens=SPECIAL, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    backend.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=520,
+            special_tokens=SPECIAL,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     backend.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
     content = json.loads(backend.to_str())
     content["model"]["ignore_merges"] = ignores_merges
     if ignores_merges:  # words that no merge makes
         vocab = content["model"]["vocab"]
-        vocab |= {word: max(vocab.values()) + 2 + index for index, word in enumerate(("Ġquick", "HTTP"))
-                  if word not in vocab}
+        vocab |= {
+            word: max(vocab.values()) + 2 + index for index, word in enumerate(("Ġquick", "HTTP")) if word not in vocab
+        }
     return Backend.from_str(json.dumps(content))
 
 
@@ -129,8 +162,9 @@ def sentencepiece(prefix: bool) -> tuple[Backend, dict[str, Any]]:
     backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
     backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
-    backend.train_from_iterator(CORPUS[:3] * 3, trainers.BpeTrainer(
-        vocab_size=620, special_tokens=[*SPECIAL, *bytes_], show_progress=False))
+    backend.train_from_iterator(
+        CORPUS[:3] * 3, trainers.BpeTrainer(vocab_size=620, special_tokens=[*SPECIAL, *bytes_], show_progress=False)
+    )
     content = json.loads(backend.to_str())
     vocab = content["model"]["vocab"]
     runs = ["▁" * length for length in range(2, 6)]
@@ -139,8 +173,11 @@ def sentencepiece(prefix: bool) -> tuple[Backend, dict[str, Any]]:
     ids = {token: index for index, token in enumerate(tokens)}
     content["model"]["vocab"] = ids
     content["model"]["merges"] = [
-        [token[:cut], token[cut:]] for token in (*runs, *pieces) for cut in range(1, len(token))
-        if token[:cut] in ids and token[cut:] in ids and (token in runs) == (token.strip("▁") == "")]
+        [token[:cut], token[cut:]]
+        for token in (*runs, *pieces)
+        for cut in range(1, len(token))
+        if token[:cut] in ids and token[cut:] in ids and (token in runs) == (token.strip("▁") == "")
+    ]
     content["pre_tokenizer"] = None
     decoding = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in SPECIAL]
@@ -148,10 +185,15 @@ def sentencepiece(prefix: bool) -> tuple[Backend, dict[str, Any]]:
     original.decoder = decoders.Sequence([*decoding, decoders.Strip(" ", 1, 0)] if prefix else decoding)
     original.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     original.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
-    kinds = {"<unk>": UNKNOWN, **dict.fromkeys(SPECIAL[1:], CONTROL), **dict.fromkeys(bytes_, BYTE),
-             **dict.fromkeys((*runs, "<tool>"), USER_DEFINED)}
+    kinds = {
+        "<unk>": UNKNOWN,
+        **dict.fromkeys(SPECIAL[1:], CONTROL),
+        **dict.fromkeys(bytes_, BYTE),
+        **dict.fromkeys((*runs, "<tool>"), USER_DEFINED),
+    }
     metadata = {
-        "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": [token.replace("▁", " ") if token in runs else token for token in tokens],
         "tokenizer.ggml.scores": [-1000.0 if token in kinds else float(-index) for index, token in enumerate(tokens)],
         "tokenizer.ggml.token_type": [kinds.get(token, NORMAL) for token in tokens],
@@ -169,8 +211,12 @@ def test_sentencepiece(prefix: bool) -> None:
 
 def test_control_tokens_of_phi_3_strip_what_follows() -> None:
     _, metadata = sentencepiece(True)
-    usual, phi3 = (gguf_tokenizer({**metadata, "general.architecture": name}, special_ids={"bos": 1, "unknown": 0},
-                                  eos_token_ids=[]) for name in ("llama", "phi3"))
+    usual, phi3 = (
+        gguf_tokenizer(
+            {**metadata, "general.architecture": name}, special_ids={"bos": 1, "unknown": 0}, eos_token_ids=[]
+        )
+        for name in ("llama", "phi3")
+    )
     assert phi3.encode("<|end|>\n x") == phi3.encode("<|end|>x")
     assert usual.encode("<|end|>\n x") != usual.encode("<|end|>x")
     assert phi3.encode("<s>\nx") == usual.encode("<s>\nx")
@@ -186,8 +232,11 @@ def test_a_published_tokenizer_json_is_used_as_it_is() -> None:
 
 def test_chat_templates_by_name() -> None:
     metadata = metadata_of(byte_level("gpt-2"), model="gpt2", pre="gpt-2")
-    metadata |= {"tokenizer.chat_template": "{{ bos_token }}{{ messages[0].content }}",
-                 "tokenizer.chat_template.tool_use": "tools", "tokenizer.chat_templates": ["tool_use"]}
+    metadata |= {
+        "tokenizer.chat_template": "{{ bos_token }}{{ messages[0].content }}",
+        "tokenizer.chat_template.tool_use": "tools",
+        "tokenizer.chat_templates": ["tool_use"],
+    }
     tokenizer = gguf_tokenizer(metadata, special_ids={"bos": 1}, eos_token_ids=[])
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}]) == "<s>hi"
     assert tokenizer.chat_template.names == ("default", "tool_use")

@@ -72,8 +72,9 @@ def test_a_group_whose_minimum_no_zero_point_can_hold_is_that_minimum(scale: flo
     matrix = to_matrix(kind_of("Q4_1"), data.reshape(-1), INPUTS)
     assert matrix.zeros is not None
     assert np.isfinite(matrix.zeros.astype(np.float16)).all()
-    np.testing.assert_allclose(dequantize(matrix), dequantize_rows(kind_of("Q4_1"), data.reshape(-1), INPUTS),
-                               rtol=3e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        dequantize(matrix), dequantize_rows(kind_of("Q4_1"), data.reshape(-1), INPUTS), rtol=3e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q5_K", "Q6_K"])

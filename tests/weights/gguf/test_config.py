@@ -29,8 +29,9 @@ def add_base(writer: gguf.GGUFWriter) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
 
 
-def config_of(path: Path, architecture: str, *changes: Callable[[gguf.GGUFWriter], None],
-              tensors: tuple[str, ...] = ()) -> dict[str, Any]:
+def config_of(
+    path: Path, architecture: str, *changes: Callable[[gguf.GGUFWriter], None], tensors: tuple[str, ...] = ()
+) -> dict[str, Any]:
     writer = gguf.GGUFWriter(path / "x.gguf", architecture)
     add_base(writer)
     for change in changes:
@@ -55,7 +56,10 @@ def test_llama_with_a_window_is_mistral_and_with_experts_mixtral(tmp_path: Path)
     assert config_of(tmp_path, "llama", lambda w: w.add_sliding_window(9))["architectures"] == ["MistralForCausalLM"]
     config = config_of(tmp_path, "llama", lambda w: w.add_expert_count(4), lambda w: w.add_expert_used_count(2))
     assert (config["architectures"], config["num_local_experts"], config["num_experts_per_tok"]) == (
-        ["MixtralForCausalLM"], 4, 2)
+        ["MixtralForCausalLM"],
+        4,
+        2,
+    )
     assert config["tie_word_embeddings"] is True
 
 
@@ -67,9 +71,16 @@ def test_llama_with_a_window_is_mistral_and_with_experts_mixtral(tmp_path: Path)
         ({"type": "linear", "factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
         ({"factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
         ({"type": "linear", "factor": 1.0}, None),
-        ({"type": "yarn", "factor": 4.0, "original_context_length": 128},
-         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 32.0,
-          "beta_slow": 1.0}),
+        (
+            {"type": "yarn", "factor": 4.0, "original_context_length": 128},
+            {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+            },
+        ),
         ({"type": "longrope", "factor": 4.0}, {"rope_type": "longrope"}),
     ],
 )
@@ -84,10 +95,16 @@ def test_rope_scaling(tmp_path: Path, values: dict[str, Any], expected: dict[str
 
 def test_gemmas_scale_of_scores(tmp_path: Path) -> None:
     """Files do not say it: the head's own width, but for the sizes of 46 and 62 layers."""
+
     def gemma(architecture: str, layers: int) -> float:
-        config = config_of(tmp_path, architecture, lambda w: w.add_key_length(32), lambda w: w.add_value_length(32),
-                           lambda w: w.add_uint32(f"{architecture}.block_count", layers),
-                           lambda w: w.add_sliding_window(9))
+        config = config_of(
+            tmp_path,
+            architecture,
+            lambda w: w.add_key_length(32),
+            lambda w: w.add_value_length(32),
+            lambda w: w.add_uint32(f"{architecture}.block_count", layers),
+            lambda w: w.add_sliding_window(9),
+        )
         return config["query_pre_attn_scalar"]
 
     assert (gemma("gemma2", 26), gemma("gemma2", 46), gemma("gemma3", 34), gemma("gemma3", 62)) == (32, 16, 32, 16)
@@ -152,8 +169,14 @@ def test_what_cannot_be_honoured_is_refused(
 
 
 def test_layers_that_agree_may_be_listed(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "qwen3", lambda w: (
-        w.kv_data[0].pop("qwen3.attention.head_count_kv"), w.add_array("qwen3.attention.head_count_kv", [2, 2])))
+    config = config_of(
+        tmp_path,
+        "qwen3",
+        lambda w: (
+            w.kv_data[0].pop("qwen3.attention.head_count_kv"),
+            w.add_array("qwen3.attention.head_count_kv", [2, 2]),
+        ),
+    )
     assert config["num_key_value_heads"] == 2
 
 
@@ -163,11 +186,19 @@ def test_a_rotary_rule_that_is_not_implemented_is_named_by_the_family(tmp_path: 
         build_model(tmp_path / "x.gguf")
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("attention.head_count", 0), ("embedding_length", 0), ("context_length", 2**62), ("block_count", 2**40),
-    ("attention.layer_norm_rms_epsilon", float("inf")), ("rope.freq_base", float("nan")), ("block_count", "two"),
-    ("attention.head_count", True),
-])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attention.head_count", 0),
+        ("embedding_length", 0),
+        ("context_length", 2**62),
+        ("block_count", 2**40),
+        ("attention.layer_norm_rms_epsilon", float("inf")),
+        ("rope.freq_base", float("nan")),
+        ("block_count", "two"),
+        ("attention.head_count", True),
+    ],
+)
 def test_metadata_have_ranges(tmp_path: Path, key: str, value: Any) -> None:
     def change(writer: gguf.GGUFWriter) -> None:
         writer.kv_data[0].pop(f"llama.{key}", None)

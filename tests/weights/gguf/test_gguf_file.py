@@ -25,9 +25,20 @@ def simple_file(path: Path, **options: int) -> Path:
     writer = gguf.GGUFWriter(path, "llama")
     if options:
         writer.add_custom_alignment(options["alignment"])
-    for kind, value in (("uint8", 200), ("int8", -3), ("uint16", 60000), ("int16", -300), ("uint32", 2**31),
-                        ("int32", -5), ("uint64", 2**40), ("int64", -(2**40)), ("float32", 0.5), ("float64", 0.1),
-                        ("bool", True), ("string", "straße")):
+    for kind, value in (
+        ("uint8", 200),
+        ("int8", -3),
+        ("uint16", 60000),
+        ("int16", -300),
+        ("uint32", 2**31),
+        ("int32", -5),
+        ("uint64", 2**40),
+        ("int64", -(2**40)),
+        ("float32", 0.5),
+        ("float64", 0.1),
+        ("bool", True),
+        ("string", "straße"),
+    ):
         getattr(writer, f"add_{kind}")(f"t.{kind}", value)
     writer.add_array("t.strings", ["a", "", "ж"])
     writer.add_array("t.numbers", [1, 2, 3])
@@ -36,8 +47,11 @@ def simple_file(path: Path, **options: int) -> Path:
     writer.add_array("t.nested", [["x", "y"], ["z"]])
     for name, array in ARRAYS.items():
         writer.add_tensor(name, array)
-    writer.add_tensor("a.q8", gguf.quants.quantize(np.ones((2, 64), np.float32), gguf.GGMLQuantizationType.Q8_0),
-                      raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor(
+        "a.q8",
+        gguf.quants.quantize(np.ones((2, 64), np.float32), gguf.GGMLQuantizationType.Q8_0),
+        raw_dtype=gguf.GGMLQuantizationType.Q8_0,
+    )
     write(writer)
     return path
 
@@ -47,8 +61,9 @@ def test_everything_that_was_written_is_read(tmp_path: Path, options: dict[str, 
     file = GgufFile(simple_file(tmp_path / "x.gguf", **options))
     found = file.metadata
     assert found["general.architecture"] == "llama"
-    assert [found[f"t.{kind}"] for kind in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-            ] == [200, -3, 60000, -300, 2**31, -5, 2**40, -(2**40)]
+    assert [
+        found[f"t.{kind}"] for kind in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+    ] == [200, -3, 60000, -300, 2**31, -5, 2**40, -(2**40)]
     assert (found["t.float32"], found["t.float64"], found["t.bool"], found["t.string"]) == (0.5, 0.1, True, "straße")
     strings = found["t.strings"]
     assert (list(strings), strings[-1], strings[1:], len(strings)) == (["a", "", "ж"], "ж", ["", "ж"], 3)

@@ -42,13 +42,44 @@ def launch_config(head_dim: int, group: int, itemsize: int, *, decode: bool, war
 
 @triton.jit
 def paged_attention_kernel(  # type: ignore[no-untyped-def]
-    out, q, k_cache, v_cache, block_tables, query_start_loc, num_computed, tile_seqs, tile_rows,
-    sinks, alibi_slopes, scale, softcap, window,
-    stride_out_token, stride_out_head, stride_q_token, stride_q_head,
-    stride_k_block, stride_k_slot, stride_k_head, stride_v_block, stride_v_slot, stride_v_head, stride_table,
-    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, PADDED: tl.constexpr,
-    PADDED_V: tl.constexpr, PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
-    HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_ALIBI: tl.constexpr,
+    out,
+    q,
+    k_cache,
+    v_cache,
+    block_tables,
+    query_start_loc,
+    num_computed,
+    tile_seqs,
+    tile_rows,
+    sinks,
+    alibi_slopes,
+    scale,
+    softcap,
+    window,
+    stride_out_token,
+    stride_out_head,
+    stride_q_token,
+    stride_q_head,
+    stride_k_block,
+    stride_k_slot,
+    stride_k_head,
+    stride_v_block,
+    stride_v_slot,
+    stride_v_head,
+    stride_table,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_DIM_V: tl.constexpr,
+    PADDED: tl.constexpr,
+    PADDED_V: tl.constexpr,
+    PAGE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
+    HAS_ALIBI: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     """One tile of one KV head. Grid: (N tiles, KV).
@@ -74,8 +105,11 @@ def paged_attention_kernel(  # type: ignore[no-untyped-def]
     index = computed + row  # the row's place among the sequence's keys
     token = (first_token + row).to(tl.int64)
     dims, dims_v = tl.arange(0, PADDED), tl.arange(0, PADDED_V)
-    queries = tl.load(q + token[:, None] * stride_q_token + head[:, None] * stride_q_head + dims[None, :],
-                      mask=used[:, None] & (dims[None, :] < HEAD_DIM), other=0.0)
+    queries = tl.load(
+        q + token[:, None] * stride_q_token + head[:, None] * stride_q_head + dims[None, :],
+        mask=used[:, None] & (dims[None, :] < HEAD_DIM),
+        other=0.0,
+    )
     if WIDEN:
         queries = queries.to(tl.float32)
 
@@ -102,11 +136,23 @@ def paged_attention_kernel(  # type: ignore[no-untyped-def]
         inside = inside & (page >= 0)
         page, slot = page.to(tl.int64), key % PAGE
         keys = tl.load(
-            k_cache + page[None, :] * stride_k_block + slot[None, :] * stride_k_slot + kv_head * stride_k_head
-            + dims[:, None], mask=inside[None, :] & (dims[:, None] < HEAD_DIM), other=0.0)
+            k_cache
+            + page[None, :] * stride_k_block
+            + slot[None, :] * stride_k_slot
+            + kv_head * stride_k_head
+            + dims[:, None],
+            mask=inside[None, :] & (dims[:, None] < HEAD_DIM),
+            other=0.0,
+        )
         values = tl.load(
-            v_cache + page[:, None] * stride_v_block + slot[:, None] * stride_v_slot + kv_head * stride_v_head
-            + dims_v[None, :], mask=inside[:, None] & (dims_v[None, :] < HEAD_DIM_V), other=0.0)
+            v_cache
+            + page[:, None] * stride_v_block
+            + slot[:, None] * stride_v_slot
+            + kv_head * stride_v_head
+            + dims_v[None, :],
+            mask=inside[:, None] & (dims_v[None, :] < HEAD_DIM_V),
+            other=0.0,
+        )
         if WIDEN:
             keys, values = keys.to(tl.float32), values.to(tl.float32)
         else:
@@ -133,5 +179,8 @@ def paged_attention_kernel(  # type: ignore[no-untyped-def]
         largest = new_largest
 
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    tl.store(out + token[:, None] * stride_out_token + head[:, None] * stride_out_head + dims_v[None, :],
-             acc.to(out.dtype.element_ty), mask=used[:, None] & (dims_v[None, :] < HEAD_DIM_V))
+    tl.store(
+        out + token[:, None] * stride_out_token + head[:, None] * stride_out_head + dims_v[None, :],
+        acc.to(out.dtype.element_ty),
+        mask=used[:, None] & (dims_v[None, :] < HEAD_DIM_V),
+    )

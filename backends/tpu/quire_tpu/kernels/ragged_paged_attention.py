@@ -52,8 +52,18 @@ def fits(head_dim: int, block_size: int, kv_dtype: str) -> bool:
     return head_dim % _LANES == 0 and block_size % (16 if kv_dtype == "bfloat16" else 8) == 0
 
 
-def ragged_paged_attention(q: jax.Array, cache: StackedCache, state: StepState, *, num_kv_heads: int, scale: float,
-                           window: int, softcap: float, causal: bool, interpret: bool = False) -> jax.Array:
+def ragged_paged_attention(
+    q: jax.Array,
+    cache: StackedCache,
+    state: StepState,
+    *,
+    num_kv_heads: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    causal: bool,
+    interpret: bool = False,
+) -> jax.Array:
     """As `quire_tpu.attention.paged_attention`, except that every block that a row sees must be resident.
 
     Args:
@@ -68,8 +78,9 @@ def ragged_paged_attention(q: jax.Array, cache: StackedCache, state: StepState, 
     tiled = tiled.reshape(-1, num_kv_heads, rows * group, head_dim)
     padded_rows = -(-rows * group // 8) * 8
     tiled = jnp.pad(tiled, ((0, 0), (0, 0), (0, padded_rows - rows * group), (0, 0)))
-    constants = _Constants(num_kv_heads, state.block_size, max(1, _CHUNK_KEYS // state.block_size), scale, window,
-                           softcap, causal)
+    constants = _Constants(
+        num_kv_heads, state.block_size, max(1, _CHUNK_KEYS // state.block_size), scale, window, softcap, causal
+    )
     out = _call(tiled, cache, state, tiles, constants, group, interpret)[:, :, : rows * group]
     out = out.reshape(-1, num_kv_heads, rows, group, head_dim).swapaxes(1, 2)
     out = out.reshape(-1, num_heads, head_dim)  # [N * R, H, d]
@@ -108,8 +119,15 @@ class _Tiles:
         return _Tiles(seq, index.astype(jnp.int32), jnp.clip(tokens, 0, num_tokens - 1), places)
 
 
-def _call(tiled: jax.Array, cache: StackedCache, state: StepState, tiles: _Tiles, constants: _Constants, group: int,
-          interpret: bool) -> jax.Array:
+def _call(
+    tiled: jax.Array,
+    cache: StackedCache,
+    state: StepState,
+    tiles: _Tiles,
+    constants: _Constants,
+    group: int,
+    interpret: bool,
+) -> jax.Array:
     """float32 [N, KV, R * G, d]."""
     num_tiles, num_kv_heads, matrix_rows, head_dim = tiled.shape
     block = pl.BlockSpec((None, num_kv_heads, matrix_rows, head_dim), lambda i, *_: (i, 0, 0, 0))
@@ -124,26 +142,55 @@ def _call(tiled: jax.Array, cache: StackedCache, state: StepState, tiles: _Tiles
     return pl.pallas_call(
         partial(_kernel, constants, rows, group, table.shape[1]),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=5, grid=(num_tiles,),
+            num_scalar_prefetch=5,
+            grid=(num_tiles,),
             in_specs=[block, pl.BlockSpec(memory_space=pl.ANY), pl.BlockSpec(memory_space=pl.ANY)],
             out_specs=block,
             scratch_shapes=[
-                *buffers, pltpu.SemaphoreType.DMA((2, 2)),
+                *buffers,
+                pltpu.SemaphoreType.DMA((2, 2)),
                 pltpu.VMEM((num_kv_heads, matrix_rows, _LANES), jnp.float32),
                 pltpu.VMEM((num_kv_heads, matrix_rows, _LANES), jnp.float32),
                 pltpu.VMEM((num_kv_heads, matrix_rows, head_dim), jnp.float32),
-            ]),
+            ],
+        ),
         out_shape=jax.ShapeDtypeStruct(tiled.shape, jnp.float32),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
         interpret=pltpu.InterpretParams() if interpret else False,
         name="ragged_paged_attention",
-    )(layer, tiles.seq, tiles.index, seq_lens.astype(jnp.int32), table.reshape(-1), tiled, cache.arrays["k"],
-      cache.arrays["v"])
+    )(
+        layer,
+        tiles.seq,
+        tiles.index,
+        seq_lens.astype(jnp.int32),
+        table.reshape(-1),
+        tiled,
+        cache.arrays["k"],
+        cache.arrays["v"],
+    )
 
 
-def _kernel(c: _Constants, rows: int, group: int, table_width: int, layer_ref: Any, seq_ref: Any, index_ref: Any,
-            lens_ref: Any, table_ref: Any, q_ref: Any, k_hbm: Any, v_hbm: Any, out_ref: Any, k_buffer: Any,
-            v_buffer: Any, semaphores: Any, best_ref: Any, total_ref: Any, sum_ref: Any) -> None:
+def _kernel(
+    c: _Constants,
+    rows: int,
+    group: int,
+    table_width: int,
+    layer_ref: Any,
+    seq_ref: Any,
+    index_ref: Any,
+    lens_ref: Any,
+    table_ref: Any,
+    q_ref: Any,
+    k_hbm: Any,
+    v_hbm: Any,
+    out_ref: Any,
+    k_buffer: Any,
+    v_buffer: Any,
+    semaphores: Any,
+    best_ref: Any,
+    total_ref: Any,
+    sum_ref: Any,
+) -> None:
     """One tile. The scalar arguments lie in SMEM; caches stay in HBM."""
     tile = pl.program_id(0)
     seq, index = seq_ref[tile], index_ref[tile]
@@ -159,10 +206,12 @@ def _kernel(c: _Constants, rows: int, group: int, table_width: int, layer_ref: A
         for page in range(c.pages):
             block = table_ref[seq * table_width + chunk * c.pages + page]
             where = pl.ds(page * c.block_size, c.block_size)
-            made.append(pltpu.make_async_copy(k_hbm.at[layer_ref[0], block], k_buffer.at[slot, where],
-                                              semaphores.at[slot, 0]))
-            made.append(pltpu.make_async_copy(v_hbm.at[layer_ref[0], block], v_buffer.at[slot, where],
-                                              semaphores.at[slot, 1]))
+            made.append(
+                pltpu.make_async_copy(k_hbm.at[layer_ref[0], block], k_buffer.at[slot, where], semaphores.at[slot, 0])
+            )
+            made.append(
+                pltpu.make_async_copy(v_hbm.at[layer_ref[0], block], v_buffer.at[slot, where], semaphores.at[slot, 1])
+            )
         return made
 
     best_ref[...] = jnp.full_like(best_ref, MASKED)
@@ -184,16 +233,28 @@ def _kernel(c: _Constants, rows: int, group: int, table_width: int, layer_ref: A
 
         for copy in copies(chunk, slot):
             copy.wait()
-        _attend(c, group, chunk, index, seq_len, q_ref, k_buffer.at[slot], v_buffer.at[slot], best_ref, total_ref,
-                sum_ref)
+        _attend(
+            c, group, chunk, index, seq_len, q_ref, k_buffer.at[slot], v_buffer.at[slot], best_ref, total_ref, sum_ref
+        )
 
     lax.fori_loop(first, last, body, None)
     for head in range(c.num_kv_heads):
         out_ref[head] = sum_ref[head] / jnp.maximum(total_ref[head][:, :1], 1e-30)
 
 
-def _attend(c: _Constants, group: int, chunk: jax.Array, index: jax.Array, seq_len: jax.Array, q_ref: Any,
-            k_ref: Any, v_ref: Any, best_ref: Any, total_ref: Any, sum_ref: Any) -> None:
+def _attend(
+    c: _Constants,
+    group: int,
+    chunk: jax.Array,
+    index: jax.Array,
+    seq_len: jax.Array,
+    q_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    best_ref: Any,
+    total_ref: Any,
+    sum_ref: Any,
+) -> None:
     """One chunk of keys into the running softmax of every KV head."""
     matrix_rows, head_dim = q_ref.shape[1:]
     start = chunk * c.keys
@@ -230,5 +291,6 @@ def _attend(c: _Constants, group: int, chunk: jax.Array, index: jax.Array, seq_l
 def _product(a: jax.Array, b: jax.Array, contract: int) -> jax.Array:
     """a [m, n] times b, over b's dimension `contract`, in float32."""
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
-    return lax.dot_general(a, b, (((1,), (contract,)), ((), ())), precision=precision,
-                           preferred_element_type=jnp.float32)
+    return lax.dot_general(
+        a, b, (((1,), (contract,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
+    )

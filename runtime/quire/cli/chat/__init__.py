@@ -29,21 +29,28 @@ def run(args: argparse.Namespace) -> int:
 
     exit_on_termination()
     if args.n != 1:
-        raise RequestError(f"-n {args.n}", because="it is the number of answers, and a conversation goes on from one",
-                           hint=f"--max-tokens {args.n}, where a cap on the answer was meant", param="n")
+        raise RequestError(
+            f"-n {args.n}",
+            because="it is the number of answers, and a conversation goes on from one",
+            hint=f"--max-tokens {args.n}, where a cap on the answer was meant",
+            param="n",
+        )
     config = config_from_args(args)
     if config.skip_tokenizer_init:
-        raise ConfigError("quire chat with --skip-tokenizer-init", because="it reads and prints text",
-                          hint="the command without it")
+        raise ConfigError(
+            "quire chat with --skip-tokenizer-init", because="it reads and prints text", hint="the command without it"
+        )
     params_from_args(args, {})  # a wrong one is refused before the model is loaded
     system = checked_text(args.system, "--system") if args.system else None
     engine = LLMEngine(replace(config, max_num_seqs=config.max_num_seqs or 1))
     try:
         assert engine.tokenizer is not None
         if not engine.tokenizer.has_chat_template:
-            raise ConfigError("quire chat with a model that has no chat template",
-                              because="it was not trained on conversations, or its template is in another file",
-                              hint="--chat-template FILE, or quire generate, which continues raw text")
+            raise ConfigError(
+                "quire chat with a model that has no chat template",
+                because="it was not trained on conversations, or its template is in another file",
+                hint="--chat-template FILE, or quire generate, which continues raw text",
+            )
         settings = Settings(sampling_values(args, engine.sampling_defaults))
         Session(engine, config.model, Conversation(system), settings).talk()
     finally:

@@ -34,8 +34,10 @@ def find_command(line: str) -> tuple[Command, str]:
     if name in known:
         return known[name], words.strip()
     near = difflib.get_close_matches(name[:100].lower(), list(known), n=1)
-    raise RequestError(f"/{name[:100]} is no command",
-                       hint=f"/{near[0]}" if near else "/help; a message may begin with a blank and then a slash")
+    raise RequestError(
+        f"/{name[:100]} is no command",
+        hint=f"/{near[0]}" if near else "/help; a message may begin with a blank and then a slash",
+    )
 
 
 def _say(text: str) -> bool:
@@ -45,11 +47,15 @@ def _say(text: str) -> bool:
 
 def _help(session: Session, words: str) -> bool:
     width = max(len(_usage(command)) for command in COMMANDS) + 2
-    return _say("\n".join([
-        *(f"{_usage(command):<{width}}{command.text}" for command in COMMANDS),
-        'A line that ends with \\ goes on in the next one; """ begins and ends a block of lines.',
-        "Ctrl-C stops an answer, or clears the line; Ctrl-D leaves.",
-    ]))
+    return _say(
+        "\n".join(
+            [
+                *(f"{_usage(command):<{width}}{command.text}" for command in COMMANDS),
+                'A line that ends with \\ goes on in the next one; """ begins and ends a block of lines.',
+                "Ctrl-C stops an answer, or clears the line; Ctrl-D leaves.",
+            ]
+        )
+    )
 
 
 def _usage(command: Command) -> str:
@@ -83,9 +89,11 @@ def _stats(session: Session, words: str) -> bool:
     first_s = metrics.first_token_s - metrics.arrival_s
     decode_s = (metrics.finished_s or metrics.first_token_s) - metrics.first_token_s
     rate = f"{(num_tokens - 1) / decode_s:.1f} tokens/s" if decode_s > 0 and num_tokens > 1 else "no rate"
-    return _say(f"last answer: {len(session.last.prompt_token_ids)} prompt tokens "
-                f"({session.last.num_cached_tokens} cached), first token after {first_s:.3f} s; "
-                f"{num_tokens} tokens, {rate}\n{used}")
+    return _say(
+        f"last answer: {len(session.last.prompt_token_ids)} prompt tokens "
+        f"({session.last.num_cached_tokens} cached), first token after {first_s:.3f} s; "
+        f"{num_tokens} tokens, {rate}\n{used}"
+    )
 
 
 def _path(words: str, command: str) -> Path:

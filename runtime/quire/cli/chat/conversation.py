@@ -53,7 +53,7 @@ class Conversation:
                 raise _odd(place, f"its role is not one of {', '.join(ROLES)}")
         has_system = bool(messages) and messages[0]["role"] == "system"
         conversation = cls(messages[0]["content"] if has_system else None)
-        turns = messages[int(has_system):]
+        turns = messages[int(has_system) :]
         for place, message in enumerate(turns):
             if message["role"] != ("user", "assistant")[place % 2]:
                 raise _odd(place + has_system, "user and assistant take turns, after one system message at most")

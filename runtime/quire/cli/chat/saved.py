@@ -43,8 +43,9 @@ def load(path: Path, settings: Settings) -> Conversation:
         raise RequestError(f"{path} cannot be read", because=_reason(error)) from error
     try:
         is_list = isinstance(content, list)
-        conversation = Conversation.from_messages(content if is_list or not isinstance(content, dict) else
-                                                  content.get("messages"))
+        conversation = Conversation.from_messages(
+            content if is_list or not isinstance(content, dict) else content.get("messages")
+        )
         values = {} if is_list else content.get("settings") or {}
         if not isinstance(values, dict):
             raise RequestError("its settings are no object")

@@ -45,8 +45,7 @@ class Settings:
         self.params = SamplingParams(**values)
 
     def set(self, name: str, text: str) -> None:
-        """Takes a value as a user writes it; "default" is the one at start. Raises RequestError, and changes nothing.
-        """
+        """Takes a value as a user writes it; "default" is the one at start. RequestError changes nothing."""
         _require_known(name)
         try:
             value = self._start.get(name) if text == "default" else READERS[name](text)

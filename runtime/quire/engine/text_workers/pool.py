@@ -83,28 +83,44 @@ class TextWorkers:
         for place in others:
             place.refill()
 
-    async def prepare(self, limits: ModelLimits, prompt: str | list[int], params: SamplingParams, *, request_id: str,
-                      priority: int, cache_salt: str | None, add_special_tokens: bool) -> PreparedRequest:
+    async def prepare(
+        self,
+        limits: ModelLimits,
+        prompt: str | list[int],
+        params: SamplingParams,
+        *,
+        request_id: str,
+        priority: int,
+        cache_salt: str | None,
+        add_special_tokens: bool,
+    ) -> PreparedRequest:
         """`InputProcessor.prepare` in a worker. Raises RequestError; BackendError when no worker is free for long."""
         try:
             payload = frame(Prepare(limits, prompt, params, request_id, priority, cache_salt, add_special_tokens))
         except UnicodeEncodeError:
-            raise RequestError("the text cannot be encoded", because="it holds half of a UTF-16 surrogate pair",
-                               hint="text that is valid Unicode", param="prompt") from None
+            raise RequestError(
+                "the text cannot be encoded",
+                because="it holds half of a UTF-16 surrogate pair",
+                hint="text that is valid Unicode",
+                param="prompt",
+            ) from None
         except (OverflowError, msgspec.MsgspecError) as error:
             raise RequestError("the prompt holds what is no token id", because=str(error), param="prompt") from error
         answer = await self._do(payload, is_long=len(prompt) >= LONG_CHARS)
         assert isinstance(answer, Prepared)
         return PreparedRequest(request_id, answer.message, answer.prompt, answer.detokenize)
 
-    async def render(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], *,
-                     max_chars: int) -> str:
+    async def render(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], *, max_chars: int) -> str:
         """`Tokenizer.apply_chat_template` in a worker; a longer prompt than `max_chars` is refused there."""
         try:
             conversation = json.dumps({"messages": messages, "options": options})
         except (TypeError, ValueError, RecursionError) as error:
-            raise RequestError("the conversation is no JSON", because=f"{type(error).__name__}: {error}",
-                               hint="texts, numbers, lists and objects", param="messages") from error
+            raise RequestError(
+                "the conversation is no JSON",
+                because=f"{type(error).__name__}: {error}",
+                hint="texts, numbers, lists and objects",
+                param="messages",
+            ) from error
         answer = await self._do(frame(Render(conversation, max_chars)), is_long=len(conversation) >= LONG_CHARS)
         assert isinstance(answer, Rendered)
         return answer.prompt
@@ -123,9 +139,11 @@ class TextWorkers:
         try:
             done, _ = await asyncio.wait([job.answer], timeout=2 * self._timeout_s)
             if not done:
-                raise BackendError("the request's text was not prepared in time",
-                                   because=f"all text workers were busy for {self._timeout_s:g} s",
-                                   hint="the request again, later; or a larger --text-workers")
+                raise BackendError(
+                    "the request's text was not prepared in time",
+                    because=f"all text workers were busy for {self._timeout_s:g} s",
+                    hint="the request again, later; or a larger --text-workers",
+                )
             answer = job.answer.result()
         finally:
             job.answer.cancel()  # a job of a client that has gone is not begun
@@ -165,8 +183,9 @@ class TextWorkers:
 class _Worker:
     """One process and the socket to it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader,
-                 writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.process = process
         self._reader, self._writer = reader, writer
 
@@ -177,12 +196,19 @@ class _Worker:
             ours, theirs = socket.socketpair()
             with theirs:
                 # A process group of its own: Ctrl-C in a terminal goes to the parent only, which then ends both.
-                process = subprocess.Popen(python_command("quire.engine.text_workers.worker"), stdin=theirs.fileno(),
-                                           env=python_environment(), process_group=0)
+                process = subprocess.Popen(
+                    python_command("quire.engine.text_workers.worker"),
+                    stdin=theirs.fileno(),
+                    env=python_environment(),
+                    process_group=0,
+                )
             return cls(process, *await asyncio.open_connection(sock=ours))
         except OSError as error:
-            raise BackendError("a text worker cannot be started", because=error.strerror or str(error),
-                               hint="more memory, processes or descriptors (ulimit -a)") from error
+            raise BackendError(
+                "a text worker cannot be started",
+                because=error.strerror or str(error),
+                hint="more memory, processes or descriptors (ulimit -a)",
+            ) from error
 
     async def exchange(self, payload: bytes) -> Answer:
         """Sends a frame and waits for the answer. EOFError or ConnectionError when the process ends."""
@@ -224,8 +250,9 @@ class _Place:
             async with asyncio.timeout(START_TIMEOUT_S):
                 answer = await worker.exchange(frame(self._pool.setup))
         except (TimeoutError, EOFError, ConnectionError) as error:
-            raise BackendError("a text worker does not start", because=await worker.end(),
-                               hint="its own messages") from error
+            raise BackendError(
+                "a text worker does not start", because=await worker.end(), hint="its own messages"
+            ) from error
         except BaseException:
             worker.kill()
             raise
@@ -266,8 +293,12 @@ class _Place:
                 await self.fill()
                 break
             except QuireError as error:
-                logger.error("a text worker could not be started (try %d of %d): %s", number, MOST_FAILED_STARTS,
-                             " ".join(str(error).split()))
+                logger.error(
+                    "a text worker could not be started (try %d of %d): %s",
+                    number,
+                    MOST_FAILED_STARTS,
+                    " ".join(str(error).split()),
+                )
         self._task = None
         self._pool.dispatch()
 
@@ -278,12 +309,16 @@ class _Place:
             async with asyncio.timeout(self._pool.timeout_s):
                 answer = await worker.exchange(job.payload)
         except TimeoutError:
-            answer = self._gave_up(f"the tokenizer or the chat template took longer than {self._pool.timeout_s:g} s",
-                                   "a shorter text; --text-timeout when the server is started")
+            answer = self._gave_up(
+                f"the tokenizer or the chat template took longer than {self._pool.timeout_s:g} s",
+                "a shorter text; --text-timeout when the server is started",
+            )
             await worker.end()
         except (EOFError, ConnectionError, msgspec.MsgspecError):
-            answer = self._gave_up(f"the process that did it ended: {await worker.end()}",
-                                   "a shorter text: a process ends when one takes too much memory")
+            answer = self._gave_up(
+                f"the process that did it ended: {await worker.end()}",
+                "a shorter text: a process ends when one takes too much memory",
+            )
         if not job.answer.done():
             job.answer.set_result(answer)
         self._task = None
@@ -293,5 +328,6 @@ class _Place:
     def _gave_up(self, because: str, hint: str) -> Failed:
         self._worker = None
         logger.warning("a text worker is replaced: %s", because)
-        return Failed(Failure.of(RequestError("the text of this request could not be prepared", because=because,
-                                              hint=hint)))
+        return Failed(
+            Failure.of(RequestError("the text of this request could not be prepared", because=because, hint=hint))
+        )

@@ -50,29 +50,50 @@ class TextWorker:
         except QuireError as error:
             return Failed(Failure.of(error))
         except (MemoryError, RecursionError) as error:
-            return Failed(Failure.of(RequestError(
-                "the text of this request cannot be prepared", because=f"it takes too much ({type(error).__name__})",
-                hint="a shorter or simpler one")))
+            return Failed(
+                Failure.of(
+                    RequestError(
+                        "the text of this request cannot be prepared",
+                        because=f"it takes too much ({type(error).__name__})",
+                        hint="a shorter or simpler one",
+                    )
+                )
+            )
         except Exception as error:  # a bug: of this job, and nobody else's
             logging.getLogger("quire").exception("a text worker could not do a job")
-            return Failed(Failure.of(InternalError("the text of this request cannot be prepared",
-                                                   because=f"{type(error).__name__}: {error}", hint="reporting it")))
+            return Failed(
+                Failure.of(
+                    InternalError(
+                        "the text of this request cannot be prepared",
+                        because=f"{type(error).__name__}: {error}",
+                        hint="reporting it",
+                    )
+                )
+            )
 
     def _prepare(self, job: Prepare) -> Prepared:
         if self._inputs is None or self._inputs[0] != job.limits:
             self._inputs = job.limits, InputProcessor(job.limits, self._tokenizer)
         prepared = self._inputs[1].prepare(
-            job.prompt, job.params, request_id=job.request_id, priority=job.priority, cache_salt=job.cache_salt,
-            add_special_tokens=job.add_special_tokens)
+            job.prompt,
+            job.params,
+            request_id=job.request_id,
+            priority=job.priority,
+            cache_salt=job.cache_salt,
+            add_special_tokens=job.add_special_tokens,
+        )
         return Prepared(prepared.message, prepared.prompt, prepared.detokenize)
 
     def _render(self, conversation: str, max_chars: int) -> Rendered:
         content = json.loads(conversation)
         prompt = self._tokenizer.apply_chat_template(content["messages"], **content["options"])
         if len(prompt) > max_chars:
-            raise RequestError(f"the conversation makes a prompt of {len(prompt)} characters",
-                               because=f"this model takes at most {max_chars}", hint="a shorter conversation",
-                               param="messages")
+            raise RequestError(
+                f"the conversation makes a prompt of {len(prompt)} characters",
+                because=f"this model takes at most {max_chars}",
+                hint="a shorter conversation",
+                param="messages",
+            )
         return Rendered(prompt)
 
 

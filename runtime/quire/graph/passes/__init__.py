@@ -12,8 +12,15 @@ from quire.graph.passes.verify import verify
 from quire.graph.rewrite import map_graphs
 from quire.graph.shard import cut_axes
 
-__all__ = ["assign_schemes", "fuse_add_rms_norm", "fuse_rotary_cache_write", "merge_linears", "optimize", "rotate",
-           "verify"]
+__all__ = [
+    "assign_schemes",
+    "fuse_add_rms_norm",
+    "fuse_rotary_cache_write",
+    "merge_linears",
+    "optimize",
+    "rotate",
+    "verify",
+]
 
 
 def optimize(model: ModelGraph, fused_ops: frozenset[str], *, merge: bool = True) -> ModelGraph:

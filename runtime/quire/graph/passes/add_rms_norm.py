@@ -20,8 +20,14 @@ def fuse_add_rms_norm(graph: Graph) -> Graph:
         norms = [i for i in used_by[node.outputs[0]] if i != GRAPH_OUTPUT and graph.nodes[i].op == "rms_norm"]
         if len(norms) == 1:
             norm = graph.nodes[norms[0]]
-            fused[index] = make_node("add_rms_norm", values, node.inputs, (graph.weights[norm.weights[0]],), norm.attrs,
-                                     (*node.outputs, *norm.outputs))
+            fused[index] = make_node(
+                "add_rms_norm",
+                values,
+                node.inputs,
+                (graph.weights[norm.weights[0]],),
+                norm.attrs,
+                (*node.outputs, *norm.outputs),
+            )
             absorbed.add(norms[0])
     if not fused:
         return graph

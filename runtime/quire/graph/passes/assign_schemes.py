@@ -29,7 +29,8 @@ def assign_schemes(model: ModelGraph, scheme_of: SchemeOf) -> ModelGraph:
     def assigned(graph: Graph) -> Graph:
         weights = {
             name: replace(weight, scheme=chosen[weight.source])
-            if weight.source in chosen and not weight.keep_f32 else weight
+            if weight.source in chosen and not weight.keep_f32
+            else weight
             for name, weight in graph.weights.items()
         }
         return replace(graph, weights=weights)

@@ -58,5 +58,10 @@ def _merge(linears: list[Node], values: list[Value], weights: dict[str, Weight])
 def _join(parts: list[Weight]) -> Weight:
     rows = sum((part.shape[0] for part in parts), Dim.of(0))
     sources: tuple[Source, ...] = tuple(part.source for part in parts)
-    return Weight("+".join(part.name for part in parts), (rows, *parts[0].shape[1:]), Cat(sources, 0),
-                  parts[0].scheme, parts[0].keep_f32)
+    return Weight(
+        "+".join(part.name for part in parts),
+        (rows, *parts[0].shape[1:]),
+        Cat(sources, 0),
+        parts[0].scheme,
+        parts[0].keep_f32,
+    )

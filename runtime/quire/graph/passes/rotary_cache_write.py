@@ -20,8 +20,13 @@ def fuse_rotary_cache_write(graph: Graph) -> Graph:
         q, k = graph.nodes[q_index], graph.nodes[k_index]
         cache, _, v = node.inputs
         fused[max(*match, index)] = make_node(
-            "rotary_cache_write", values, (q.inputs[0], k.inputs[0], v, k.inputs[1], cache), (), k.attrs,
-            (*q.outputs, *node.outputs))
+            "rotary_cache_write",
+            values,
+            (q.inputs[0], k.inputs[0], v, k.inputs[1], cache),
+            (),
+            k.attrs,
+            (*q.outputs, *node.outputs),
+        )
         absorbed.update((*match, index))
     if not fused:
         return graph
@@ -36,8 +41,11 @@ def _match(graph: Graph, write_index: int) -> tuple[int, int] | None:
     if k_index < 0 or graph.nodes[k_index].op != "rotary" or len(used_by[graph.nodes[k_index].outputs[0]]) != 1:
         return None
     k = graph.nodes[k_index]
-    others = [i for i, node in enumerate(graph.nodes)
-              if i != k_index and node.op == "rotary" and node.attrs == k.attrs and node.inputs[1] == k.inputs[1]]
+    others = [
+        i
+        for i, node in enumerate(graph.nodes)
+        if i != k_index and node.op == "rotary" and node.attrs == k.attrs and node.inputs[1] == k.inputs[1]
+    ]
     if len(others) != 1:
         return None
     last = max(others[0], k_index, write_index)

@@ -43,8 +43,9 @@ def rotate(model: ModelGraph) -> ModelGraph:
         replace(layer, graph=_append_norm(_take_normed(layer.graph, norm.index), after))
         for layer, norm, after in zip(model.layers, first, following, strict=True)
     )
-    return replace(model, embed=replace(model.embed, graph=_append_norm(model.embed.graph, first[0])),
-                   layers=layers, heads=heads)
+    return replace(
+        model, embed=replace(model.embed, graph=_append_norm(model.embed.graph, first[0])), layers=layers, heads=heads
+    )
 
 
 def _first_norm(graph: Graph) -> _FirstNorm | None:
@@ -72,8 +73,13 @@ def _append_norm(graph: Graph, norm: _FirstNorm | None) -> Graph:
         return graph
     values, weight = list(graph.values), replace(norm.weight, name=f"next.{norm.weight.name}")
     node = make_node("rms_norm", values, (dict(graph.outputs)[HIDDEN],), (weight,), norm.attrs)
-    return rebuild(graph, values=values, nodes=[*graph.nodes, node], weights={**graph.weights, weight.name: weight},
-                   outputs=_insert_after_hidden(graph.outputs, node.outputs[0]))
+    return rebuild(
+        graph,
+        values=values,
+        nodes=[*graph.nodes, node],
+        weights={**graph.weights, weight.name: weight},
+        outputs=_insert_after_hidden(graph.outputs, node.outputs[0]),
+    )
 
 
 def _insert_after_hidden(named: tuple[tuple[str, int], ...], normed: int) -> list[tuple[str, int]]:

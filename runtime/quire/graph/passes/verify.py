@@ -34,8 +34,10 @@ def verify(model: ModelGraph) -> None:
         problems += [f"{part.prefix}: {problem}" for part in model.parts() for problem in _cache_problems(part, model)]
         problems += [*_writer_problems(model), *_boundary_problems(model)]
     if problems:
-        raise InternalError("the model's graph is inconsistent: " + "; ".join(problems[:8]),
-                            because=f"{len(problems)} checks failed after tracing or a pass")
+        raise InternalError(
+            "the model's graph is inconsistent: " + "; ".join(problems[:8]),
+            because=f"{len(problems)} checks failed after tracing or a pass",
+        )
 
 
 def _graph_problems(graph: Graph, axes: frozenset[str]) -> Iterator[str]:
@@ -138,8 +140,10 @@ def _boundary_problems(model: ModelGraph) -> Iterator[str]:
         for weight in part.graph.weights.values():
             first = weights.setdefault((weight.source, weight.keep_f32), weight)
             if first.shape != weight.shape:
-                yield (f"{part.prefix}: weight {weight.name} is {dims_text(weight.shape)},"
-                       f" the same source gave {dims_text(first.shape)}")
+                yield (
+                    f"{part.prefix}: weight {weight.name} is {dims_text(weight.shape)},"
+                    f" the same source gave {dims_text(first.shape)}"
+                )
 
 
 def _input_problems(part: Part, environment: _Boundary, external: _Boundary) -> Iterator[str]:
@@ -155,4 +159,3 @@ def _input_problems(part: Part, environment: _Boundary, external: _Boundary) -> 
 def _named(part: Part, named: tuple[tuple[str, int], ...]) -> _Boundary:
     values = part.graph.values
     return {name: (values[v].shape, values[v].dtype) for name, v in named if values[v].dtype != "cache"}
-

@@ -11,5 +11,16 @@ from quire.testing.conform.report import Report
 from quire.testing.conform.run import level_cases, run_case, run_conformance
 from quire.testing.conform.subject import Subject, subject_of, subject_of_plugin
 
-__all__ = ["LATER_LEVELS", "LEVELS", "Case", "CaseResult", "Report", "Subject", "level_cases", "run_case",
-           "run_conformance", "subject_of", "subject_of_plugin"]
+__all__ = [
+    "LATER_LEVELS",
+    "LEVELS",
+    "Case",
+    "CaseResult",
+    "Report",
+    "Subject",
+    "level_cases",
+    "run_case",
+    "run_conformance",
+    "subject_of",
+    "subject_of_plugin",
+]

@@ -117,8 +117,9 @@ def require_close(actual: np.ndarray, expected: np.ndarray, bound: float, what: 
     if not finding.worst_error <= bound:  # type: ignore[operator]
         rows = np.flatnonzero(~np.isfinite(actual).reshape(len(actual), -1).all(axis=1))
         not_finite = f"; rows {rows[:5].tolist()} are not finite" if len(rows) else ""
-        raise CheckFailedError(f"{what}: error {finding.worst_error:.3g}, at most {bound:.3g} is allowed{not_finite}",
-                               finding)
+        raise CheckFailedError(
+            f"{what}: error {finding.worst_error:.3g}, at most {bound:.3g} is allowed{not_finite}", finding
+        )
     return finding
 
 

@@ -89,8 +89,11 @@ def _check(level: str, scenario: Scenario, family: str, dtypes: Dtypes) -> Calla
             raise NotApplicableError(f"{claimed} is claimed; measured: {measured}")
         if not equal:
             rows = np.flatnonzero((first != second).any(axis=1))
-            raise CheckFailedError(f"{claimed} is claimed, but bits differ in {len(rows)} of {len(first)} rows, by"
-                                   f" {difference:.3g} at most", Finding(difference, 0.0))
+            raise CheckFailedError(
+                f"{claimed} is claimed, but bits differ in {len(rows)} of {len(first)} rows, by"
+                f" {difference:.3g} at most",
+                Finding(difference, 0.0),
+            )
         return Finding(difference, 0.0)
 
     return check

@@ -34,8 +34,11 @@ def model_cases(subject: Subject, folder: Path, seed: int = 0) -> list[OpCase]:
                 for use in _READERS[node.op](node, part.graph, spec.graph):
                     found.setdefault(repr(use), use)
     dtypes = step_dtypes(subject)
-    return [OpCase(op, f"model_{_label(sizes, index)}", sizes, attrs, types, lines=((3, 2), (0, 1)), seed=seed)
-            for index, (op, sizes, attrs) in enumerate(found.values()) for types in dtypes]
+    return [
+        OpCase(op, f"model_{_label(sizes, index)}", sizes, attrs, types, lines=((3, 2), (0, 1)), seed=seed)
+        for index, (op, sizes, attrs) in enumerate(found.values())
+        for types in dtypes
+    ]
 
 
 def _label(sizes: Mapping[str, int], index: int) -> str:
@@ -103,14 +106,24 @@ def _experts(node: Node, graph: Graph, model: ModelGraph) -> Iterator[Found]:
     num_experts, width, mlp = _weight_shape(node, graph, model, 1)
     routing = next(_attrs(other) for other in graph.nodes if other.op == "route_experts")
     k = routing["k"]
-    sizes = {"width": _cut(width, _MOST_OF_EXPERTS), "mlp": _cut(mlp, _MOST_OF_EXPERTS),
-             "experts": min(num_experts, max(16, k + 1))}
+    sizes = {
+        "width": _cut(width, _MOST_OF_EXPERTS),
+        "mlp": _cut(mlp, _MOST_OF_EXPERTS),
+        "experts": min(num_experts, max(16, k + 1)),
+    }
     yield "experts", sizes, {**routing, **_attrs(node)}
 
 
 _READERS: dict[str, Callable[[Node, Graph, ModelGraph], Iterator[Found]]] = {
-    "linear": _linear, "embedding": _embedding, "rms_norm": _norm, "layer_norm": _norm, "activation": _elementwise,
-    "gated_activation": _elementwise, "softcap": _elementwise, "paged_attention": _attention, "rotary": _rotary,
+    "linear": _linear,
+    "embedding": _embedding,
+    "rms_norm": _norm,
+    "layer_norm": _norm,
+    "activation": _elementwise,
+    "gated_activation": _elementwise,
+    "softcap": _elementwise,
+    "paged_attention": _attention,
+    "rotary": _rotary,
     "experts": _experts,
 }
 """Op -> the case of a node."""

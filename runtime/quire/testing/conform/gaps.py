@@ -29,10 +29,13 @@ def read_gaps(path: Path) -> dict[str, str]:
 def checked_gaps(value: object, where: str) -> None:
     """Raises ConfigError unless the value maps case patterns to reasons."""
     good = isinstance(value, Mapping) and all(
-        isinstance(pattern, str) and isinstance(reason, str) and reason.strip() for pattern, reason in value.items())
+        isinstance(pattern, str) and isinstance(reason, str) and reason.strip() for pattern, reason in value.items()
+    )
     if not good:
-        raise ConfigError(f"gaps of {where} are not case patterns with reasons",
-                          because='they look like {"L2/experts/*": "no grouped kernel yet"}')
+        raise ConfigError(
+            f"gaps of {where} are not case patterns with reasons",
+            because='they look like {"L2/experts/*": "no grouped kernel yet"}',
+        )
 
 
 def with_gaps(result: CaseResult, gaps: Mapping[str, str]) -> CaseResult:
@@ -49,6 +52,8 @@ def unused_gaps(gaps: Mapping[str, str], results: Iterable[CaseResult], levels: 
     """A failure for every pattern of the levels that were run which no case has."""
     names = [result.name for result in results]
     run = tuple(levels)
-    return [CaseResult(f"{pattern.partition('/')[0]}/gaps/{pattern}", "failed", "this declared gap matches no case")
-            for pattern in gaps
-            if pattern.partition("/")[0] in run and not any(fnmatchcase(name, pattern) for name in names)]
+    return [
+        CaseResult(f"{pattern.partition('/')[0]}/gaps/{pattern}", "failed", "this declared gap matches no case")
+        for pattern in gaps
+        if pattern.partition("/")[0] in run and not any(fnmatchcase(name, pattern) for name in names)
+    ]

@@ -43,8 +43,10 @@ class Lines:
         drawn = plain_prompts()
         if not routes(self.family):
             return drawn[1:]
-        return tuple(clear_greedy_start(self.family, self.weight_dtype, tokens, num_greedy)
-                     for tokens in (drawn[1], drawn[2] + drawn[1][:1], drawn[3]))
+        return tuple(
+            clear_greedy_start(self.family, self.weight_dtype, tokens, num_greedy)
+            for tokens in (drawn[1], drawn[2] + drawn[1][:1], drawn[3])
+        )
 
 
 def plain_prompts() -> tuple[tuple[int, ...], ...]:

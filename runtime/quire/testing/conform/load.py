@@ -28,12 +28,27 @@ _UNKNOWN_OPTION = {"an_option_that_nobody_has": "1"}
 
 def load_level(subject: Subject) -> Iterator[Case]:
     """The cases of L0."""
-    for name, check in (("contract_version", _contract_version), ("probe", _probe), ("capabilities", _capabilities),
-                        ("unknown_option", _unknown_option), ("unknown_option_of_a_plan", _unknown_plan_option),
-                        ("close_twice", _close_twice), ("closed_refuses_steps", _closed_refuses_steps)):
+    for name, check in (
+        ("contract_version", _contract_version),
+        ("probe", _probe),
+        ("capabilities", _capabilities),
+        ("unknown_option", _unknown_option),
+        ("unknown_option_of_a_plan", _unknown_plan_option),
+        ("close_twice", _close_twice),
+        ("closed_refuses_steps", _closed_refuses_steps),
+    ):
         yield Case(f"L0/metadata/{name}", check)
-    for what in ("act", "weight", "kv", "block_size", "group_kind", "weight_scheme", "tensor_parallel", "max_num_seqs",
-                 "max_num_batched_tokens"):
+    for what in (
+        "act",
+        "weight",
+        "kv",
+        "block_size",
+        "group_kind",
+        "weight_scheme",
+        "tensor_parallel",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+    ):
         yield Case(f"L0/refuses/{what}", lambda s, what=what: _refuses(s, what))  # type: ignore[misc]
     for op in sorted(subject.capabilities.ops | subject.capabilities.fused_ops):
         yield Case(f"L0/has_op/{op}", lambda s, op=op: _has_op(s, op))  # type: ignore[misc]
@@ -48,8 +63,10 @@ def _contract_version(subject: Subject) -> Finding:
     stated = subject.plugin.contract
     if stated is None:
         raise CheckFailedError("the plugin's module does not state QUIRE_CONTRACT = (major, minor)")
-    require(stated == subject.capabilities.contract,
-            f"QUIRE_CONTRACT is {stated}, Capabilities.contract is {subject.capabilities.contract}")
+    require(
+        stated == subject.capabilities.contract,
+        f"QUIRE_CONTRACT is {stated}, Capabilities.contract is {subject.capabilities.contract}",
+    )
     return Finding(note=f"contract {stated}, this Quire speaks {CONTRACT_VERSION}")
 
 
@@ -77,17 +94,22 @@ def _capabilities(subject: Subject) -> Finding:
     for name in ("act_dtypes", "weight_dtypes", "kv_dtypes"):
         for dtype in getattr(declared, name):
             numpy_dtype(dtype)
-    for what, stray in (("ops", declared.ops - PLAIN_OPS), ("fused_ops", declared.fused_ops - FUSED_OPS),
-                        ("op_features", declared.op_features - OP_FEATURES),
-                        ("device_sampling", declared.device_sampling - set(FEATURES))):
+    for what, stray in (
+        ("ops", declared.ops - PLAIN_OPS),
+        ("fused_ops", declared.fused_ops - FUSED_OPS),
+        ("op_features", declared.op_features - OP_FEATURES),
+        ("device_sampling", declared.device_sampling - set(FEATURES)),
+    ):
         require(not stray, f"{what} has {', '.join(sorted(stray))}, which this contract does not know")
     require(all(size > 0 for size in declared.block_sizes), f"block sizes are {declared.block_sizes}")
     require("plain" in declared.weight_schemes, "weight_schemes lacks plain")
     require(declared.async_depth >= 1, f"async_depth is {declared.async_depth}")
     require(declared.max_tp >= 1, f"max_tp is {declared.max_tp}")
     require(0 < declared.default_memory_utilization <= 1, "default_memory_utilization is not a share")
-    require(declared.default_num_seqs <= declared.default_num_batched_tokens,
-            "default_num_seqs is above default_num_batched_tokens")
+    require(
+        declared.default_num_seqs <= declared.default_num_batched_tokens,
+        "default_num_seqs is above default_num_batched_tokens",
+    )
     again = subject.plugin.capabilities(subject.name, subject.options)
     require(declared == again, "asked twice, it declares other things")
     return Finding()

@@ -47,8 +47,12 @@ def memory_level(subject: Subject) -> Iterator[Case]:
     yield Case("L1/create_and_close_returns_memory", _no_leak)
     for kv in subject.capabilities.kv_dtypes:
         yield Case(f"L1/pages/round_trip/{kv}", lambda s, kv=kv: _round_trip(s, kv))  # type: ignore[misc]
-    for name, check in (("hold_keys_and_values", _host_format), ("moved_to_other_blocks", _moved_pages),
-                        ("unwritten_slots_stay_unseen", _unwritten_slots), ("freed_pages_stay_unseen", _freed_pages)):
+    for name, check in (
+        ("hold_keys_and_values", _host_format),
+        ("moved_to_other_blocks", _moved_pages),
+        ("unwritten_slots_stay_unseen", _unwritten_slots),
+        ("freed_pages_stay_unseen", _freed_pages),
+    ):
         yield Case(f"L1/pages/{name}", check)
 
 
@@ -66,8 +70,10 @@ def _weight_bytes(subject: Subject, dtype: str) -> Finding:
     reported = report.bytes_by_purpose.get("weights", 0)
     low, high = WEIGHT_BYTES_RANGE
     if not low <= reported / predicted <= high:
-        raise CheckFailedError(f"{reported} bytes of weights are reported, {predicted} are predicted: a share of"
-                               f" {reported / predicted:.2f}, {low} to {high} is allowed")
+        raise CheckFailedError(
+            f"{reported} bytes of weights are reported, {predicted} are predicted: a share of"
+            f" {reported / predicted:.2f}, {low} to {high} is allowed"
+        )
     return Finding()
 
 
@@ -108,8 +114,10 @@ def _no_leak(subject: Subject) -> Finding:
         raise NotApplicableError("the device does not declare the ops of the model that is measured")
     plan = subject.plan(model.graph, subject.default_dtypes())
     num_blocks = max(8, 32768 // plan.block_size)
-    pages = sum(bytes_per_block(group, plan.model.axis_sizes(), plan.block_size, plan.kv_dtype) * num_blocks
-                for group in plan.model.kv_groups.values())
+    pages = sum(
+        bytes_per_block(group, plan.model.axis_sizes(), plan.block_size, plan.kv_dtype) * num_blocks
+        for group in plan.model.kv_groups.values()
+    )
     one_life = model.weights(plan.model).num_elements * numpy_dtype(plan.weight_dtype).itemsize + pages
     used: list[tuple[int, int]] = []
     for _ in range(_LEAK_ROUNDS + 2):
@@ -124,8 +132,9 @@ def _no_leak(subject: Subject) -> Finding:
     growth = max(used[-1][0] - used[1][0], used[-1][1] - used[1][1])
     allowed = one_life * _LEAK_ROUNDS // 2
     mib = 2.0**20
-    require(growth <= allowed,
-            f"{_LEAK_ROUNDS} executors of {one_life / mib:.1f} MiB leave {growth / mib:.1f} MiB behind")
+    require(
+        growth <= allowed, f"{_LEAK_ROUNDS} executors of {one_life / mib:.1f} MiB leave {growth / mib:.1f} MiB behind"
+    )
     return Finding(note=f"at most {allowed / 2**20:.0f} MiB may stay after {_LEAK_ROUNDS} lives")
 
 
@@ -140,16 +149,20 @@ def _round_trip(subject: Subject, kv: str) -> Finding:
             blocks = np.array([5, 0, 7, 2], np.int32)
             rest = np.array([1, 3, 4, 6], np.int32)
             driver.executor.write_blocks(group, rest, driver.pages(group, 4, 3.0))
-            pages = {name: rng.standard_normal(array.shape).astype(array.dtype)
-                     for name, array in driver.pages(group, 4, 0.0).items()}
+            pages = {
+                name: rng.standard_normal(array.shape).astype(array.dtype)
+                for name, array in driver.pages(group, 4, 0.0).items()
+            }
             driver.executor.write_blocks(group, blocks, pages)
             order = [2, 0, 3, 1]
             back = driver.executor.read_blocks(group, blocks[order])
             neighbours = driver.executor.read_blocks(group, rest)
             require(sorted(back) == sorted(pages), f"read_blocks has arrays {sorted(back)}, not {sorted(pages)}")
             for name, page in pages.items():
-                require(back[name].shape == page.shape and back[name].dtype == page.dtype,
-                        f"pages {name} are {back[name].dtype} {back[name].shape}, not {page.dtype} {page.shape}")
+                require(
+                    back[name].shape == page.shape and back[name].dtype == page.dtype,
+                    f"pages {name} are {back[name].dtype} {back[name].shape}, not {page.dtype} {page.shape}",
+                )
                 require(back[name].tobytes() == page[order].tobytes(), f"pages {name} do not come back as written")
                 untouched = neighbours[name] == np.asarray(3.0, page.dtype)
                 require(bool(untouched.all()), f"pages {name}: others were touched")
@@ -189,8 +202,9 @@ def _moved_pages(subject: Subject) -> Finding:
     with _driver(subject, family, dtypes) as driver:
         line = driver.line(Lines(family, dtypes.weight).prompts()[0])
         driver.run([(line, 18)])
-        pages = {group: driver.executor.read_blocks(group, np.array(table, np.int32))
-                 for group, table in line.tables.items()}
+        pages = {
+            group: driver.executor.read_blocks(group, np.array(table, np.int32)) for group, table in line.tables.items()
+        }
         sizes = {group: len(table) for group, table in line.tables.items()}
         driver.release(line)
         for group, size in sizes.items():
@@ -244,8 +258,9 @@ def _freed_pages(subject: Subject) -> Finding:
         return require_logits(kept.all_logits(), expected, logit_bound(family, dtypes), "the line that stays")
 
 
-def _driver(subject: Subject, family: str, dtypes: Dtypes, *, poison: bool = True
-            ) -> AbstractContextManager[StepDriver]:
+def _driver(
+    subject: Subject, family: str, dtypes: Dtypes, *, poison: bool = True
+) -> AbstractContextManager[StepDriver]:
     model = tiny_model(family)
     plan = subject.plan(model.graph, dtypes)
     return subject.driver(plan, model.weights(plan.model), seed=6, poison=poison)

@@ -119,8 +119,11 @@ def op_model(case: OpCase, body: OpBody) -> ModelGraph:
         embed=_embed(width, body.embed_scale),
         layers=(_layer(width, body),),
         heads={"logits": _head(width, body)},
-        axes={"heads": Axis(case.size("heads", 1)), "kv_heads": Axis(num_kv_heads, "replicate_if_fewer"),
-              "vocab": Axis(vocab, "pad")},
+        axes={
+            "heads": Axis(case.size("heads", 1)),
+            "kv_heads": Axis(num_kv_heads, "replicate_if_fewer"),
+            "vocab": Axis(vocab, "pad"),
+        },
         kv_groups={"full": KVGroupSpec("full", 0, arrays, 1, "kv")},
     )
 

@@ -23,8 +23,13 @@ _LONG = ((33, 2), (0, 19))
 _ROPE = RopeSpec(10000.0, 16)
 
 
-def _attention(variant: str, lines: tuple[tuple[int, int], ...] = _RAGGED, sizes: Mapping[str, int] = _GQA,
-               spread: float = 1.0, **attrs: Any) -> _Row:
+def _attention(
+    variant: str,
+    lines: tuple[tuple[int, int], ...] = _RAGGED,
+    sizes: Mapping[str, int] = _GQA,
+    spread: float = 1.0,
+    **attrs: Any,
+) -> _Row:
     return variant, sizes, attrs, {"lines": lines, "spread": spread}
 
 
@@ -79,10 +84,18 @@ FIXED: dict[str, tuple[_Row, ...]] = {
         ("gptj", {"heads": 3, "head_dim": 16}, {"table": _ROPE, "style": "gptj"}, {"lines": ((5, 4),)}),
         ("partial", {"heads": 2, "head_dim": 16}, {"table": RopeSpec(5e5, 8)}, {"lines": ((5, 4),)}),
         ("linear", {"heads": 2, "head_dim": 16}, {"table": RopeSpec(1e4, 16, "linear", 4.0)}, {"lines": ((50, 3),)}),
-        ("llama3", {"heads": 2, "head_dim": 16},
-         {"table": RopeSpec(1e4, 16, "llama3", 8.0, original_max_len=32)}, {"lines": ((60, 3),)}),
-        ("yarn", {"heads": 2, "head_dim": 16},
-         {"table": RopeSpec(1e4, 16, "yarn", 4.0, original_max_len=512, attention_factor=1.14)}, {"lines": ((60, 3),)}),
+        (
+            "llama3",
+            {"heads": 2, "head_dim": 16},
+            {"table": RopeSpec(1e4, 16, "llama3", 8.0, original_max_len=32)},
+            {"lines": ((60, 3),)},
+        ),
+        (
+            "yarn",
+            {"heads": 2, "head_dim": 16},
+            {"table": RopeSpec(1e4, 16, "yarn", 4.0, original_max_len=512, attention_factor=1.14)},
+            {"lines": ((60, 3),)},
+        ),
     ),
     "cache_write": (_attention("ragged"), _attention("block_edges", ((15, 2), (16, 1), (0, 16), (31, 33)))),
     "paged_attention": (
@@ -110,8 +123,12 @@ FIXED: dict[str, tuple[_Row, ...]] = {
         ("softmax", {"width": 24, "mlp": 16, "experts": 7}, {"k": 2}, {}),
         ("not_normalized", {"width": 24, "mlp": 16, "experts": 7}, {"k": 3, "normalize": False}, {}),
         ("sigmoid_scaled", {"width": 24, "mlp": 16, "experts": 7}, {"k": 2, "score": "sigmoid", "scale": 2.5}, {}),
-        ("ties_take_the_lower_id", {"width": 24, "mlp": 16, "experts": 7}, {"k": 2},
-         {"zero_weights": frozenset({"router"})}),
+        (
+            "ties_take_the_lower_id",
+            {"width": 24, "mlp": 16, "experts": 7},
+            {"k": 2},
+            {"zero_weights": frozenset({"router"})},
+        ),
     ),
     "experts": (
         ("one_of_four", {"width": 24, "mlp": 40, "experts": 4}, {"k": 1}, {}),
@@ -120,8 +137,11 @@ FIXED: dict[str, tuple[_Row, ...]] = {
     ),
     "add_rms_norm": tuple(
         (f"{name}_{'sum' if result == 0 else 'normed'}", {"width": 40, "result": result}, attrs, {})
-        for name, attrs in (("plain", {"eps": 1e-6}), ("offset", {"eps": 1e-6, "weight_offset": 1.0}),
-                            ("round_before_weight", {"eps": 1e-5, "round_before_weight": True}))
+        for name, attrs in (
+            ("plain", {"eps": 1e-6}),
+            ("offset", {"eps": 1e-6, "weight_offset": 1.0}),
+            ("round_before_weight", {"eps": 1e-5, "round_before_weight": True}),
+        )
         for result in (0, 1)
     ),
     "all_reduce": (("one_rank", {"width": 24}, {}, {}), ("one_rank_bias", {"width": 37, "bias": 1}, {}, {})),
@@ -167,8 +187,9 @@ def tolerance(case: OpCase) -> float:
     return bounds[case.dtypes.act]
 
 
-def undeclared_features(op: str, capabilities: Capabilities, sizes: Mapping[str, int], attrs: Mapping[str, Any]
-                        ) -> tuple[str, ...]:
+def undeclared_features(
+    op: str, capabilities: Capabilities, sizes: Mapping[str, int], attrs: Mapping[str, Any]
+) -> tuple[str, ...]:
     """Features of the op that a case with these sizes and attributes needs and the device does not declare."""
     needed = (f"{op}.{name}" for name in OPS[op].features if sizes.get(name) or attrs.get(name))
     return tuple(feature for feature in needed if feature not in capabilities.op_features)

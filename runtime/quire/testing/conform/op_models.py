@@ -23,8 +23,12 @@ def _linear(case: OpCase) -> OpBody:
 
     def trace(o: OpTrace) -> Value:
         rows = "vocab" if in_head else out
-        return o.t.linear(o.x, o.weight("w", rows, width), o.weight("b", rows) if bias else None,
-                          out_dtype="f32" if in_head else "act")
+        return o.t.linear(
+            o.x,
+            o.weight("w", rows, width),
+            o.weight("b", rows) if bias else None,
+            out_dtype="f32" if in_head else "act",
+        )
 
     return OpBody(width, out, trace, in_head=in_head)
 
@@ -119,8 +123,13 @@ def _paged_attention(case: OpCase) -> OpBody:
         out = o.t.paged_attention(q, o.written, sinks, **{"scale": dim**-0.5, **attention})
         return o.flat(out, heads * dim)
 
-    return OpBody((heads + 2 * kv_heads) * dim, heads * dim, trace, uses_cache=True,
-                  uses_positions=case.op == "rotary_cache_write")
+    return OpBody(
+        (heads + 2 * kv_heads) * dim,
+        heads * dim,
+        trace,
+        uses_cache=True,
+        uses_positions=case.op == "rotary_cache_write",
+    )
 
 
 def _experts(case: OpCase) -> OpBody:
@@ -172,10 +181,26 @@ def _all_gather(case: OpCase) -> OpBody:
 
 
 BUILDERS: dict[str, Callable[[OpCase], OpBody]] = {
-    "embedding": _embedding, "linear": _linear, "rms_norm": _norm, "layer_norm": _norm, "add": _two_operands,
-    "scale": _one_operand, "softcap": _one_operand, "activation": _one_operand, "gated_activation": _two_operands,
-    "split": _split, "reshape": _reshape, "take_rows": _take_rows, "rotary": _rotary, "cache_write": _paged_attention,
-    "paged_attention": _paged_attention, "route_experts": _experts, "experts": _experts, "add_rms_norm": _add_rms_norm,
-    "rotary_cache_write": _paged_attention, "all_reduce": _all_reduce, "all_gather": _all_gather,
+    "embedding": _embedding,
+    "linear": _linear,
+    "rms_norm": _norm,
+    "layer_norm": _norm,
+    "add": _two_operands,
+    "scale": _one_operand,
+    "softcap": _one_operand,
+    "activation": _one_operand,
+    "gated_activation": _two_operands,
+    "split": _split,
+    "reshape": _reshape,
+    "take_rows": _take_rows,
+    "rotary": _rotary,
+    "cache_write": _paged_attention,
+    "paged_attention": _paged_attention,
+    "route_experts": _experts,
+    "experts": _experts,
+    "add_rms_norm": _add_rms_norm,
+    "rotary_cache_write": _paged_attention,
+    "all_reduce": _all_reduce,
+    "all_gather": _all_gather,
 }
 """Op -> how its case is built."""

@@ -27,8 +27,15 @@ class RandomWeights:
 
     fingerprint = ""
 
-    def __init__(self, model: ModelGraph, seed: int = 0, given: Mapping[str, np.ndarray] | None = None, *,
-                 rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        model: ModelGraph,
+        seed: int = 0,
+        given: Mapping[str, np.ndarray] | None = None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self._model, self._seed, self._given, self._world_size = model, seed, given, world_size
         self._cut = RankCut(model.axes, rank, world_size)
         self._tensors = _Tensors(model, seed, given or {}, self._cut.full_sizes)

@@ -57,9 +57,14 @@ class Report:
             "passed": self.passed,
             "gaps": dict(sorted(self.gaps.items())),
             "cases": [_case_json(result) for result in sorted(self.results, key=lambda result: result.name)],
-            "run": {"quire": __version__, "package": self.subject.package, "hardware": self.subject.report.name,
-                    "driver": self.subject.report.driver, "hypothesis": hypothesis_version() or "",
-                    "options": dict(sorted(self.subject.options.items()))},
+            "run": {
+                "quire": __version__,
+                "package": self.subject.package,
+                "hardware": self.subject.report.name,
+                "driver": self.subject.report.driver,
+                "hypothesis": hypothesis_version() or "",
+                "options": dict(sorted(self.subject.options.items())),
+            },
         }
 
     def json_text(self) -> str:
@@ -76,8 +81,10 @@ class Report:
             results = self.of(level)
             counts = Counter(result.status for result in results)
             bad = counts["failed"] + counts["unexpected pass"]
-            yield (f"{level + ' ' + LEVELS[level]:<48}{len(results):>6}{counts['passed']:>8}{bad:>8}{counts['gap']:>6}"
-                   f"{counts['not applicable']:>6}{_share_text(results):>13}")
+            yield (
+                f"{level + ' ' + LEVELS[level]:<48}{len(results):>6}{counts['passed']:>8}{bad:>8}{counts['gap']:>6}"
+                f"{counts['not applicable']:>6}{_share_text(results):>13}"
+            )
         for level, what in LATER_LEVELS.items():
             yield f"{level + ' ' + what:<48}{'not in this version':>47}"
         yield from self._error_table()
@@ -117,13 +124,19 @@ def _counts(results: tuple[CaseResult, ...]) -> dict[str, int]:
 
 def _case_json(result: CaseResult) -> dict[str, Any]:
     error = result.worst_error
-    return {"name": result.name, "status": result.status, "reason": result.reason, "bound": result.bound,
-            "worst_error": None if error is None else float(f"{error:.3g}") if error < float("inf") else "inf"}
+    return {
+        "name": result.name,
+        "status": result.status,
+        "reason": result.reason,
+        "bound": result.bound,
+        "worst_error": None if error is None else float(f"{error:.3g}") if error < float("inf") else "inf",
+    }
 
 
 def _share_text(results: tuple[CaseResult, ...]) -> str:
-    shares = [result.worst_error / result.bound for result in results
-              if result.worst_error is not None and result.bound]
+    shares = [
+        result.worst_error / result.bound for result in results if result.worst_error is not None and result.bound
+    ]
     return f"{max(shares):.3f}" if shares else ""
 
 
@@ -140,4 +153,3 @@ def _listed(title: str, results: tuple[CaseResult, ...], statuses: tuple[Status,
     for reason, names in by_reason.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield f"  {names[0]}{more}: {reason}"
-

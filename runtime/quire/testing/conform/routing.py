@@ -51,7 +51,7 @@ def clear_tokens(family: str, weight_dtype: str, prefix: tuple[int, ...], tokens
             driver.run([(line, len(prefix))])
         for token in tokens:
             _append_clear(driver, routers, line, token)
-        return tuple(line.tokens[len(prefix):])
+        return tuple(line.tokens[len(prefix) :])
 
 
 @lru_cache(maxsize=64)

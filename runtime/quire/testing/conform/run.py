@@ -25,9 +25,15 @@ from quire.testing.conform.subject import Subject
 Progress = Callable[[CaseResult], None]
 
 
-def run_conformance(subject: Subject, levels: Sequence[str] = tuple(LEVELS), *, seed: int = 0,
-                    gaps: Mapping[str, str] | None = None, op_cases: Iterable[OpCase] = (),
-                    progress: Progress = lambda result: None) -> Report:
+def run_conformance(
+    subject: Subject,
+    levels: Sequence[str] = tuple(LEVELS),
+    *,
+    seed: int = 0,
+    gaps: Mapping[str, str] | None = None,
+    op_cases: Iterable[OpCase] = (),
+    progress: Progress = lambda result: None,
+) -> Report:
     """Every case of the levels.
 
     Args:
@@ -107,7 +113,10 @@ def _cases(level: str, subject: Subject, seed: int, op_cases: tuple[OpCase, ...]
 def _check_levels(levels: Sequence[str]) -> None:
     for level in levels:
         if level in LATER_LEVELS:
-            raise ConfigError(f"level {level} ({LATER_LEVELS[level]})", because="it is not in this version",
-                              hint=f"one of {', '.join(LEVELS)}")
+            raise ConfigError(
+                f"level {level} ({LATER_LEVELS[level]})",
+                because="it is not in this version",
+                hint=f"one of {', '.join(LEVELS)}",
+            )
         if level not in LEVELS:
             raise ConfigError(f"level {level!r}", because=f"levels are {', '.join(LEVELS)}")

@@ -45,8 +45,11 @@ def scheduling_families(subject: Subject) -> list[str]:
     """The tiny models that L4 may run: what comes out of it is not known beforehand, so in 16 bits none that chooses
     experts, whose choices could be close."""
     exact = subject.default_dtypes().act == "float32"
-    return [family for family in CONFIGS
-            if tiny_model(family).ops() <= subject.capabilities.ops and (exact or not routes(family))]
+    return [
+        family
+        for family in CONFIGS
+        if tiny_model(family).ops() <= subject.capabilities.ops and (exact or not routes(family))
+    ]
 
 
 def _no_model(_: Subject) -> Finding:
@@ -71,11 +74,13 @@ class CoreDriver:
     def size(self) -> int:
         return self.driver.plan.block_size
 
-    def add(self, request_id: str, prompt: tuple[int, ...], max_tokens: int, *, n: int = 1,
-            temperature: float = 0.0) -> None:
+    def add(
+        self, request_id: str, prompt: tuple[int, ...], max_tokens: int, *, n: int = 1, temperature: float = 0.0
+    ) -> None:
         """Queues a request with a seed of its own."""
-        params = SamplingParams(temperature=temperature, max_tokens=max_tokens, n=n, ignore_eos=True,
-                                seed=17 + len(self.requests))
+        params = SamplingParams(
+            temperature=temperature, max_tokens=max_tokens, n=n, ignore_eos=True, seed=17 + len(self.requests)
+        )
         message = EngineRequest(request_id=request_id, prompt_token_ids=prompt, params=params)
         self.core.add_request(message)
         self.requests[request_id] = message
@@ -118,7 +123,8 @@ class CoreDriver:
                     raise CheckFailedError(
                         f"request {request_id}, sequence {index}: token {place} is {token}, which the reference ranks"
                         f" {behind:.3g} behind the best (at most {bound:.3g} is allowed)",
-                        Finding(behind, bound))
+                        Finding(behind, bound),
+                    )
         return Finding(worst, bound)
 
     def _take(self, outputs: list[SequenceOutput]) -> None:
@@ -223,8 +229,10 @@ def _several_draws(d: CoreDriver) -> None:
     for i in range(2):
         d.add(f"r{i}", _prompt(i, d.size // 2 + 3 * i + 1), d.size, n=3, temperature=1.0)
     d.run()
-    require(all(len({tuple(d.tokens[f"r{i}", index]) for index in range(3)}) > 1 for i in range(2)),
-            "all draws of a prompt are the same")
+    require(
+        all(len({tuple(d.tokens[f"r{i}", index]) for index in range(3)}) > 1 for i in range(2)),
+        "all draws of a prompt are the same",
+    )
 
 
 def _out_of_blocks(d: CoreDriver) -> None:
@@ -241,8 +249,13 @@ def _out_of_blocks(d: CoreDriver) -> None:
 
 
 _CHECKS: dict[str, Callable[[CoreDriver], None]] = {
-    "together": _together, "preempt_and_resume": _preempt, "abort_at_any_moment": _abort, "abort_in_flight": _abort_all,
-    "page_reuse": _page_reuse, "prefix_cache": _prefix_cache, "several_draws": _several_draws,
+    "together": _together,
+    "preempt_and_resume": _preempt,
+    "abort_at_any_moment": _abort,
+    "abort_in_flight": _abort_all,
+    "page_reuse": _page_reuse,
+    "prefix_cache": _prefix_cache,
+    "several_draws": _several_draws,
     "out_of_blocks": _out_of_blocks,
 }
 _FEW_BLOCKS = {"preempt_and_resume": 7, "page_reuse": 3, "out_of_blocks": 3, "abort_at_any_moment": 8}
@@ -256,8 +269,11 @@ def _bound(family: str, name: str, check: Callable[[CoreDriver], None]) -> Calla
 def _run(subject: Subject, family: str, name: str, check: Callable[[CoreDriver], None]) -> Finding:
     model, dtypes = tiny_model(family), subject.default_dtypes()
     size = subject.block_size()
-    limits: dict[str, Any] = {"max_model_len": 4 * size, "max_num_batched_tokens": max(12, size - 4),
-                              "max_num_seqs": _MAX_SEQS}
+    limits: dict[str, Any] = {
+        "max_model_len": 4 * size,
+        "max_num_batched_tokens": max(12, size - 4),
+        "max_num_seqs": _MAX_SEQS,
+    }
     plan = subject.plan(model.graph, dtypes, max_logits_rows=16, **limits)
     groups = plan.model.kv_groups
     num_blocks = _FEW_BLOCKS.get(name, 24) * max(1, len(groups) // len({group.pool for group in groups.values()}))

@@ -111,8 +111,11 @@ def _op_check(case: OpCase, name: str, source: str) -> Callable[[Subject], Findi
             raise NotApplicableError("the device does not declare it")
         body = BUILDERS[case.op](case)
         plain = op_model(case, body)
-        ours = {found for found, (weight, role) in matrices(plain).items()
-                if role != "router" and weight.name in ("w", "w13", "w2")}
+        ours = {
+            found
+            for found, (weight, role) in matrices(plain).items()
+            if role != "router" and weight.name in ("w", "w13", "w2")
+        }
         model = assign_schemes(plain, lambda weight, role: name if weight.source in ours else PLAIN)
         random = op_weights(case, model, body)
         weights: WeightSource = random if source == "rounded" else _StoredIntegers(random)
@@ -228,8 +231,9 @@ def _bits_check(family: str, name: str, scenario: Callable[[StepDriver], np.ndar
         if claimed != "batch_invariant":
             raise NotApplicableError(f"{claimed} is claimed; measured: a difference of {difference:.3g}")
         if first.tobytes() != second.tobytes():
-            raise CheckFailedError(f"{claimed} is claimed, but bits differ by {difference:.3g} at most",
-                                   Finding(difference, 0.0))
+            raise CheckFailedError(
+                f"{claimed} is claimed, but bits differ by {difference:.3g} at most", Finding(difference, 0.0)
+            )
         return Finding(difference, 0.0)
 
     return check

@@ -55,8 +55,11 @@ def logit_bound(family: str, dtypes: Dtypes, line: tuple[int, ...] = ()) -> Logi
     """
     exact = Dtypes("float32", dtypes.weight, "float32")
     lines = (*Lines(family, dtypes.weight).prompts(), *((line,) if line else ()))
-    pairs = [(expected_logits(family, dtypes, tokens), expected_logits(family, exact, tokens))
-             for tokens in lines] if dtypes != exact else []
+    pairs = (
+        [(expected_logits(family, dtypes, tokens), expected_logits(family, exact, tokens)) for tokens in lines]
+        if dtypes != exact
+        else []
+    )
     worst = max((worst_error(rounded, right) for rounded, right in pairs), default=0.0)
     rms = max((rms_error(rounded, right) for rounded, right in pairs), default=0.0)
     worst_share, rms_share = _INDEPENDENT_WORST, _INDEPENDENT_RMS

@@ -46,8 +46,16 @@ class StepDriver:
         free: pool -> block ids that no line has. poisons: idle pages are filled with NaN.
     """
 
-    def __init__(self, executor: Executor, plan: ExecutorPlan, num_blocks: int, memory: MemoryReport, *,
-                 seed: int = 0, poison: bool = False) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        plan: ExecutorPlan,
+        num_blocks: int,
+        memory: MemoryReport,
+        *,
+        seed: int = 0,
+        poison: bool = False,
+    ) -> None:
         self.executor, self.plan, self.memory = executor, plan, memory
         self._groups = plan.model.kv_groups
         rng = np.random.default_rng(seed)
@@ -143,10 +151,14 @@ class StepDriver:
         """Pages of one value in the host format; for NaN, quantized elements are 0: their scales are NaN."""
         spec, sizes = self._groups[group], self.plan.model.axis_sizes()
         shape = (num_blocks, spec.layers, self.plan.block_size)
-        return {array.name: np.full((*shape, *concrete(array.shape, sizes)),
-                                    np.nan_to_num(value) if array.dtype in QUANTIZED_KV_DTYPES else value,
-                                    numpy_dtype(array.dtype))
-                for array in held_arrays(spec, self.plan.kv_dtype)}
+        return {
+            array.name: np.full(
+                (*shape, *concrete(array.shape, sizes)),
+                np.nan_to_num(value) if array.dtype in QUANTIZED_KV_DTYPES else value,
+                numpy_dtype(array.dtype),
+            )
+            for array in held_arrays(spec, self.plan.kv_dtype)
+        }
 
     def _extend(self, line: Line, num_tokens: int) -> None:
         size = self.plan.block_size
@@ -170,9 +182,13 @@ class StepDriver:
 def greedy(rows: np.ndarray, positions: Sequence[int]) -> SamplingBatch:
     """The most likely token of each row."""
     count = len(rows)
-    return SamplingBatch(rows=rows.astype(np.int32), temperature=np.zeros(count, np.float32),
-                         seed=np.zeros(count, np.uint64), sequence_index=np.zeros(count, np.uint32),
-                         position=np.array(positions, np.int32))
+    return SamplingBatch(
+        rows=rows.astype(np.int32),
+        temperature=np.zeros(count, np.float32),
+        seed=np.zeros(count, np.uint64),
+        sequence_index=np.zeros(count, np.uint32),
+        position=np.array(positions, np.int32),
+    )
 
 
 def _table(tables: Sequence[Sequence[int]]) -> I32:

@@ -10,8 +10,9 @@ import numpy as np
 from quire.sampling.batch import SamplingBatch, TokenLists
 
 
-def sampling_rows(rows: np.ndarray, positions: Sequence[int], features: Sequence[str], seed: int,
-                  vocab_size: int) -> SamplingBatch:
+def sampling_rows(
+    rows: np.ndarray, positions: Sequence[int], features: Sequence[str], seed: int, vocab_size: int
+) -> SamplingBatch:
     """One draw per row with every feature of `features` (names of `quire.sampling.batch.FEATURES`) on."""
     count = len(rows)
     rng = np.random.default_rng(seed)
@@ -30,8 +31,13 @@ def sampling_rows(rows: np.ndarray, positions: Sequence[int], features: Sequence
     if "min_p" in features:
         fields["min_p"] = full(0.02)
     if "penalties" in features:
-        fields.update(repetition_penalty=full(1.3), presence_penalty=full(0.2), frequency_penalty=full(0.1),
-                      prompt_tokens=TokenLists.of(some_tokens(6)), output_tokens=TokenLists.of(some_tokens(4)))
+        fields.update(
+            repetition_penalty=full(1.3),
+            presence_penalty=full(0.2),
+            frequency_penalty=full(0.1),
+            prompt_tokens=TokenLists.of(some_tokens(6)),
+            output_tokens=TokenLists.of(some_tokens(4)),
+        )
     if "banned" in features:
         fields["banned"] = TokenLists.of(some_tokens(40))
     if "bias" in features:
@@ -39,7 +45,10 @@ def sampling_rows(rows: np.ndarray, positions: Sequence[int], features: Sequence
     if "logprobs" in features:
         fields["num_logprobs"] = full(3, np.int32)
     return SamplingBatch(
-        rows=rows.astype(np.int32), temperature=full(0.9 if "temperature" in features else 0.0),
+        rows=rows.astype(np.int32),
+        temperature=full(0.9 if "temperature" in features else 0.0),
         seed=np.arange(count, dtype=np.uint64) + np.uint64(1000 * seed),
-        sequence_index=np.arange(count, dtype=np.uint32) % np.uint32(2), position=np.array(positions, np.int32),
-        **fields)
+        sequence_index=np.arange(count, dtype=np.uint32) % np.uint32(2),
+        position=np.array(positions, np.int32),
+        **fields,
+    )

@@ -25,8 +25,14 @@ from quire.testing.conform.step_sampling import sampling_rows
 from quire.testing.conform.subject import Dtypes, Subject
 from quire.testing.conform.tiny_models import CONFIGS, VOCAB, tiny_model
 
-_SAMPLED = ((), ("temperature",), ("temperature", "top_k"), ("temperature", "top_p", "min_p"), ("bias", "banned"),
-            ("temperature", "penalties", "logprobs"))
+_SAMPLED = (
+    (),
+    ("temperature",),
+    ("temperature", "top_k"),
+    ("temperature", "top_p", "min_p"),
+    ("bias", "banned"),
+    ("temperature", "penalties", "logprobs"),
+)
 """Features of each round of `sampled_tokens`."""
 
 _FEEDBACK_STEPS = 8
@@ -43,8 +49,12 @@ def step_level(subject: Subject) -> Iterator[Case]:
             continue
         for dtypes in step_dtypes(subject):
             for name, check in _CHECKS.items():
-                yield Case(f"L3/{family}/{name}/{dtypes}", _bound_check(check, family, dtypes),
-                           "logits" if dtypes.kv == dtypes.act else f"logits, kv {dtypes.kv}", dtypes.act)
+                yield Case(
+                    f"L3/{family}/{name}/{dtypes}",
+                    _bound_check(check, family, dtypes),
+                    "logits" if dtypes.kv == dtypes.act else f"logits, kv {dtypes.kv}",
+                    dtypes.act,
+                )
     for size in subject.capabilities.block_sizes:
         yield Case(f"L3/block_size/{size}", lambda s, size=size: _block_size(s, size))  # type: ignore[misc]
     yield from scheme_step_cases(subject)
@@ -55,8 +65,11 @@ def step_dtypes(subject: Subject) -> list[Dtypes]:
     activation dtype with each quantized cache."""
     declared, found = subject.capabilities, []
     for act in declared.act_dtypes:
-        near = Dtypes(act, act if act in declared.weight_dtypes else declared.weight_dtypes[0],
-                      act if act in declared.kv_dtypes else declared.kv_dtypes[0])
+        near = Dtypes(
+            act,
+            act if act in declared.weight_dtypes else declared.weight_dtypes[0],
+            act if act in declared.kv_dtypes else declared.kv_dtypes[0],
+        )
         found.append(near)
     found.append(Dtypes(declared.act_dtypes[0], declared.weight_dtypes[0], declared.kv_dtypes[0]))
     found += [replace(found[0], kv=kv) for kv in declared.kv_dtypes if kv in QUANTIZED_KV_DTYPES]
@@ -69,8 +82,14 @@ def check_lines(lines: Sequence[Line], family: str, dtypes: Dtypes) -> Finding:
     for index, line in enumerate(lines):
         tokens = tuple(line.tokens)
         expected = expected_logits(family, dtypes, tokens)[: len(line.logits)]
-        findings.append(require_logits(line.all_logits(), expected, logit_bound(family, dtypes, tokens),
-                                       f"line {index} ({len(line.logits)} tokens of {family})"))
+        findings.append(
+            require_logits(
+                line.all_logits(),
+                expected,
+                logit_bound(family, dtypes, tokens),
+                f"line {index} ({len(line.logits)} tokens of {family})",
+            )
+        )
     return worst_of(findings)
 
 
@@ -106,8 +125,11 @@ def _mixed(driver: StepDriver, given: Lines) -> list[Line]:
     """Prefill, chunks and decode in one step; lines join late."""
     lines = [driver.line(tokens) for tokens in given.prompts()]
     for step in range(max(LENGTHS)):
-        chunks = [(line, min(_left(line), (1, 9, 4, 2)[index])) for index, line in enumerate(lines)
-                  if index <= step and _left(line)]
+        chunks = [
+            (line, min(_left(line), (1, 9, 4, 2)[index]))
+            for index, line in enumerate(lines)
+            if index <= step and _left(line)
+        ]
         if chunks:
             driver.run(chunks)
     return lines
@@ -190,8 +212,9 @@ def _tokens(subject: Subject, family: str, dtypes: Dtypes) -> Finding:
             wanted = sample(np.asarray(result.logits, np.float32), sampling)
             if not np.array_equal(result.tokens[:, 0], wanted.tokens):
                 how = ", ".join(features) or "greedy"
-                raise CheckFailedError(f"sampled {result.tokens[:, 0].tolist()} ({how}), its own logits give"
-                                       f" {wanted.tokens.tolist()}")
+                raise CheckFailedError(
+                    f"sampled {result.tokens[:, 0].tolist()} ({how}), its own logits give {wanted.tokens.tolist()}"
+                )
             if wanted.logprobs is not None:
                 if result.logprobs is None:
                     raise CheckFailedError("logprobs were asked for and not returned")

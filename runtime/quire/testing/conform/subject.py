@@ -71,15 +71,26 @@ class Subject:
         most_tokens = self.capabilities.max_num_batched_tokens or 128
         most_seqs = self.capabilities.max_num_seqs or 8
         if most_tokens < MIN_STEP_TOKENS or most_seqs < MIN_STEP_SEQS:
-            raise ConfigError(f"device {self.name} takes {most_tokens} tokens of {most_seqs} sequences in a step",
-                              because=f"the kit's steps have up to {MIN_STEP_TOKENS} tokens of {MIN_STEP_SEQS}")
+            raise ConfigError(
+                f"device {self.name} takes {most_tokens} tokens of {most_seqs} sequences in a step",
+                because=f"the kit's steps have up to {MIN_STEP_TOKENS} tokens of {MIN_STEP_SEQS}",
+            )
         if not as_written:
             model = optimize(model, self.capabilities.fused_ops)
         plan = ExecutorPlan(
-            model=model, weight_dtype=dtypes.weight, act_dtype=dtypes.act, kv_dtype=dtypes.kv,
-            block_size=self.block_size(), max_model_len=128,
-            max_num_batched_tokens=min(128, most_tokens), max_num_seqs=min(8, most_seqs),
-            max_logits_rows=min(128, most_tokens), return_logits=True, strict=True, options=self.options)
+            model=model,
+            weight_dtype=dtypes.weight,
+            act_dtype=dtypes.act,
+            kv_dtype=dtypes.kv,
+            block_size=self.block_size(),
+            max_model_len=128,
+            max_num_batched_tokens=min(128, most_tokens),
+            max_num_seqs=min(8, most_seqs),
+            max_logits_rows=min(128, most_tokens),
+            return_logits=True,
+            strict=True,
+            options=self.options,
+        )
         return replace(plan, **limits)
 
     def op_plan(self, model: ModelGraph, dtypes: Dtypes) -> ExecutorPlan:
@@ -96,16 +107,24 @@ class Subject:
         return self.plugin.create_executor(self.name, plan)
 
     @contextmanager
-    def driver(self, plan: ExecutorPlan, weights: WeightSource, *, num_blocks: int | None = None, seed: int = 0,
-               poison: bool = True) -> Iterator[StepDriver]:
+    def driver(
+        self,
+        plan: ExecutorPlan,
+        weights: WeightSource,
+        *,
+        num_blocks: int | None = None,
+        seed: int = 0,
+        poison: bool = True,
+    ) -> Iterator[StepDriver]:
         """The device loaded, with a cache (by default of some 1000 tokens), behind a driver; closed at the end."""
         num_blocks = num_blocks or max(8, 1024 // plan.block_size)
         executor = self.create(plan)
         try:
             memory = executor.load(weights, lambda done, total: None)
             executor.allocate_kv(KVPlan(num_blocks=dict.fromkeys(_pools(plan.model), num_blocks)))
-            yield StepDriver(executor, plan, num_blocks, memory, seed=seed,
-                             poison=poison and self.capabilities.read_write_blocks)
+            yield StepDriver(
+                executor, plan, num_blocks, memory, seed=seed, poison=poison and self.capabilities.read_write_blocks
+            )
         finally:
             executor.close()
 
@@ -124,8 +143,14 @@ def reference_driver(plan: ExecutorPlan, weights: WeightSource, *, num_blocks: i
 def subject_of(device: str, options: Mapping[str, str] | None = None) -> Subject:
     """The installed device called `device`. Raises as `resolve_device` does when it cannot be used."""
     backend = resolve_device(device, options)
-    return Subject(backend.name, backend.plugin, backend.report, backend.capabilities, backend.options,
-                   f"{backend.package} {backend.version}".strip())
+    return Subject(
+        backend.name,
+        backend.plugin,
+        backend.report,
+        backend.capabilities,
+        backend.options,
+        f"{backend.package} {backend.version}".strip(),
+    )
 
 
 def subject_of_plugin(name: str, plugin: Plugin, options: Mapping[str, str] | None = None) -> Subject:

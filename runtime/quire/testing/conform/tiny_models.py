@@ -17,26 +17,66 @@ from quire.testing.conform.subject import REFERENCE_BLOCK_SIZE, Dtypes
 VOCAB = 131
 
 _SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128, "head_dim": 16,
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "head_dim": 16,
 }
 
-CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
-    "qwen3": {**_SHAPE, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rope_theta": 10000.0,
-              "tie_word_embeddings": True},
-    "gemma2": {**_SHAPE, "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "num_hidden_layers": 4,
-               "sliding_window": 9, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0,
-               "final_logit_softcapping": 3.0},
-    "mixtral": {**_SHAPE, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 5,
-                "num_experts_per_tok": 2, "sliding_window": None},
-    "gpt2": {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": VOCAB, "n_embd": 64,
-             "n_layer": 2, "n_head": 4, "n_positions": 128},
-})
+CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "qwen3": {
+            **_SHAPE,
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": True,
+        },
+        "gemma2": {
+            **_SHAPE,
+            "architectures": ["Gemma2ForCausalLM"],
+            "model_type": "gemma2",
+            "num_hidden_layers": 4,
+            "sliding_window": 9,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+        "mixtral": {
+            **_SHAPE,
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "sliding_window": None,
+        },
+        "gpt2": {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": VOCAB,
+            "n_embd": 64,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 128,
+        },
+    }
+)
 """Family -> config.json. qwen3: per-head norms, grouped queries, tied. gemma2: softcaps, windows, norm offsets.
 mixtral: experts. gpt2: layer norms, biases, learned positions, one KV head per query head."""
 
-WIDE = {**_SHAPE, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4096, "hidden_size": 192,
-        "intermediate_size": 256, "tie_word_embeddings": True}
+WIDE = {
+    **_SHAPE,
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 4096,
+    "hidden_size": 192,
+    "intermediate_size": 256,
+    "tie_word_embeddings": True,
+}
 """A model whose weights are large enough to be counted: what L1 measures memory with."""
 
 
@@ -65,6 +105,15 @@ def tiny_model(family: str) -> TinyModel:
 
 def reference_plan(family: str, dtypes: Dtypes) -> ExecutorPlan:
     """The plan that the reference runs a model with, as it is written, when it says what is right."""
-    return ExecutorPlan(model=tiny_model(family).graph, weight_dtype=dtypes.weight, act_dtype=dtypes.act,
-                        kv_dtype=dtypes.kv, block_size=REFERENCE_BLOCK_SIZE, max_model_len=512,
-                        max_num_batched_tokens=512, max_num_seqs=8, max_logits_rows=128, return_logits=True)
+    return ExecutorPlan(
+        model=tiny_model(family).graph,
+        weight_dtype=dtypes.weight,
+        act_dtype=dtypes.act,
+        kv_dtype=dtypes.kv,
+        block_size=REFERENCE_BLOCK_SIZE,
+        max_model_len=512,
+        max_num_batched_tokens=512,
+        max_num_seqs=8,
+        max_logits_rows=128,
+        return_logits=True,
+    )

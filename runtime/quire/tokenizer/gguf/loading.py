@@ -17,8 +17,15 @@ from quire.tokenizer.gguf.vocabulary import GgufVocabulary
 from quire.tokenizer.loading import backend_of_json
 from quire.tokenizer.tokenizer import Tokenizer
 
-_TOKEN_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "seperator": "sep_token",
-                "padding": "pad_token", "cls": "cls_token", "mask": "mask_token"}
+_TOKEN_NAMES = {
+    "bos": "bos_token",
+    "eos": "eos_token",
+    "unknown": "unk_token",
+    "seperator": "sep_token",
+    "padding": "pad_token",
+    "cls": "cls_token",
+    "mask": "mask_token",
+}
 _TEMPLATE = "tokenizer.chat_template"
 _PUBLISHED = "tokenizer.huggingface.json"
 
@@ -58,26 +65,32 @@ def _built(vocabulary: GgufVocabulary, metadata: Mapping[str, Any]) -> tokenizer
         backend, adds_bos = byte_level_tokenizer(vocabulary, metadata)
     elif kind == "llama":
         # Phi-3's files do not say that its control tokens strip; all of them do.
-        backend, adds_bos = sentencepiece_tokenizer(
-            vocabulary, rstrip=metadata.get("general.architecture") == "phi3")
+        backend, adds_bos = sentencepiece_tokenizer(vocabulary, rstrip=metadata.get("general.architecture") == "phi3")
     else:
-        raise ModelError(f"{vocabulary.where}: tokenizer.ggml.model={kind!r} not supported",
-                         because="kinds that are read are gpt2 (byte-level BPE) and llama (SentencePiece BPE)",
-                         hint="--tokenizer with the folder or the hub id of the original model")
+        raise ModelError(
+            f"{vocabulary.where}: tokenizer.ggml.model={kind!r} not supported",
+            because="kinds that are read are gpt2 (byte-level BPE) and llama (SentencePiece BPE)",
+            hint="--tokenizer with the folder or the hub id of the original model",
+        )
     first = vocabulary.special_text("bos") if adds_bos else None
     last = vocabulary.special_text("eos") if vocabulary.flags.get("add_eos_token", False) else None
     if first is not None or last is not None:
         around = [(name, vocabulary.special_ids[name]) for name, text in (("bos", first), ("eos", last)) if text]
         template = [*([first] if first else ()), "$A", *([last] if last else ())]
         backend.post_processor = processors.TemplateProcessing(
-            single=template, pair=[*template, "$B"],
-            special_tokens=[(vocabulary.tokens[index], index) for _, index in around])
+            single=template,
+            pair=[*template, "$B"],
+            special_tokens=[(vocabulary.tokens[index], index) for _, index in around],
+        )
     return backend
 
 
 def _templates(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Chat templates by name; the one without a name is "default"."""
-    named = {key.removeprefix(f"{_TEMPLATE}."): text for key, text in metadata.items()
-             if key.startswith(f"{_TEMPLATE}.") and isinstance(text, str)}
+    named = {
+        key.removeprefix(f"{_TEMPLATE}."): text
+        for key, text in metadata.items()
+        if key.startswith(f"{_TEMPLATE}.") and isinstance(text, str)
+    }
     default = metadata.get(_TEMPLATE)
     return {**({"default": default} if isinstance(default, str) else {}), **named}

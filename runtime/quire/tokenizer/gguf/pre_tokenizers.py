@@ -35,15 +35,19 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
 def _words(digits: str) -> str:
     """The pattern of GPT-4's kind: contractions, letters with what precedes them, digits, signs, line ends."""
-    return (rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
-            rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|{_SPACES}")
+    return (
+        rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
+        rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|{_SPACES}"
+    )
 
 
 def _cased_words(digits: str, contractions: str) -> str:
     """The same with words that end where lower case turns to upper case."""
-    return (rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{contractions}"
-            rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{contractions}"
-            rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|{_SPACES}")
+    return (
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{contractions}"
+        rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{contractions}"
+        rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|{_SPACES}"
+    )
 
 
 _LLAMA3 = PreTokenizer((_words(r"\p{N}{1,3}"),), ignores_merges=True, adds_bos=True)
@@ -55,18 +59,20 @@ _GPT4O = PreTokenizer((_cased_words(r"\p{N}{1,3}", f"{_CONTRACTIONS}?"),))
 _PLAIN = PreTokenizer((_GPT2,))
 _SINGLE_DIGITS = PreTokenizer((r"\p{N}", _GPT2))
 
-PRE_TOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType({
-    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "midm-2.0"), _LLAMA3),
-    **dict.fromkeys(("dbrx", "smaug-bpe"), _LLAMA3_MERGED),
-    "qwen2": _QWEN2,
-    **dict.fromkeys(("deepseek-r1-qwen", "megrez"), _QWEN2_RAW),
-    "tekken": _TEKKEN,
-    **dict.fromkeys(("gpt-4o", "llama4"), _GPT4O),
-    **dict.fromkeys(("gpt-2", "phi-2", "mpt"), _PLAIN),
-    "olmo": PreTokenizer((_GPT2,), normalizes=True),
-    **dict.fromkeys(("starcoder", "refact", "smollm", "codeshell", "minerva-7b", "command-r"), _SINGLE_DIGITS),
-    "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, r"[0-9][0-9][0-9]")),
-    "deepseek-coder": PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}")),
-    "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
-})
+PRE_TOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
+    {
+        **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "midm-2.0"), _LLAMA3),
+        **dict.fromkeys(("dbrx", "smaug-bpe"), _LLAMA3_MERGED),
+        "qwen2": _QWEN2,
+        **dict.fromkeys(("deepseek-r1-qwen", "megrez"), _QWEN2_RAW),
+        "tekken": _TEKKEN,
+        **dict.fromkeys(("gpt-4o", "llama4"), _GPT4O),
+        **dict.fromkeys(("gpt-2", "phi-2", "mpt"), _PLAIN),
+        "olmo": PreTokenizer((_GPT2,), normalizes=True),
+        **dict.fromkeys(("starcoder", "refact", "smollm", "codeshell", "minerva-7b", "command-r"), _SINGLE_DIGITS),
+        "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, r"[0-9][0-9][0-9]")),
+        "deepseek-coder": PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}")),
+        "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
+    }
+)
 """Name in the file -> how it cuts."""

@@ -18,15 +18,19 @@ def sentencepiece_tokenizer(vocabulary: GgufVocabulary, *, rstrip: bool) -> tupl
     Args:
         rstrip: control tokens take the white space after them with them.
     """
-    runs = frozenset(token for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
-                     if kind == USER_DEFINED and len(token) > 1 and not token.strip(" " + _SPACE))
+    runs = frozenset(
+        token
+        for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
+        if kind == USER_DEFINED and len(token) > 1 and not token.strip(" " + _SPACE)
+    )
     tokens = [token.replace(" ", _SPACE) if token in runs else token for token in vocabulary.tokens]
     vocab = {token: index for index, token in enumerate(tokens)}
     unknown = vocabulary.special_text("unknown")
     has_bytes = "<0x00>" in vocab
     merges = list(vocabulary.merges)
-    backend = tokenizers.Tokenizer(models.BPE(
-        vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=has_bytes, ignore_merges=not merges))
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=has_bytes, ignore_merges=not merges)
+    )
     if not merges:
         merger = _merger(vocabulary, tokens, runs, unknown_stay_together=not has_bytes)
         backend.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(merger)
@@ -39,8 +43,9 @@ def sentencepiece_tokenizer(vocabulary: GgufVocabulary, *, rstrip: bool) -> tupl
     return backend, vocabulary.flags.get("add_bos_token", True)
 
 
-def _merger(vocabulary: GgufVocabulary, tokens: list[str], runs: frozenset[str], *,
-            unknown_stay_together: bool) -> PieceMerger:
+def _merger(
+    vocabulary: GgufVocabulary, tokens: list[str], runs: frozenset[str], *, unknown_stay_together: bool
+) -> PieceMerger:
     """Joins normal tokens, the best score first; runs of spaces, which files give no score, before them."""
     is_normal = np.asarray(vocabulary.types) == NORMAL
     is_run = np.fromiter((token in runs for token in vocabulary.tokens), bool, len(tokens)) if runs else False
@@ -48,5 +53,6 @@ def _merger(vocabulary: GgufVocabulary, tokens: list[str], runs: frozenset[str],
     costs = np.where(is_normal, -np.asarray(vocabulary.scores, np.float64), 0.0)[ids]
     ranks = np.empty(len(ids), np.int64)
     ranks[np.lexsort((ids, costs, is_normal[ids]))] = np.arange(len(ids))
-    return PieceMerger([tokens[index] for index in ids.tolist()], ranks.tolist(),
-                       unknown_stay_together=unknown_stay_together)
+    return PieceMerger(
+        [tokens[index] for index in ids.tolist()], ranks.tolist(), unknown_stay_together=unknown_stay_together
+    )

@@ -42,21 +42,33 @@ class GgufVocabulary:
         """Raises ModelError where arrays are missing or do not fit each other."""
         tokens = list(metadata.get(f"{_PREFIX}tokens", ()))
         if not tokens:
-            raise ModelError(f"{where} has no tokenizer", because=f"its metadata have no {_PREFIX}tokens",
-                             hint="--tokenizer with a folder or an id on the hub")
+            raise ModelError(
+                f"{where} has no tokenizer",
+                because=f"its metadata have no {_PREFIX}tokens",
+                hint="--tokenizer with a folder or an id on the hub",
+            )
         types = np.asarray(metadata.get(f"{_PREFIX}token_type", np.full(len(tokens), NORMAL)))
         scores = np.asarray(metadata.get(f"{_PREFIX}scores", np.zeros(len(tokens))))
         for name, array in (("token_type", types), ("scores", scores)):
             if array.shape != (len(tokens),):
-                raise ModelError(f"{where}: {_PREFIX}{name} has shape {list(array.shape)}",
-                                 because=f"there are {len(tokens)} tokens", hint="downloading the file again")
+                raise ModelError(
+                    f"{where}: {_PREFIX}{name} has shape {list(array.shape)}",
+                    because=f"there are {len(tokens)} tokens",
+                    hint="downloading the file again",
+                )
         if len(set(tokens)) != len(tokens):
             seen: set[str] = set()
             twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
-            raise ModelError(f"{where}: the token {twice!r} is in the vocabulary twice",
-                             because="a token has one id", hint="--tokenizer with a folder or an id on the hub")
-        flags = {name: bool(metadata[f"{_PREFIX}{name}"])
-                 for name in ("add_bos_token", "add_eos_token", "add_space_prefix") if f"{_PREFIX}{name}" in metadata}
+            raise ModelError(
+                f"{where}: the token {twice!r} is in the vocabulary twice",
+                because="a token has one id",
+                hint="--tokenizer with a folder or an id on the hub",
+            )
+        flags = {
+            name: bool(metadata[f"{_PREFIX}{name}"])
+            for name in ("add_bos_token", "add_eos_token", "add_space_prefix")
+            if f"{_PREFIX}{name}" in metadata
+        }
         merges = [_pair(merge) for merge in metadata.get(f"{_PREFIX}merges", ())]
         return cls(where, tokens, types.tolist(), scores.tolist(), merges, special_ids, flags)
 
@@ -73,11 +85,20 @@ class GgufVocabulary:
             skip: user-defined tokens that are left to the model.
         """
         marked = list(zip(self.tokens, self.types, strict=True))
-        backend.add_special_tokens([
-            AddedToken(token, special=True, normalized=False, rstrip=rstrip and token not in _NEVER_STRIPPING)
-            for token, kind in marked if kind in (CONTROL, UNKNOWN)])
-        backend.add_tokens([AddedToken(token, special=False, normalized=False)
-                            for token, kind in marked if kind == USER_DEFINED and token not in skip])
+        backend.add_special_tokens(
+            [
+                AddedToken(token, special=True, normalized=False, rstrip=rstrip and token not in _NEVER_STRIPPING)
+                for token, kind in marked
+                if kind in (CONTROL, UNKNOWN)
+            ]
+        )
+        backend.add_tokens(
+            [
+                AddedToken(token, special=False, normalized=False)
+                for token, kind in marked
+                if kind == USER_DEFINED and token not in skip
+            ]
+        )
 
 
 _NEVER_STRIPPING = frozenset({"<unk>", "<s>", "<|endoftext|>"})

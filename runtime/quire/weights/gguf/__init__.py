@@ -7,5 +7,13 @@ from quire.weights.gguf.gguf_file import GgufFiles, open_gguf
 from quire.weights.gguf.location import is_gguf
 from quire.weights.gguf.special_tokens import end_token_ids, named_token_ids
 
-__all__ = ["GgufConfig", "GgufFiles", "end_token_ids", "generation_config", "gguf_config", "is_gguf", "named_token_ids",
-           "open_gguf"]
+__all__ = [
+    "GgufConfig",
+    "GgufFiles",
+    "end_token_ids",
+    "generation_config",
+    "gguf_config",
+    "is_gguf",
+    "named_token_ids",
+    "open_gguf",
+]

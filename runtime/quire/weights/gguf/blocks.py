@@ -18,7 +18,9 @@ from quire.weights.gguf.block_types import BlockType
 from quire.weights.schemes import QuantizedMatrix, WeightScheme, quantize
 
 PLAIN_DTYPES: Mapping[str, np.dtype] = {
-    "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 
 _RECORDS: Mapping[str, np.dtype] = {
@@ -52,8 +54,10 @@ class Levels:
 
 def dequantize_rows(kind: BlockType, data: np.ndarray, inputs: int) -> np.ndarray:
     """float32 [rows, inputs] of a quantized tensor's data, uint8 [bytes]."""
-    return np.concatenate([_floats(kind, chunk).reshape(-1, inputs) for chunk in _chunks(kind, data, inputs)]
-                          or [np.empty((0, inputs), np.float32)])
+    return np.concatenate(
+        [_floats(kind, chunk).reshape(-1, inputs) for chunk in _chunks(kind, data, inputs)]
+        or [np.empty((0, inputs), np.float32)]
+    )
 
 
 def to_matrix(kind: BlockType, data: np.ndarray, inputs: int) -> QuantizedMatrix:
@@ -71,8 +75,12 @@ def to_matrix(kind: BlockType, data: np.ndarray, inputs: int) -> QuantizedMatrix
     else:
         parts = [_matrix(_DECODERS[kind.name](chunk), scheme, inputs) for chunk in chunks]
     zeros = [part.zeros for part in parts if part.zeros is not None]
-    return QuantizedMatrix(scheme, np.concatenate([part.values for part in parts]),
-                           np.concatenate([part.scales for part in parts]), np.concatenate(zeros) if zeros else None)
+    return QuantizedMatrix(
+        scheme,
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+        np.concatenate(zeros) if zeros else None,
+    )
 
 
 def _chunks(kind: BlockType, data: np.ndarray, inputs: int) -> list[np.ndarray]:
@@ -173,6 +181,12 @@ def _scales_and_minima(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 _DECODERS: Mapping[str, Callable[[np.ndarray], Levels]] = {
-    "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q8_0": _q8_0,
-    "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k,
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
 }

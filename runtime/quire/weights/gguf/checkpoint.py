@@ -72,8 +72,11 @@ class GgufCheckpoint:
     def dequantized(self) -> Mapping[str, str]:
         """Why a matrix has no scheme though its type has one, by its published name."""
         kinds = {name: self._stored(entry).kind for name, entry in self._entries.items()}
-        return {name: f"the model publishes it transposed, so that blocks of {kind.name} do not follow its inputs"
-                for name, kind in kinds.items() if kind.scheme != PLAIN and self.scheme(name) == PLAIN}
+        return {
+            name: f"the model publishes it transposed, so that blocks of {kind.name} do not follow its inputs"
+            for name, kind in kinds.items()
+            if kind.scheme != PLAIN and self.scheme(name) == PLAIN
+        }
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
@@ -131,8 +134,10 @@ class GgufCheckpoint:
             names = {name.name.format(expert): _Entry(stored, name.block_name, expert) for expert in range(num_experts)}
         for published, entry in names.items():
             if published in self._entries:
-                raise ModelError(f"{self.path}: {stored} and {self._entries[published].stored} are both {published}",
-                                 because="a tensor may be stored once")
+                raise ModelError(
+                    f"{self.path}: {stored} and {self._entries[published].stored} are both {published}",
+                    because="a tensor may be stored once",
+                )
             self._entries[published] = entry
 
     def _entry(self, name: str) -> _Entry:
@@ -173,13 +178,19 @@ class GgufCheckpoint:
             raise ModelError(
                 f"{self.path}: tensors of type {', '.join(f'{kind} ({n})' for kind, n in sorted(counts.items()))}",
                 because=f"tensor types that are read are {', '.join(READABLE)}; {next(iter(unread))} is not",
-                hint="a file of the model in another quantization, for example Q4_K_M or Q8_0")
+                hint="a file of the model in another quantization, for example Q4_K_M or Q8_0",
+            )
 
     def _announce(self) -> None:
         again = Counter(tensor.kind for tensor in self._files.tensors.values() if tensor.kind.is_rounded_again)
         for kind, count in again.items():
-            logger.warning("%s: %d matrices of type %s are rounded again, to %s: no scheme has five bits and minima",
-                           self.path.name, count, kind.name, kind.scheme)
+            logger.warning(
+                "%s: %d matrices of type %s are rounded again, to %s: no scheme has five bits and minima",
+                self.path.name,
+                count,
+                kind.name,
+                kind.scheme,
+            )
 
 
 def _halves_from_pairs(rows: int, num_heads: int) -> np.ndarray:

@@ -63,8 +63,11 @@ class GgufFile:
             try:
                 self.metadata, self.tensors = self._read_head()
             except Malformed as error:
-                raise ModelError(f"{path} is not a valid GGUF file", because=str(error),
-                                 hint="download the file again; an interrupted download is the usual cause") from error
+                raise ModelError(
+                    f"{path} is not a valid GGUF file",
+                    because=str(error),
+                    hint="download the file again; an interrupted download is the usual cause",
+                ) from error
 
     def blocks(self, name: str) -> np.ndarray:
         """A tensor's data, uint8 [its bytes], read-only. Raises ModelError when the file has been cut short."""
@@ -91,12 +94,17 @@ class GgufFile:
         version = cursor.scalar(4)
         if version not in _VERSIONS:
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-            raise Malformed("it is big endian; little-endian files are read" if swapped in _VERSIONS
-                            else f"it has version {version}; versions 2 and 3 are read")
+            raise Malformed(
+                "it is big endian; little-endian files are read"
+                if swapped in _VERSIONS
+                else f"it has version {version}; versions 2 and 3 are read"
+            )
         num_tensors, num_values = cursor.count(), cursor.count()
         if num_tensors > _MOST_TENSORS or num_values > _MOST_KEYS:
-            raise Malformed(f"it would have {num_tensors} tensors and {num_values} keys of metadata; at most "
-                            f"{_MOST_TENSORS} and {_MOST_KEYS} are read")
+            raise Malformed(
+                f"it would have {num_tensors} tensors and {num_values} keys of metadata; at most "
+                f"{_MOST_TENSORS} and {_MOST_KEYS} are read"
+            )
         metadata: dict[str, Any] = {}
         for _ in range(num_values):
             key = cursor.string(LONGEST_NAME)
@@ -106,8 +114,9 @@ class GgufFile:
         heads = [_tensor_head(cursor) for _ in range(num_tensors)]
         return metadata, self._place(heads, cursor.position, metadata.get("general.alignment", 32))
 
-    def _place(self, heads: list[tuple[str, BlockType, tuple[int, ...], int]], end: int,
-               alignment: Any) -> dict[str, StoredTensor]:
+    def _place(
+        self, heads: list[tuple[str, BlockType, tuple[int, ...], int]], end: int, alignment: Any
+    ) -> dict[str, StoredTensor]:
         if not isinstance(alignment, int) or alignment < 1:
             raise Malformed(f"general.alignment is {alignment!r}")
         data_start = -(-end // alignment) * alignment
@@ -120,8 +129,9 @@ class GgufFile:
                 raise Malformed(f"{name} begins at {offset}, which is no multiple of the alignment {alignment}")
             size = self._regions.num_bytes
             if tensor.start + tensor.nbytes > size:
-                raise Malformed(f"{name} ends at byte {tensor.start + tensor.nbytes}, the file has {size}; "
-                                "it is truncated")
+                raise Malformed(
+                    f"{name} ends at byte {tensor.start + tensor.nbytes}, the file has {size}; it is truncated"
+                )
             tensors[name] = tensor
         return tensors
 
@@ -145,17 +155,19 @@ class GgufFiles:
         for part in parts:
             for name in part.tensors:
                 if name in self._file_of:
-                    raise ModelError(f"{path}: tensor {name} is in {self._file_of[name].path.name} and in "
-                                     f"{part.path.name}", because="a tensor may be stored once")
+                    raise ModelError(
+                        f"{path}: tensor {name} is in {self._file_of[name].path.name} and in {part.path.name}",
+                        because="a tensor may be stored once",
+                    )
                 self._file_of[name] = part
         expected = self.metadata.get("split.tensors.count")
         if len(parts) > 1 and expected is not None and expected != len(self._file_of):
-            raise ModelError(f"{path}: its {len(parts)} parts hold {len(self._file_of)} tensors",
-                             because=f"the first says that there are {expected}",
-                             hint="parts of one and the same model")
-        self.tensors: Mapping[str, StoredTensor] = {
-            name: file.tensors[name] for name, file in self._file_of.items()
-        }
+            raise ModelError(
+                f"{path}: its {len(parts)} parts hold {len(self._file_of)} tensors",
+                because=f"the first says that there are {expected}",
+                hint="parts of one and the same model",
+            )
+        self.tensors: Mapping[str, StoredTensor] = {name: file.tensors[name] for name, file in self._file_of.items()}
 
     def blocks(self, name: str) -> np.ndarray:
         """A tensor's data, uint8 [its bytes], read-only."""
@@ -182,8 +194,11 @@ def part_paths(path: Path) -> list[Path]:
     parts = [path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
     absent = [part.name for part in parts if not part.is_file()]
     if absent or not parts:
-        raise ModelError(f"{path.parent} lacks {len(absent)} of {count} parts: {', '.join(absent[:20])}",
-                         because=f"{path.name} is one part of a split model", hint="downloading the missing parts")
+        raise ModelError(
+            f"{path.parent} lacks {len(absent)} of {count} parts: {', '.join(absent[:20])}",
+            because=f"{path.name} is one part of a split model",
+            hint="downloading the missing parts",
+        )
     return [part if part == path else file_of(path.parent, part.name) for part in parts]
 
 

@@ -56,8 +56,9 @@ class Hyperparameters:
 
     def __init__(self, metadata: Mapping[str, Any], architecture: str, where: str) -> None:
         self.where, self.prefix = where, f"{architecture}."
-        self._values = {key.removeprefix(self.prefix): value for key, value in metadata.items()
-                        if key.startswith(self.prefix)}
+        self._values = {
+            key.removeprefix(self.prefix): value for key, value in metadata.items() if key.startswith(self.prefix)
+        }
         self._read: set[str] = set()
 
     def __contains__(self, key: object) -> bool:
@@ -84,8 +85,9 @@ class Hyperparameters:
 
     def refusal(self, key: str, because: str) -> ModelError:
         """The error for a value that cannot be honoured."""
-        return ModelError(f"{self.where}: {self.prefix}{key}={self._values.get(key)!r:.200} not supported",
-                          because=because)
+        return ModelError(
+            f"{self.where}: {self.prefix}{key}={self._values.get(key)!r:.200} not supported", because=because
+        )
 
     def finish(self) -> tuple[str, ...]:
         """Refuses values that change the computation and were not read; returns the other keys nobody read."""
@@ -94,16 +96,21 @@ class Hyperparameters:
         if ignored:
             raise ModelError(
                 f"{self.where}: {', '.join(f'{self.prefix}{key}={self._values[key]!r:.100}' for key in ignored)} "
-                "not supported", because="it changes what the model computes and this architecture's graph has no "
-                "place for it", hint="a file of another model")
+                "not supported",
+                because="it changes what the model computes and this architecture's graph has no place for it",
+                hint="a file of another model",
+            )
         return tuple(self.prefix + key for key in unread if key not in _NEUTRAL)
 
     def _number(self, key: str, default: Any, wanted: str, kinds: tuple[type, ...]) -> Any:
         value = self.raw(key)
         if value is None:
             if default is _MISSING:
-                raise ModelError(f"{self.where}: {self.prefix}{key} is missing",
-                                 because="the model cannot be built without it", hint="another file of the model")
+                raise ModelError(
+                    f"{self.where}: {self.prefix}{key} is missing",
+                    because="the model cannot be built without it",
+                    hint="another file of the model",
+                )
             return default
         if isinstance(value, np.ndarray) and value.size:
             if (value != value[0]).any():

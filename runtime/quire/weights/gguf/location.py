@@ -12,7 +12,8 @@ from quire.weights.gguf.gguf_file import MAGIC, SUFFIX, is_first_part
 
 _PROJECTOR = "mmproj"  # image encoders lie beside their language models
 _HUB_NAME = re.compile(
-    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<quantization>[\w.-]+)|/(?P<file>[^:]+\.gguf))")
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<quantization>[\w.-]+)|/(?P<file>[^:]+\.gguf))"
+)
 _PART_NUMBER = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
@@ -44,12 +45,19 @@ def gguf_in(folder: Path, quantization: str = "") -> Path | None:
     """
     wanted = re.compile(rf"(?:^|[-._]){re.escape(quantization)}(?:[-._]|$)", re.IGNORECASE)
     named = [path for path in folder.rglob(f"*{SUFFIX}") if not path.is_dir()]
-    found = sorted(path for path in named or filter(begins_as_gguf, folder.glob("*"))
-                   if is_first_part(path) and _PROJECTOR not in path.name
-                   and (not quantization or wanted.search(str(path.relative_to(folder)).replace("/", "-"))))
+    found = sorted(
+        path
+        for path in named or filter(begins_as_gguf, folder.glob("*"))
+        if is_first_part(path)
+        and _PROJECTOR not in path.name
+        and (not quantization or wanted.search(str(path.relative_to(folder)).replace("/", "-")))
+    )
     if len(found) > 1:
-        raise ModelError(f"{folder} has {len(found)} GGUF models", because="one of them can be served at a time",
-                         hint=f"one of them: {', '.join(str(path.relative_to(folder)) for path in found)}")
+        raise ModelError(
+            f"{folder} has {len(found)} GGUF models",
+            because="one of them can be served at a time",
+            hint=f"one of them: {', '.join(str(path.relative_to(folder)) for path in found)}",
+        )
     return file_of(folder, str(found[0].relative_to(folder))) if found else None
 
 
@@ -83,7 +91,9 @@ class HubFile:
         """The model in the downloaded folder. Raises ModelError when it is not there."""
         path = folder / self.file if self.file else gguf_in(folder, self.quantization)
         if path is None or not path.is_file():
-            raise ModelError(f"{self.repo} has no GGUF file {self.file or self.quantization}",
-                             because="no file of the repository has that name",
-                             hint="the spelling of a file on the repository's page: org/repo/FILE.gguf")
+            raise ModelError(
+                f"{self.repo} has no GGUF file {self.file or self.quantization}",
+                because="no file of the repository has that name",
+                hint="the spelling of a file on the repository's page: org/repo/FILE.gguf",
+            )
         return path

@@ -9,9 +9,17 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 _SCALARS: Mapping[int, struct.Struct] = {
-    0: struct.Struct("<B"), 1: struct.Struct("<b"), 2: struct.Struct("<H"), 3: struct.Struct("<h"),
-    4: struct.Struct("<I"), 5: struct.Struct("<i"), 6: struct.Struct("<f"), 7: struct.Struct("<?"),
-    10: struct.Struct("<Q"), 11: struct.Struct("<q"), 12: struct.Struct("<d"),
+    0: struct.Struct("<B"),
+    1: struct.Struct("<b"),
+    2: struct.Struct("<H"),
+    3: struct.Struct("<h"),
+    4: struct.Struct("<I"),
+    5: struct.Struct("<i"),
+    6: struct.Struct("<f"),
+    7: struct.Struct("<?"),
+    10: struct.Struct("<Q"),
+    11: struct.Struct("<q"),
+    12: struct.Struct("<d"),
 }
 """Type of a value -> its layout; 8 is a string and 9 an array."""
 
@@ -142,5 +150,6 @@ class Cursor:
 
     def _require(self, num_bytes: int) -> None:
         if self.position + num_bytes > len(self.mapped):
-            raise CutShort(f"it ends at byte {len(self.mapped)}, inside something that needs byte "
-                            f"{self.position + num_bytes}")
+            raise CutShort(
+                f"it ends at byte {len(self.mapped)}, inside something that needs byte {self.position + num_bytes}"
+            )

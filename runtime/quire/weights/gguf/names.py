@@ -78,14 +78,20 @@ def transformers_name(table: NameTable, stored: str) -> TensorName:
 
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _ATTENTION = {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
 }
 _MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 _NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 _SANDWICH_NORMS = {
-    "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
+    "attn_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
 }
 _LAYERS = "model.layers.{}."
 _PERMUTED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
@@ -93,46 +99,89 @@ _PERMUTED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
 _USUAL = NameTable(_LAYERS, _WHOLE, {**_ATTENTION, **_MLP, **_NORMS})
 _LLAMA = NameTable(_LAYERS, _WHOLE, _USUAL.block, permuted=_PERMUTED)
 _MIXTRAL = NameTable(
-    _LAYERS, _WHOLE, {**_ATTENTION, **_NORMS, "ffn_gate_inp": "block_sparse_moe.gate"}, permuted=_PERMUTED,
-    experts={f"ffn_{name}_exps": f"block_sparse_moe.experts.{{}}.{weight}"
-             for name, weight in (("gate", "w1"), ("up", "w3"), ("down", "w2"))})
+    _LAYERS,
+    _WHOLE,
+    {**_ATTENTION, **_NORMS, "ffn_gate_inp": "block_sparse_moe.gate"},
+    permuted=_PERMUTED,
+    experts={
+        f"ffn_{name}_exps": f"block_sparse_moe.experts.{{}}.{weight}"
+        for name, weight in (("gate", "w1"), ("up", "w3"), ("down", "w2"))
+    },
+)
 _QWEN3_MOE = NameTable(
-    _LAYERS, _WHOLE, {**_USUAL.block, "ffn_gate_inp": "mlp.gate"},
-    experts={f"ffn_{name}_exps": f"mlp.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")})
+    _LAYERS,
+    _WHOLE,
+    {**_USUAL.block, "ffn_gate_inp": "mlp.gate"},
+    experts={f"ffn_{name}_exps": f"mlp.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")},
+)
 _GEMMA = NameTable(_LAYERS, _WHOLE, {**_ATTENTION, **_MLP, **_SANDWICH_NORMS}, norm_offset=1.0)
-_OLMO2 = NameTable(_LAYERS, _WHOLE, {
-    **_ATTENTION, **_MLP, "post_attention_norm": "post_attention_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm"})
-_PHI3 = NameTable(_LAYERS, _WHOLE, {
-    **_NORMS, "attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj",
-    "ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"})
+_OLMO2 = NameTable(
+    _LAYERS,
+    _WHOLE,
+    {
+        **_ATTENTION,
+        **_MLP,
+        "post_attention_norm": "post_attention_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    },
+)
+_PHI3 = NameTable(
+    _LAYERS,
+    _WHOLE,
+    {
+        **_NORMS,
+        "attn_qkv": "self_attn.qkv_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_up": "mlp.gate_up_proj",
+        "ffn_down": "mlp.down_proj",
+    },
+)
 _GPT2 = NameTable(
     "transformer.h.{}.",
-    {"token_embd": "transformer.wte", "position_embd": "transformer.wpe", "output_norm": "transformer.ln_f",
-     "output": "lm_head"},
-    {"attn_norm": "ln_1", "ffn_norm": "ln_2", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj",
-     "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
-    transposed=("attn_qkv", "attn_output", "ffn_up", "ffn_down"))
+    {
+        "token_embd": "transformer.wte",
+        "position_embd": "transformer.wpe",
+        "output_norm": "transformer.ln_f",
+        "output": "lm_head",
+    },
+    {
+        "attn_norm": "ln_1",
+        "ffn_norm": "ln_2",
+        "attn_qkv": "attn.c_attn",
+        "attn_output": "attn.c_proj",
+        "ffn_up": "mlp.c_fc",
+        "ffn_down": "mlp.c_proj",
+    },
+    transposed=("attn_qkv", "attn_output", "ffn_up", "ffn_down"),
+)
 _GPT_NEOX = NameTable(
     "gpt_neox.layers.{}.",
     {"token_embd": "gpt_neox.embed_in", "output_norm": "gpt_neox.final_layer_norm", "output": "embed_out"},
-    {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-     "attn_qkv": "attention.query_key_value", "attn_output": "attention.dense",
-     "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"},
-    interleaved=("attn_qkv",))
+    {
+        "attn_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+        "attn_qkv": "attention.query_key_value",
+        "attn_output": "attention.dense",
+        "ffn_up": "mlp.dense_h_to_4h",
+        "ffn_down": "mlp.dense_4h_to_h",
+    },
+    interleaved=("attn_qkv",),
+)
 
-NAME_TABLES: Mapping[str, NameTable] = MappingProxyType({
-    "GPT2LMHeadModel": _GPT2,
-    "GPTNeoXForCausalLM": _GPT_NEOX,
-    "Gemma2ForCausalLM": _GEMMA,
-    "Gemma3ForCausalLM": _GEMMA,
-    "LlamaForCausalLM": _LLAMA,
-    "MistralForCausalLM": _LLAMA,
-    "MixtralForCausalLM": _MIXTRAL,
-    "Olmo2ForCausalLM": _OLMO2,
-    "Phi3ForCausalLM": _PHI3,
-    "Qwen2ForCausalLM": _USUAL,
-    "Qwen3ForCausalLM": _USUAL,
-    "Qwen3MoeForCausalLM": _QWEN3_MOE,
-})
+NAME_TABLES: Mapping[str, NameTable] = MappingProxyType(
+    {
+        "GPT2LMHeadModel": _GPT2,
+        "GPTNeoXForCausalLM": _GPT_NEOX,
+        "Gemma2ForCausalLM": _GEMMA,
+        "Gemma3ForCausalLM": _GEMMA,
+        "LlamaForCausalLM": _LLAMA,
+        "MistralForCausalLM": _LLAMA,
+        "MixtralForCausalLM": _MIXTRAL,
+        "Olmo2ForCausalLM": _OLMO2,
+        "Phi3ForCausalLM": _PHI3,
+        "Qwen2ForCausalLM": _USUAL,
+        "Qwen3ForCausalLM": _USUAL,
+        "Qwen3MoeForCausalLM": _QWEN3_MOE,
+    }
+)
 """Architecture, as in a config's `architectures`, -> its names in GGUF files."""

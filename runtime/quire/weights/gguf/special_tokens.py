@@ -17,10 +17,19 @@ _MARKS = (3, 4)  # of tokenizer.ggml.token_type: control, user-defined
 _SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}
 """What files with a SentencePiece vocabulary mean when they say nothing."""
 
-_TURN_ENDS = frozenset({
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<EOT>",
-    "<|fim_pad|>",
-})
+_TURN_ENDS = frozenset(
+    {
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eom_id|>",
+        "<EOT>",
+        "<|fim_pad|>",
+    }
+)
 """Control tokens that end a text or a turn whatever the file names as eos: many files name only one of theirs."""
 
 
@@ -38,8 +47,11 @@ def token_id(metadata: Mapping[str, Any], name: str) -> int | None:
     if found is None:
         return None
     if not isinstance(found, int) or not 0 <= found < len(tokens):
-        raise ModelError(f"tokenizer.ggml.{name}_token_id={found!r}",
-                         because=f"the file's vocabulary has {len(tokens)} tokens", hint="another file of the model")
+        raise ModelError(
+            f"tokenizer.ggml.{name}_token_id={found!r}",
+            because=f"the file's vocabulary has {len(tokens)} tokens",
+            hint="another file of the model",
+        )
     return found
 
 

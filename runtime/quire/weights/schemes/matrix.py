@@ -30,8 +30,13 @@ class QuantizedMatrix:
         rows, inputs = self.values.shape
         groups = (rows, self.scheme.num_groups(inputs))
         zeros_fit = self.zeros is None or (self.zeros.shape == groups and self.zeros.dtype == np.float32)
-        if self.values.dtype != np.int8 or self.scales.dtype != np.float32 or self.scales.shape != groups \
-                or not zeros_fit or self.scheme.has_zeros != (self.zeros is not None):
+        if (
+            self.values.dtype != np.int8
+            or self.scales.dtype != np.float32
+            or self.scales.shape != groups
+            or not zeros_fit
+            or self.scheme.has_zeros != (self.zeros is not None)
+        ):
             raise InternalError(f"a quantized matrix {rows} x {inputs} does not fit its scheme {self.scheme.name}")
 
     @property
@@ -62,11 +67,17 @@ def join_rows(parts: Sequence[QuantizedMatrix]) -> QuantizedMatrix:
     if len(parts) == 1:
         return first
     if any(part.scheme != first.scheme for part in parts):
-        raise InternalError("matrices of several quantization schemes cannot be joined",
-                            because=", ".join(sorted({part.scheme.name for part in parts})))
+        raise InternalError(
+            "matrices of several quantization schemes cannot be joined",
+            because=", ".join(sorted({part.scheme.name for part in parts})),
+        )
     zeros = np.concatenate([part.zeros for part in parts if part.zeros is not None]) if first.scheme.has_zeros else None
-    return QuantizedMatrix(first.scheme, np.concatenate([part.values for part in parts]),
-                           np.concatenate([part.scales for part in parts]), zeros)
+    return QuantizedMatrix(
+        first.scheme,
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+        zeros,
+    )
 
 
 def _per_input(matrix: QuantizedMatrix, per_group: np.ndarray) -> np.ndarray:

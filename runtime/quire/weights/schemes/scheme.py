@@ -29,9 +29,11 @@ class WeightScheme:
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8) or self.group_size < 0 or (self.bits == 8 and self.has_zeros):
-            raise ConfigError(f"no quantization scheme of {self.bits} bits, groups of {self.group_size} and "
-                              f"{'' if self.has_zeros else 'no '}zero points",
-                              because="there are int8 without zero points, and int4")
+            raise ConfigError(
+                f"no quantization scheme of {self.bits} bits, groups of {self.group_size} and "
+                f"{'' if self.has_zeros else 'no '}zero points",
+                because="there are int8 without zero points, and int4",
+            )
 
     @property
     def name(self) -> str:
@@ -62,6 +64,9 @@ class WeightScheme:
         """The scheme of a name other than "plain". Raises ConfigError."""
         match = _NAME.fullmatch(name)
         if match is None:
-            raise ConfigError(f"quantization scheme {name!r}", because="it is not a scheme's name",
-                              hint="int8, int8_g32, int4_g32, int4_g128_zp ...")
+            raise ConfigError(
+                f"quantization scheme {name!r}",
+                because="it is not a scheme's name",
+                hint="int8, int8_g32, int4_g32, int4_g128_zp ...",
+            )
         return WeightScheme(int(match["bits"]), int(match["group"] or 0), bool(match["zeros"]))

@@ -30,9 +30,16 @@ from quire.reference import REFERENCE
 from quire.reference.device import CAPABILITIES, ReferenceLibrary
 from quire.reference.lowering import lower_reference
 
-HEALTHY = replace(CAPABILITIES, act_dtypes=("float32",), weight_dtypes=("float32",), kv_dtypes=("float32",),
-                  weight_schemes=frozenset({"plain", "int8", "int4_g32_zp"}),
-                  block_sizes=(16,), async_depth=2, fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}))
+HEALTHY = replace(
+    CAPABILITIES,
+    act_dtypes=("float32",),
+    weight_dtypes=("float32",),
+    kv_dtypes=("float32",),
+    weight_schemes=frozenset({"plain", "int8", "int4_g32_zp"}),
+    block_sizes=(16,),
+    async_depth=2,
+    fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}),
+)
 """One dtype, one block size and two schemes, so that a run is short; two steps deep, so that feedback is tested."""
 
 
@@ -72,8 +79,9 @@ class Plugin:
             raise ConfigError(f"no option {', '.join(options)}")
 
 
-def with_op(op: str, function: Callable[..., Any] | None = None, *, without: Sequence[str] = (),
-            **changed: Any) -> type[Plugin]:
+def with_op(
+    op: str, function: Callable[..., Any] | None = None, *, without: Sequence[str] = (), **changed: Any
+) -> type[Plugin]:
     """The reference with one op computed by another function, or with attributes changed or dropped."""
 
     class BrokenLibrary(Library):
@@ -121,11 +129,20 @@ def _slot_off_by_one(cache: Any, k: Any, v: Any, *, slots: np.ndarray) -> Any:
     return REFERENCE["cache_write"](cache, k, v, slots=slots - slots % size + (slots + 1) % size)
 
 
-def _nan_leak(q: np.ndarray, cache: Any, sinks: Any = None, *, block_tables: Any, query_start_loc: Any,
-              num_computed: Any, **rest: Any) -> Any:
+def _nan_leak(
+    q: np.ndarray,
+    cache: Any,
+    sinks: Any = None,
+    *,
+    block_tables: Any,
+    query_start_loc: Any,
+    num_computed: Any,
+    **rest: Any,
+) -> Any:
     """Masks scores, then multiplies whole blocks of values by zeros."""
-    out = REFERENCE["paged_attention"](q, cache, sinks, block_tables=block_tables, query_start_loc=query_start_loc,
-                                       num_computed=num_computed, **rest).copy()
+    out = REFERENCE["paged_attention"](
+        q, cache, sinks, block_tables=block_tables, query_start_loc=query_start_loc, num_computed=num_computed, **rest
+    ).copy()
     size = cache["v"].shape[1]
     for s, table in enumerate(block_tables):
         start, end = int(query_start_loc[s]), int(query_start_loc[s + 1])
@@ -135,8 +152,9 @@ def _nan_leak(q: np.ndarray, cache: Any, sinks: Any = None, *, block_tables: Any
     return out
 
 
-def _stale_pages(q: np.ndarray, cache: Any, sinks: Any = None, *, block_tables: np.ndarray, window: int = 0,
-                 **rest: Any) -> Any:
+def _stale_pages(
+    q: np.ndarray, cache: Any, sinks: Any = None, *, block_tables: np.ndarray, window: int = 0, **rest: Any
+) -> Any:
     """Does not know -1: reads what was freed as if it were block 0, a little."""
     out = REFERENCE["paged_attention"](q, cache, sinks, block_tables=block_tables, window=window, **rest)
     freed = (block_tables < 0).any()
@@ -160,23 +178,26 @@ def _keeps_the_padding(x: np.ndarray, *, axis: int, size: int, world_size: int =
     return np.roll(x, 1, axis=axis)[..., :size] if x.shape[axis] != size else x
 
 
-def _sum_depends_on_batch(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *,
-                          out_dtype: str = "act") -> np.ndarray:
+def _sum_depends_on_batch(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, out_dtype: str = "act"
+) -> np.ndarray:
     """One matrix product for the whole batch, split in two where it is large."""
     half = x.shape[-1] // 2
     if x.shape[0] < 12:
         out = REFERENCE["linear"](x, weight, None, out_dtype="f32")
     else:
-        out = (REFERENCE["linear"](np.ascontiguousarray(x[:, :half]), weight[:, :half], None, out_dtype="f32")
-               + REFERENCE["linear"](np.ascontiguousarray(x[:, half:]), weight[:, half:], None, out_dtype="f32"))
+        out = REFERENCE["linear"](
+            np.ascontiguousarray(x[:, :half]), weight[:, :half], None, out_dtype="f32"
+        ) + REFERENCE["linear"](np.ascontiguousarray(x[:, half:]), weight[:, half:], None, out_dtype="f32")
     return out if bias is None else out + bias
 
 
 _calls = [0]
 
 
-def _sum_depends_on_time(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *,
-                         out_dtype: str = "act") -> np.ndarray:
+def _sum_depends_on_time(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, out_dtype: str = "act"
+) -> np.ndarray:
     """As atomics do: another order of additions at every call."""
     _calls[0] += 1
     order = np.random.default_rng(_calls[0]).permutation(x.shape[-1])
@@ -286,8 +307,9 @@ class TakesEverything(Plugin):
     @hookimpl
     def quire_create_executor(self, device: str, plan: ExecutorPlan) -> Executor:
         library = self.library()
-        library.capabilities = replace(CAPABILITIES, max_tp=8, async_depth=2,
-                                       group_kinds=frozenset({"full", "sliding", "latent"}))
+        library.capabilities = replace(
+            CAPABILITIES, max_tp=8, async_depth=2, group_kinds=frozenset({"full", "sliding", "latent"})
+        )
         return GraphExecutor(library, plan)
 
     def check(self, options: Mapping[str, str]) -> None:
@@ -316,6 +338,7 @@ class DropsZeroPoints(Plugin):
 
 def _reads_dequantized(self: Any, weights: Any, progress: Any) -> MemoryReport:
     """Asks for floating-point numbers whatever the checkpoint holds."""
+
     class Source:
         total_bytes = weights.total_bytes
         read = staticmethod(weights.read)
@@ -346,15 +369,17 @@ BROKEN: dict[str, Broken] = {
     "nan_leak": Broken(with_op("paged_attention", _nan_leak), "L1/pages/unwritten_slots_stay_unseen"),
     "wrong_causal_mask": Broken(with_op("paged_attention", causal=False), "L2/paged_attention/*"),
     "leaves_sinks_out": Broken(with_op("paged_attention", _leaves_sinks_out), "L2/paged_attention/sinks/*"),
-    "slopes_of_the_next_head": Broken(with_op("paged_attention", _slopes_of_the_next_head),
-                                      "L2/paged_attention/alibi/*"),
+    "slopes_of_the_next_head": Broken(
+        with_op("paged_attention", _slopes_of_the_next_head), "L2/paged_attention/alibi/*"
+    ),
     "window_off_by_one": Broken(with_op("paged_attention", _window_off_by_one), "L2/paged_attention/window/*"),
     "softcap_missing": Broken(with_op("paged_attention", softcap=0.0), "L2/paged_attention/softcap/*"),
     "norm_offset_dropped": Broken(with_op("add_rms_norm", weight_offset=0.0), "L2/add_rms_norm/offset_normed/*"),
     "slot_off_by_one": Broken(with_op("cache_write", _slot_off_by_one), "L2/cache_write/*"),
     "forgets_the_bias_of_a_sum": Broken(with_op("all_reduce", _forgets_the_bias), "L2/all_reduce/one_rank_bias/*"),
-    "gathers_the_padding": Broken(with_op("all_gather", _keeps_the_padding),
-                                  "L2/all_gather/one_rank_without_padding/*"),
+    "gathers_the_padding": Broken(
+        with_op("all_gather", _keeps_the_padding), "L2/all_gather/one_rank_without_padding/*"
+    ),
     "wrong_expert_in_16_bits": Broken(HalfPrecision, "L3/mixtral/prefill/act=bfloat16*"),
     "wrong_expert_in_16_bits_sliced": Broken(HalfPrecision, "L3/mixtral/sliced_head/act=bfloat16*"),
     "ignores_copies": Broken(_submit_changed(lambda self, batch: replace(batch, copies={})), "L3/*/copied_block/*"),
@@ -364,8 +389,9 @@ BROKEN: dict[str, Broken] = {
     "drops_zero_points": Broken(DropsZeroPoints, "L2/linear/int4_g32_zp/*"),
     "reads_integers_dequantized": Broken(with_executor(load=_reads_dequantized), "L2/linear/int8/*/stored"),
     "stale_tables": Broken(_submit_changed(_stale_tables), "L4/*/abort_at_any_moment"),
-    "copies_lost_in_the_engine": Broken(_submit_changed(lambda self, batch: replace(batch, copies={})),
-                                        "L4/*/several_draws"),
+    "copies_lost_in_the_engine": Broken(
+        _submit_changed(lambda self, batch: replace(batch, copies={})), "L4/*/several_draws"
+    ),
     "sum_depends_on_batch": Broken(with_op("linear", _sum_depends_on_batch), "L6/*/batch_invariant/*"),
     "sum_depends_on_time": Broken(with_op("linear", _sum_depends_on_time), "L6/*/run_to_run/*"),
 }
