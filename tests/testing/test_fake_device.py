@@ -251,7 +251,7 @@ def test_the_plugin_hooks() -> None:
 
 def test_unknown_options_are_refused_by_both_hooks() -> None:
     plugin = load_plugin("fake", lambda: fake_device)
-    assert plugin.contract == (1, 1)
+    assert plugin.contract == (1, 2)
     assert plugin.capabilities("fake", {"async_depth": "3"}).async_depth == 3
     with pytest.raises(ConfigError, match="colour"):
         plugin.capabilities("fake", {"colour": "red"})

@@ -12,7 +12,7 @@ from quire_torch.accelerator import CUDA_CAPABILITIES, cuda_executor
 from quire_torch.installed import local_build, torch_version
 from quire_torch.options import TorchOptions
 
-QUIRE_CONTRACT = (1, 1)
+QUIRE_CONTRACT = (1, 2)
 PRIORITY = 90
 _HINT = "ROCm builds come from torch's own index: docs/backends/torch.md"
 

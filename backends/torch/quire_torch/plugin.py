@@ -9,13 +9,39 @@ from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.device.host_memory import host_memory
 from quire.errors import ConfigError
-from quire.graph.ops import OP_FEATURES, PLAIN_OPS
 from quire_torch.installed import torch_version
 from quire_torch.options import TorchOptions
 
-QUIRE_CONTRACT = (1, 1)
+QUIRE_CONTRACT = (1, 2)
 
 _FLOATS = ("float32", "bfloat16", "float16")
+
+_OPS = frozenset(
+    {
+        "activation",
+        "add",
+        "all_gather",
+        "all_reduce",
+        "cache_write",
+        "embedding",
+        "experts",
+        "gated_activation",
+        "layer_norm",
+        "linear",
+        "paged_attention",
+        "reshape",
+        "rms_norm",
+        "rotary",
+        "route_experts",
+        "scale",
+        "softcap",
+        "split",
+        "take_rows",
+    }
+)
+"""Written out: an op that Quire adds one day is not here until it has a kernel."""
+
+_OP_FEATURES = frozenset({"paged_attention.alibi", "paged_attention.sinks"})
 
 CAPABILITIES = Capabilities(
     contract=QUIRE_CONTRACT,
@@ -23,8 +49,8 @@ CAPABILITIES = Capabilities(
     weight_dtypes=_FLOATS,
     kv_dtypes=_FLOATS,
     block_sizes=(16, 32, 64, 128, 8, 4, 2, 1),
-    ops=PLAIN_OPS,
-    op_features=OP_FEATURES,
+    ops=_OPS,
+    op_features=_OP_FEATURES,
     fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}),
     default_num_batched_tokens=512,
     default_num_seqs=64,

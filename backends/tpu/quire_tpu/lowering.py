@@ -28,7 +28,7 @@ Attention = Callable[..., jax.Array]
 
 def lower(node: Node, graph: Graph, plan: ExecutorPlan, attention: Attention = paged_attention) -> JaxKernel:
     """The node as a kernel of traced arrays. Raises BackendError for an op that is not here."""
-    make = _LOWERINGS.get(node.op)
+    make = LOWERINGS.get(node.op)
     if make is None:
         raise BackendError(f"device tpu does not implement {node.op}", hint="another --device")
     return make(_Lowering(node, graph, plan, attention))
@@ -162,7 +162,7 @@ def _all_gather(n: _Lowering) -> JaxKernel:
     return lambda _, x, w: (plain_ops.all_gather(x[0], axis=axis, size=size, world_size=n.world_size),)
 
 
-_LOWERINGS: Mapping[str, Callable[[_Lowering], JaxKernel]] = {
+LOWERINGS: Mapping[str, Callable[[_Lowering], JaxKernel]] = {
     "embedding": _embedding,
     "linear": _linear,
     "rms_norm": _one(plain_ops.rms_norm),

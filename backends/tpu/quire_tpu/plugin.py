@@ -7,18 +7,45 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
+from quire.device.capabilities import Capabilities, DeviceReport
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.errors import BackendError, ConfigError
-from quire.graph.ops import OP_FEATURES, PLAIN_OPS
 from quire_tpu.options import PLATFORM_VARIABLE, TpuOptions
 
-QUIRE_CONTRACT = (1, 1)
+QUIRE_CONTRACT = (1, 2)
 """Version of the device contract this module is written for; read before any hook is called."""
 
 MAX_TP = 256
 _PRIORITY = 90
+
+
+_OPS = frozenset(
+    {
+        "activation",
+        "add",
+        "all_gather",
+        "all_reduce",
+        "cache_write",
+        "embedding",
+        "experts",
+        "gated_activation",
+        "layer_norm",
+        "linear",
+        "paged_attention",
+        "reshape",
+        "rms_norm",
+        "rotary",
+        "route_experts",
+        "scale",
+        "softcap",
+        "split",
+        "take_rows",
+    }
+)
+"""Written out: an op that Quire adds one day is not here until it has a kernel."""
+
+_OP_FEATURES = frozenset({"paged_attention.alibi", "paged_attention.sinks"})
 
 
 @hookimpl
@@ -43,13 +70,13 @@ def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
     on_tpu = chosen.platform == "tpu"
     dtypes = ("bfloat16", "float32") if on_tpu else ("float32", "bfloat16")
     return Capabilities(
-        contract=CONTRACT_VERSION,
+        contract=QUIRE_CONTRACT,
         act_dtypes=dtypes,
         weight_dtypes=dtypes,
         kv_dtypes=dtypes,
         block_sizes=(32, 64, 128, 16) if on_tpu else (16, 32, 64, 128, 8, 4, 2, 1),
-        ops=PLAIN_OPS,
-        op_features=OP_FEATURES,
+        ops=_OPS,
+        op_features=_OP_FEATURES,
         fused_ops=frozenset({"add_rms_norm", "rotary_cache_write"}),
         default_num_batched_tokens=1024 if on_tpu else 256,
         default_num_seqs=128 if on_tpu else 16,

@@ -30,7 +30,7 @@ from quire_template.kernels import KERNELS, paged_attention
 
 NAME = "template_ops"
 
-QUIRE_CONTRACT = (1, 1)
+QUIRE_CONTRACT = (1, 2)
 """The version of the contract this module is written for: Quire reads it before it calls any hook."""
 
 QUIRE_CONFORMANCE_GAPS: dict[str, str] = {}

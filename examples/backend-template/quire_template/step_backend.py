@@ -46,7 +46,7 @@ from quire_template.op_backend import refuse_options
 
 NAME = "template_step"
 
-QUIRE_CONTRACT = (1, 1)
+QUIRE_CONTRACT = (1, 2)
 
 QUIRE_CONFORMANCE_GAPS: dict[str, str] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-CONTRACT_VERSION = (1, 1)
+CONTRACT_VERSION = (1, 2)
 """(major, minor) of the contract this core speaks; a plugin's major must be equal, its minor not newer."""
 
 RowDeterminism = Literal["batch_invariant", "run_to_run", "none"]

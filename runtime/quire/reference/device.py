@@ -38,7 +38,7 @@ _SCHEMES = frozenset(
     }
 )
 
-QUIRE_CONTRACT = (1, 1)
+QUIRE_CONTRACT = (1, 2)
 """Version of the device contract this module is written for; read before any hook is called."""
 
 CAPABILITIES = Capabilities(

@@ -355,7 +355,7 @@ def _positions(batch: StepBatch) -> I32:
 
 # ---- the plugin -----------------------------------------------------------------------------------------
 
-QUIRE_CONTRACT = (1, 1)
+QUIRE_CONTRACT = (1, 2)
 """Version of the device contract this module is written for; read before any hook is called."""
 
 _OPTIONS = ("async_depth", "latency_ms", "memory_blocks")
