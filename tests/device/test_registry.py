@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,6 +114,22 @@ def test_a_feature_of_an_op_that_came_later_is_not_left_out_silently(
     model = replace(plan.model, layers=(part, *plan.model.layers))
     with pytest.raises(BackendError, match=f"does not implement paged_attention.{feature}"):
         resolve_device("alpha").create_executor(replace(plan, model=model))
+
+
+@pytest.mark.parametrize(("stated", "shown"), [((1, 1), True), ((1, 2), False)])
+def test_a_plugin_of_contract_1_1_sees_the_nodes_that_it_promised(
+    install: Install, stated: tuple[int, int], shown: bool
+) -> None:
+    source = GOOD.format(available=True, reason="", priority=0, contract=stated)
+    answer = 'return "executor of " + device if plan.block_size == 16 else None'
+    install("alpha", source.replace(answer, "return plan") + f"\n    QUIRE_CONTRACT = {stated}\n")
+    plan = make_plan(block_size=16)
+    plan = replace(plan, model=replace(plan.model, layers=(_attention_layer(sinks=False),)))
+    seen: Any = resolve_device("alpha").create_executor(plan)
+    (node,) = seen.model.layers[0].graph.nodes
+    assert node.weights == (("",) if shown else ())
+    assert ("alibi" in dict(node.attrs)) == shown
+    assert "v_head_dim" not in dict(node.attrs)
 
 
 def _attention_layer(sinks: bool, **attrs: float) -> Part:

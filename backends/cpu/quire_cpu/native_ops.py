@@ -55,7 +55,8 @@ class OpSite:
         return self.shapes[self.node.inputs[index]]
 
     def weight(self, index: int) -> Weight | None:
-        name = self.node.weights[index]
+        """The weight operand `index`, None where it is absent; a node does not show absent ones at its end."""
+        name = self.node.weights[index] if index < len(self.node.weights) else ""
         return self.graph.weights[name] if name else None
 
     def vector(self, index: int) -> int | None:

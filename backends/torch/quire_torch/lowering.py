@@ -107,11 +107,12 @@ class Lowering:
 
     def _paged_attention(self, attrs: dict[str, Any], alibi_slopes: np.ndarray | None) -> Kernel:
         slopes = None if alibi_slopes is None else self._put(alibi_slopes)
-        del attrs["alibi"]
+        attrs.pop("alibi", None)
 
         def kernel(context: StepContext, inputs: tuple[Any, ...], weights: tuple[Any, ...]) -> tuple[Any, ...]:
             q, cache = inputs
-            return (self._attention(context, q, cache, sinks=weights[0], slopes=slopes, **attrs),)
+            sinks = weights[0] if weights else None
+            return (self._attention(context, q, cache, sinks=sinks, slopes=slopes, **attrs),)
 
         return kernel
 

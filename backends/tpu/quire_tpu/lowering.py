@@ -131,12 +131,12 @@ def _rotary_cache_write(n: _Lowering) -> JaxKernel:
 
 
 def _paged_attention(n: _Lowering) -> JaxKernel:
-    del n.attrs["alibi"]
+    n.attrs.pop("alibi", None)
     slopes = slopes_of_node(n.node, n.graph, n.plan.model.axes)
 
     def kernel(state: StepState, x: tuple[Any, ...], weights: tuple[Any, ...]) -> tuple[Any, ...]:
         q, cache = x
-        features: dict[str, jax.Array] = {} if weights[0] is None else {"sinks": weights[0]}
+        features: dict[str, jax.Array] = {"sinks": weights[0]} if weights else {}
         if slopes is not None:
             num_heads = q.shape[1]
             first = lax.axis_index(plain_ops.TP) * num_heads if len(slopes) > num_heads else 0

@@ -10,6 +10,7 @@ import pluggy
 from quire.device import hookspecs
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
+from quire.device.older_contracts import plan_for
 from quire.device.plan_check import check_features
 from quire.errors import BackendError, ContractError, QuireError
 
@@ -57,7 +58,9 @@ class Plugin:
 
     def create_executor(self, device: str, plan: ExecutorPlan) -> Executor:
         """An executor for the plan. Raises BackendError for a graph with features of ops that were not declared."""
-        check_features(plan, self.capabilities(device, plan.options), device)
+        capabilities = self.capabilities(device, plan.options)
+        check_features(plan, capabilities, device)
+        plan = plan_for(self.contract or capabilities.contract, plan)
         executor = self._call("quire_create_executor", device, plan=plan)
         if executor is None:
             raise ContractError(

@@ -31,7 +31,7 @@ def slopes_of_node(node: Node, graph: Graph, axes: Mapping[str, Axis]) -> np.nda
 
     Where the axis of heads is cut, rank r has the r-th of the equal pieces.
     """
-    max_bias = node.attr("alibi")
+    max_bias = node.attr("alibi", 0.0)
     if not max_bias:
         return None
     heads: Dim = graph.values[node.inputs[0]].shape[1]

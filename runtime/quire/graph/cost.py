@@ -199,7 +199,7 @@ def _kv_bytes(model: ModelGraph, part: Part, node: Node, step: Step, dtypes: Dty
     """KV written (one token's worth per token) or read (each sequence's visible tokens once)."""
     if not any(v >= 0 and part.graph.values[v].dtype == "cache" for v in node.inputs):
         return 0
-    group = model.kv_groups[_cache_group(part, node)]
+    group = model.kv_groups[cache_group(part, node)]
     per_token = bytes_per_block(group, model.axis_sizes(), 1, dtypes.kv) // group.layers
     if any(part.graph.values[v].dtype == "cache" for v in node.outputs):
         return step.num_tokens * per_token
@@ -208,7 +208,7 @@ def _kv_bytes(model: ModelGraph, part: Part, node: Node, step: Step, dtypes: Dty
     return step.num_seqs * visible * per_token
 
 
-def _cache_group(part: Part, node: Node) -> str:
+def cache_group(part: Part, node: Node) -> str:
     """The KV group of a node's cache operand: the named input that its chain of writes began with."""
     made_by = {value: other for other in part.graph.nodes for value in other.outputs}
     names = {value: name for name, value in part.graph.inputs}

@@ -43,11 +43,16 @@ class Node:
     outputs: tuple[int, ...]
     attrs: Attrs = ()
 
-    def attr(self, name: str) -> Any:
-        """The attribute's value; KeyError when the op has none of that name."""
+    def attr(self, name: str, *default: Any) -> Any:
+        """The attribute's value. Of a feature, which a node has only where it is used, give the default as well.
+
+        Raises: KeyError when the node has none of that name and no default is given.
+        """
         for key, value in self.attrs:
             if key == name:
                 return value
+        if default:
+            return default[0]
         raise KeyError(f"{self.op} has no attribute {name}")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quire.errors import ModelError
-from quire.graph.ir import Node, Value, ValueDtype, Weight
+from quire.graph.ir import Attrs, Graph, Node, Value, ValueDtype, Weight
 from quire.graph.shapes import Dim, Shape, num_elements
 
 
@@ -70,6 +70,7 @@ class OpSpec:
         row_independent: row t of the result depends on row t of the inputs only (and on the cache).
         features: operands and attributes that came after the op itself. A graph may use one (give the operand, or a
             value that is not the default) only on a device that declares "op.name" in `Capabilities.op_features`.
+            A node that does not use one does not show it either: kernels written before it see what they always saw.
         fused_from: the plain ops a fused op stands for; () for plain ops. Passes fire only where declared.
         tolerance: activation dtype -> allowed |a-b| / (|b| + rms(b)) against the reference.
     """
@@ -102,14 +103,51 @@ class OpSpec:
             )
         return {**self.attrs, **given}
 
+    def node(self, args: OpArgs, outputs: tuple[int, ...]) -> Node:
+        """The node of resolved operands and attributes, without the features that it does not use."""
+        inputs = tuple(-1 if value is None else value.id for value in args.inputs)
+        weights = tuple("" if weight is None else weight.name for weight in args.weights)
+        return Node(
+            self.name,
+            inputs[: self._num_shown(self.inputs, inputs, -1)],
+            weights[: self._num_shown(self.weights, weights, "")],
+            outputs,
+            self.shown_attrs(args.attrs),
+        )
+
+    def shown_attrs(self, resolved: Mapping[str, Any]) -> Attrs:
+        """Resolved attributes as a node has them: sorted, a feature only with a value that is not its default."""
+        return tuple(
+            (name, value)
+            for name, value in sorted(resolved.items())
+            if name not in self.features or value != self.attrs[name]
+        )
+
+    def _num_shown(self, names: tuple[str, ...], operands: tuple[Any, ...], absent: Any) -> int:
+        """How many operands a node has: absent features at the end leave no trace."""
+        count = len(operands)
+        while count and operands[count - 1] == absent and names[count - 1].rstrip("?") in self.features:
+            count -= 1
+        return count
+
+
+def args_of_node(spec: OpSpec, graph: Graph, node: Node) -> OpArgs:
+    """A node's operands and attributes in full, as shape, cost and workspace rules take them."""
+    inputs = (*node.inputs, *(-1,) * (len(spec.inputs) - len(node.inputs)))
+    weights = (*node.weights, *("",) * (len(spec.weights) - len(node.weights)))
+    return OpArgs(
+        tuple(None if i < 0 else graph.values[i] for i in inputs),
+        tuple(graph.weights[name] if name else None for name in weights),
+        {**spec.attrs, **dict(node.attrs)},
+    )
+
 
 def features_used(spec: OpSpec, node: Node) -> tuple[str, ...]:
     """The features of the op that a node uses, as "op.name"."""
-    weights = {name.rstrip("?"): bool(given) for name, given in zip(spec.weights, node.weights, strict=True)}
-    inputs = {name.rstrip("?"): value >= 0 for name, value in zip(spec.inputs, node.inputs, strict=True)}
-    used = {name: node.attr(name) != spec.attrs[name] for name in spec.features if name in spec.attrs}
-    used |= {name: given for name, given in {**inputs, **weights}.items() if name in spec.features}
-    return tuple(f"{spec.name}.{name}" for name in spec.features if used[name])
+    shown = {name for name, value in node.attrs if value != spec.attrs[name]}
+    shown |= {name.rstrip("?") for name, value in zip(spec.inputs, node.inputs, strict=False) if value >= 0}
+    shown |= {name.rstrip("?") for name, weight in zip(spec.weights, node.weights, strict=False) if weight}
+    return tuple(f"{spec.name}.{name}" for name in spec.features if name in shown)
 
 
 def shape_error(op: str, message: str) -> ModelError:

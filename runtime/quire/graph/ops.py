@@ -111,7 +111,12 @@ def _paged_attention(args: OpArgs) -> Outputs:
     sinks = args.weights[0]
     if sinks is not None and sinks.shape != args.shape(0)[1:2]:
         raise shape_error("paged_attention", f"sinks are {sinks.shape}, q has {args.shape(0)[1]} heads")
-    return _same(args)
+    return (((*args.shape(0)[:2], _value_width(args)), "act"),)
+
+
+def _value_width(args: OpArgs) -> Dim:
+    """Elements of a head of v, and so of the result."""
+    return Dim.of(args.attrs["v_head_dim"]) if args.attrs["v_head_dim"] else args.shape(0)[2]
 
 
 def _route_experts(args: OpArgs) -> Outputs:
@@ -157,7 +162,8 @@ def _linear_flops(args: OpArgs) -> Dim:
 
 
 def _attention_flops(args: OpArgs) -> Dim:
-    return num_elements(args.shape(0)) * Dim.of("C") * 4
+    tokens, heads, head_dim = args.shape(0)
+    return tokens * heads * (head_dim + _value_width(args)) * Dim.of("C") * 2
 
 
 _ROTARY_ATTRS = {"table": REQUIRED, "style": "neox"}
@@ -231,10 +237,10 @@ _SPECS = (
         ("q", "cache"),
         ("sinks?",),
         ("out",),
-        {"scale": REQUIRED, "window": 0, "softcap": 0.0, "causal": True, "alibi": 0.0},
+        {"scale": REQUIRED, "window": 0, "softcap": 0.0, "causal": True, "alibi": 0.0, "v_head_dim": 0},
         _paged_attention,
         _attention_flops,
-        features=("sinks", "alibi"),
+        features=("sinks", "alibi", "v_head_dim"),
     ),
     OpSpec(
         "route_experts",

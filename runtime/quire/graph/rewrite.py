@@ -48,10 +48,10 @@ def make_node(
 ) -> Node:
     """A node whose shapes are checked by its op; `values` grows by its results unless `outputs` names existing ones."""
     spec = OPS[op]
-    resolved = spec.resolve_attrs(dict(attrs))
     padded_inputs = (*inputs, *(-1,) * (len(spec.inputs) - len(inputs)))
     padded_weights = (*weights, *(None,) * (len(spec.weights) - len(weights)))
-    args = OpArgs(tuple(None if i < 0 else values[i] for i in padded_inputs), padded_weights, resolved)
+    operands = tuple(None if i < 0 else values[i] for i in padded_inputs)
+    args = OpArgs(operands, padded_weights, spec.resolve_attrs(dict(attrs)))
     results = spec.shape(args)
     if outputs is None:
         outputs = tuple(range(len(values), len(values) + len(results)))
@@ -59,8 +59,7 @@ def make_node(
     for value, result in zip(outputs, results, strict=True):
         if (values[value].shape, values[value].dtype) != result:
             raise InternalError(f"a pass made {op} with result {result} in place of {values[value]}")
-    names = tuple(weight.name if weight else "" for weight in padded_weights)
-    return Node(op, padded_inputs, names, tuple(outputs), tuple(sorted(resolved.items())))
+    return spec.node(args, tuple(outputs))
 
 
 def rebuild(

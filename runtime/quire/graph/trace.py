@@ -17,7 +17,7 @@ from typing import Any
 
 from quire.errors import InternalError
 from quire.graph.ir import CacheRef, Graph, Node, Part, Source, Value, ValueDtype, Weight
-from quire.graph.op_spec import OpArgs, OpSpec
+from quire.graph.op_spec import OpArgs, OpSpec, args_of_node
 from quire.graph.ops import OPS
 from quire.graph.shapes import DimLike, shape_of
 
@@ -65,18 +65,9 @@ class Tracer:
         """Adds one node; returns its value, or a tuple when the op has several results."""
         spec = OPS[op]
         inputs, weights = _sort_operands(spec, operands)
-        resolved = spec.resolve_attrs(attrs)
-        results = spec.shape(OpArgs(inputs, weights, resolved))
-        outputs = tuple(self._new_value(shape, dtype) for shape, dtype in results)
-        self._nodes.append(
-            Node(
-                op,
-                tuple(-1 if value is None else value.id for value in inputs),
-                tuple("" if weight is None else weight.name for weight in weights),
-                tuple(value.id for value in outputs),
-                tuple(sorted(resolved.items())),
-            )
-        )
+        args = OpArgs(inputs, weights, spec.resolve_attrs(attrs))
+        outputs = tuple(self._new_value(shape, dtype) for shape, dtype in spec.shape(args))
+        self._nodes.append(spec.node(args, tuple(value.id for value in outputs)))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def __getattr__(self, op: str) -> Callable[..., Any]:
@@ -108,9 +99,5 @@ def _sort_operands(
 
 
 def node_args(graph: Graph, node: Node) -> OpArgs:
-    """A node's operands resolved from its graph, as shape, cost and workspace rules take them."""
-    return OpArgs(
-        tuple(None if i < 0 else graph.values[i] for i in node.inputs),
-        tuple(graph.weights[name] if name else None for name in node.weights),
-        dict(node.attrs),
-    )
+    """A node's operands and attributes in full, as shape, cost and workspace rules take them."""
+    return args_of_node(OPS[node.op], graph, node)

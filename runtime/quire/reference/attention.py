@@ -53,6 +53,7 @@ def paged_attention(
     softcap: float = 0.0,
     causal: bool = True,
     alibi_slopes: np.ndarray | None = None,
+    v_head_dim: int = 0,
 ) -> np.ndarray:
     """softmax(scale * q.k) @ v of every query row over the keys it sees.
 
@@ -65,6 +66,7 @@ def paged_attention(
         softcap: > 0 caps scaled scores before the softmax: cap * tanh(score / cap).
         sinks: [H] logits, taken as they are, of a key without a value: they take part in the softmax's sum only.
         alibi_slopes: float32 [H] (`quire.graph.alibi`); adds slope * (key index - row index) after the softcap.
+        v_head_dim: dv where it is not d; 0 = d. The cache's v says it too.
     Returns: [T, H, dv] in q's dtype; scores, softmax and sums are float32.
     Source: arXiv:2309.06180; grouped queries arXiv:2305.13245.
     """

@@ -71,7 +71,7 @@ def _bound_attrs(node: Node, graph: Graph, plan: ExecutorPlan) -> dict[str, Any]
     if node.op == "embedding":
         attrs["dtype"] = numpy_dtype(plan.act_dtype)
     elif node.op == "paged_attention":
-        del attrs["alibi"]
+        attrs.pop("alibi", None)
         attrs["alibi_slopes"] = slopes_of_rank(node, graph, plan.model.axes, plan.parallel.rank)
     elif node.op in ("rotary", "rotary_cache_write"):
         attrs["max_len"] = plan.max_model_len

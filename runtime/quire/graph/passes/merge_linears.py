@@ -8,7 +8,6 @@ operands are strided views of the joined result.
 from __future__ import annotations
 
 from quire.graph.ir import Cat, Graph, Node, Source, Value, Weight
-from quire.graph.ops import OPS
 from quire.graph.rewrite import make_node, rebuild
 from quire.graph.shapes import Dim
 
@@ -51,8 +50,7 @@ def _merge(linears: list[Node], values: list[Value], weights: dict[str, Weight])
     linear = make_node("linear", values, linears[0].inputs, (weight, bias), linears[0].attrs)
     old_results = tuple(node.outputs[0] for node in linears)
     sizes = tuple(values[value].shape[-1] for value in old_results)
-    attrs = {**OPS["split"].resolve_attrs({"sizes": sizes}), "axis": -1}
-    return linear, make_node("split", values, linear.outputs, (), tuple(sorted(attrs.items())), old_results)
+    return linear, make_node("split", values, linear.outputs, (), (("sizes", sizes),), old_results)
 
 
 def _join(parts: list[Weight]) -> Weight:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quire.errors import InternalError, QuireError
+from quire.graph.cost import cache_group
 from quire.graph.ir import Graph, ModelGraph, Part, Weight, dims_text
 from quire.graph.op_spec import OpSpec
 from quire.graph.ops import OPS
@@ -33,6 +34,8 @@ def verify(model: ModelGraph) -> None:
     if not problems:  # the checks over the model need graphs that are whole
         problems += [f"{part.prefix}: {problem}" for part in model.parts() for problem in _cache_problems(part, model)]
         problems += [*_writer_problems(model), *_boundary_problems(model)]
+    if not problems:
+        problems += [f"{part.prefix}: {p}" for part in model.parts() for p in _attention_problems(part, model)]
     if problems:
         raise InternalError(
             "the model's graph is inconsistent: " + "; ".join(problems[:8]),
@@ -79,18 +82,24 @@ def _graph_problems(graph: Graph, axes: frozenset[str]) -> Iterator[str]:
 def _node_problems(graph: Graph, index: int, spec: OpSpec) -> Iterator[str]:
     node = graph.nodes[index]
     for names, given, absent in ((spec.inputs, node.inputs, -1), (spec.weights, node.weights, "")):
-        if len(names) != len(given):
+        needed = [name for name in names if name.rstrip("?") not in spec.features]
+        if not len(needed) <= len(given) <= len(names):
             yield f"has {len(given)} operands for {', '.join(names) or 'none'}"
             return
-        missing = [name for name, operand in zip(names, given, strict=True) if operand == absent and name[-1] != "?"]
+        missing = [name for name, operand in zip(names, given, strict=False) if operand == absent and name[-1] != "?"]
         if missing:
             yield f"lacks {', '.join(missing)}"
             return
-    if sorted(spec.attrs) != [name for name, _ in node.attrs]:
-        yield f"attributes {[name for name, _ in node.attrs]} are not {sorted(spec.attrs)} in order"
+    names_given = {name for name, _ in node.attrs}
+    if not set(spec.attrs) - set(spec.features) <= names_given <= set(spec.attrs):
+        yield f"attributes {sorted(names_given)} are not {sorted(spec.attrs)}"
+        return
+    args = node_args(graph, node)
+    if spec.node(args, node.outputs) != node:
+        yield f"is not written as {spec.node(args, node.outputs)}"
         return
     try:
-        results = spec.shape(node_args(graph, node))
+        results = spec.shape(args)
     except QuireError as error:
         yield error.what
         return
@@ -110,6 +119,17 @@ def _cache_problems(part: Part, model: ModelGraph) -> Iterator[str]:
     for name, value in part.graph.outputs:
         if part.graph.values[value].dtype == "cache" and name not in cache_inputs:
             yield f"output {name} is a cache that is no input"
+
+
+def _attention_problems(part: Part, model: ModelGraph) -> Iterator[str]:
+    """Attention gives heads of v's width, which stands in its cache's group."""
+    for node in part.graph.nodes:
+        if node.op != "paged_attention":
+            continue
+        arrays = {array.name: array for array in model.kv_groups[cache_group(part, node)].arrays}
+        width = part.graph.values[node.outputs[0]].shape[-1]
+        if "v" in arrays and arrays["v"].shape[-1] != width:
+            yield f"paged_attention gives heads of {width}, its cache holds v of {arrays['v'].shape[-1]}"
 
 
 def _writer_problems(model: ModelGraph) -> Iterator[str]:

@@ -114,7 +114,8 @@ def op_model(case: OpCase, body: OpBody) -> ModelGraph:
     width = max(body.in_width, 1 if body.in_head else body.out_width)
     vocab = max(case.num_rows, body.out_width, width)
     num_kv_heads, head_dim = case.size("kv_heads", 1), case.size("head_dim", 16)
-    arrays = tuple(CacheArray(name, shape_of("kv_heads", head_dim)) for name in ("k", "v"))
+    widths = {"k": head_dim, "v": case.attrs.get("v_head_dim") or head_dim}
+    arrays = tuple(CacheArray(name, shape_of("kv_heads", width)) for name, width in widths.items())
     return ModelGraph(
         embed=_embed(width, body.embed_scale),
         layers=(_layer(width, body),),

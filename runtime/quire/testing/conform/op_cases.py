@@ -118,6 +118,8 @@ FIXED: dict[str, tuple[_Row, ...]] = {
         _attention("alibi", _LONG, {"heads": 4, "kv_heads": 4, "head_dim": 16}, alibi=8.0),
         _attention("alibi_odd_heads", _RAGGED, {"heads": 6, "kv_heads": 2, "head_dim": 16}, alibi=4.0),
         _attention("alibi_sinks_window", _LONG, {**_GQA, "sinks": 1}, alibi=8.0, window=20),
+        _attention("narrow_values", _LONG, {"heads": 4, "kv_heads": 2, "head_dim": 48}, v_head_dim=32, window=9),
+        _attention("wide_values", _RAGGED, v_head_dim=32),
     ),
     "route_experts": (
         ("softmax", {"width": 24, "mlp": 16, "experts": 7}, {"k": 2}, {}),

@@ -109,23 +109,24 @@ def _rotary(case: OpCase) -> OpBody:
 def _paged_attention(case: OpCase) -> OpBody:
     """Queries, keys and values are thirds of a row; also the case of cache_write and rotary_cache_write."""
     heads, kv_heads, dim = case.size("heads"), case.size("kv_heads"), case.size("head_dim")
+    v_dim = case.attrs.get("v_head_dim") or dim
     rotary = {name: case.attrs[name] for name in ("table", "style") if name in case.attrs}
     attention = {name: value for name, value in case.attrs.items() if name not in rotary}
 
     def trace(o: OpTrace) -> Value:
-        q, k, v = o.t.split(o.x, sizes=shape_of(heads * dim, kv_heads * dim, kv_heads * dim))
-        q, k, v = o.heads(q, heads, dim), o.heads(k, kv_heads, dim), o.heads(v, kv_heads, dim)
+        q, k, v = o.t.split(o.x, sizes=shape_of(heads * dim, kv_heads * dim, kv_heads * v_dim))
+        q, k, v = o.heads(q, heads, dim), o.heads(k, kv_heads, dim), o.heads(v, kv_heads, v_dim)
         if case.op == "rotary_cache_write":
             q, o.written = o.t.rotary_cache_write(q, k, v, o.positions, o.cache, **rotary)
         else:
             o.written = o.t.cache_write(o.cache, k, v)
         sinks = o.weight("sinks", heads) if case.size("sinks") else None
         out = o.t.paged_attention(q, o.written, sinks, **{"scale": dim**-0.5, **attention})
-        return o.flat(out, heads * dim)
+        return o.flat(out, heads * v_dim)
 
     return OpBody(
-        (heads + 2 * kv_heads) * dim,
-        heads * dim,
+        (heads + kv_heads) * dim + kv_heads * v_dim,
+        heads * v_dim,
         trace,
         uses_cache=True,
         uses_positions=case.op == "rotary_cache_write",
