@@ -355,7 +355,7 @@ def test_a_plan_beyond_the_capabilities_is_refused_whole(tiny: ModuleType) -> No
     assert "block size 7 (it has 16, 32" in str(caught.value)
 
 
-@pytest.mark.parametrize("place", ["_forward", "_logits"])
+@pytest.mark.parametrize("place", ["_token_ids", "_logits"])
 def test_a_step_interrupted_in_submit_is_not_unread_for_ever(
     tiny: ModuleType, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

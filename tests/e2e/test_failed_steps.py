@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from quire import LLM, SamplingParams
+from quire.device.step_line import PendingStep
 from quire.engine.step_builder import StepBuilder
-from quire_cpu.executor import CpuExecutor, CpuPending
+from quire_cpu.executor import CpuExecutor
 
 PROMPTS = ["A KV cache is", "Paged attention keeps", "A block table"]
 PARAMS = [
@@ -33,19 +34,19 @@ def is_evil(batch: Any) -> bool:
 
 def raise_in(patch: pytest.MonkeyPatch, place: str) -> None:
     """A fault of the evil prompt's steps."""
-    submit, result, build = CpuExecutor.submit, CpuPending.result, StepBuilder.build
+    submit, result, build = CpuExecutor.submit, PendingStep.result, StepBuilder.build
     evil_steps: set[int] = set()
 
-    def failing_submit(self: CpuExecutor, batch: Any) -> CpuPending:
+    def failing_submit(self: CpuExecutor, batch: Any) -> PendingStep:
         if is_evil(batch):
             if place == "submit":
                 raise MemoryError("no room for this step")
             evil_steps.add(batch.step)
         return submit(self, batch)
 
-    def failing_result(self: CpuPending) -> Any:
+    def failing_result(self: PendingStep) -> Any:
         found = result(self)
-        if place == "result" and self._step in evil_steps:
+        if place == "result" and self._number in evil_steps:
             raise RuntimeError("the device lost this step")
         return found
 
@@ -55,7 +56,7 @@ def raise_in(patch: pytest.MonkeyPatch, place: str) -> None:
         return build(self, plan)
 
     patch.setattr(CpuExecutor, "submit", failing_submit)
-    patch.setattr(CpuPending, "result", failing_result)
+    patch.setattr(PendingStep, "result", failing_result)
     patch.setattr(StepBuilder, "build", failing_build)
 
 

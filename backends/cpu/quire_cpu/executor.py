@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import weakref
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -17,7 +16,8 @@ from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan, KVPlan, LoadProgress, MemoryReport, WeightSource
 from quire.device.host_memory import host_memory
 from quire.device.plan_check import check_plan
-from quire.errors import BackendError, InternalError, QuireError
+from quire.device.step_line import PendingStep, StepLine
+from quire.errors import BackendError, InternalError
 from quire.graph.kv_arrays import held_arrays
 from quire.graph.kv_budget import pools_bytes
 from quire.graph.shapes import concrete
@@ -65,8 +65,7 @@ class CpuExecutor:
         self._vocab_size = plan.model.axes["vocab"].full_size
         self._flat: FlatPlan | None = FlatPlan(plan, self._options)
         self._queue: _native.StepQueue | None = None
-        self._unfinished: deque[CpuPending] = deque()  # in the order of submission
-        self._unread = 0
+        self._line = StepLine("cpu", capabilities.async_depth, self._start)
         self._loaded = False
         _open_executors.add(self)
 
@@ -112,42 +111,9 @@ class CpuExecutor:
             ) from error
         self._queue = _native.StepQueue(flat.native)
 
-    def submit(self, batch: StepBatch) -> CpuPending:
+    def submit(self, batch: StepBatch) -> PendingStep:
         """Hands the step to the native threads."""
-        flat, queue = self._open(), self._queue
-        if queue is None or not self._loaded:
-            raise InternalError("submit was called before load and allocate_kv")
-        if self._unread >= self.capabilities.async_depth:
-            raise InternalError(
-                f"step {batch.step} was submitted over {self._unread} unread ones",
-                because=f"async_depth is {self.capabilities.async_depth}",
-            )
-        split = RowSplit(batch, return_logits=self._plan.return_logits, vocab_size=self._vocab_size)
-        groups = []
-        for name in flat.group_index:
-            copies = batch.copies.get(name)
-            groups.append((_i32(batch.groups[name].block_tables), None if copies is None else _i32(copies)))
-        wants_logits = split.needs_head and flat.has_logits
-        flat.cover_positions(int((batch.seq_lens if batch.positions is None else batch.positions + 1).max()))
-        try:
-            number = queue.submit(
-                _i32(batch.token_ids),
-                _i32(batch.query_start_loc),
-                _i32(batch.num_computed),
-                _i32(batch.prev_row),
-                None if batch.positions is None else _i32(batch.positions),
-                _i32(batch.logits_indices) if wants_logits else np.empty(0, np.int32),
-                groups,
-                split.sampled_rows,
-                split.returned_rows,
-                split.draws,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise BackendError(f"step {batch.step} was refused by device cpu", because=str(error)) from error
-        pending = CpuPending(self, batch.step, number, split)
-        self._unfinished.append(pending)
-        self._unread += 1
-        return pending
+        return self._line.submit(batch)
 
     def read_blocks(self, group: str, block_ids: I32) -> Mapping[str, np.ndarray]:
         """Pages in the host format: array name -> [n, layers, block_size, *shape_per_token]."""
@@ -179,8 +145,8 @@ class CpuExecutor:
         """Stops the threads and frees everything; safe to call twice. Steps that have not begun are dropped."""
         if self._queue is not None:
             self._queue.close()
+        self._line.close()
         self._queue, self._flat = None, None
-        self._unfinished.clear()
 
     def set_profiling(self, on: bool) -> None:
         """Whether time is summed by native op (`take_profile`)."""
@@ -195,20 +161,33 @@ class CpuExecutor:
         (`time.monotonic`), and how much of that it spent in native ops, in seconds."""
         return list(self._open().native.take_step_times())
 
-    # ---- called by CpuPending --------------------------------------------------------------------------
-
-    def finish_through(self, last: CpuPending) -> None:
-        """Finishes steps in order up to `last`: one may wait for tokens that the host samples for the one before."""
-        while last in self._unfinished:
-            if self._queue is None:
-                raise InternalError("an unfinished step without a queue")
-            self._unfinished.popleft().finish(self._queue)
-
-    def note_read(self) -> None:
-        """A step's result was read."""
-        self._unread -= 1
-
     # ---- inside ----------------------------------------------------------------------------------------
+
+    def _start(self, batch: StepBatch, tokens: object) -> CpuStep:
+        """Queues the step; the native queue feeds it from the step before, which is `tokens`."""
+        flat, queue = self._open(), self._queue
+        if queue is None or not self._loaded:
+            raise InternalError("submit was called before load and allocate_kv")
+        split = RowSplit(batch, return_logits=self._plan.return_logits, vocab_size=self._vocab_size)
+        groups = []
+        for name in flat.group_index:
+            copies = batch.copies.get(name)
+            groups.append((_i32(batch.groups[name].block_tables), None if copies is None else _i32(copies)))
+        wants_logits = split.needs_head and flat.has_logits
+        flat.cover_positions(int((batch.seq_lens if batch.positions is None else batch.positions + 1).max()))
+        number = queue.submit(
+            _i32(batch.token_ids),
+            _i32(batch.query_start_loc),
+            _i32(batch.num_computed),
+            _i32(batch.prev_row),
+            None if batch.positions is None else _i32(batch.positions),
+            _i32(batch.logits_indices) if wants_logits else np.empty(0, np.int32),
+            groups,
+            split.sampled_rows,
+            split.returned_rows,
+            split.draws,
+        )
+        return CpuStep(queue, number, split, batch.step)
 
     def _packed_cache(self, weights: WeightSource) -> PackedCache | None:
         folder = self._options.packed_weights
@@ -220,8 +199,8 @@ class CpuExecutor:
         return PackedCache(folder, self._open().identity(), weights.fingerprint)
 
     def _open(self) -> FlatPlan:
-        if self._flat is None:
-            raise BackendError("the executor of device cpu is closed")
+        self._line.refuse_closed()
+        assert self._flat is not None
         return self._flat
 
     def _kv_ready(self) -> FlatPlan:
@@ -229,8 +208,7 @@ class CpuExecutor:
         flat = self._open()
         if self._queue is None:
             raise InternalError("the KV cache is used before allocate_kv")
-        if self._unfinished:
-            self.finish_through(self._unfinished[-1])
+        self._line.finish_all()
         return flat
 
     def _kv_call(self, call: object, group: str, block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
@@ -250,48 +228,31 @@ class CpuExecutor:
         }
 
 
-class CpuPending:
-    """A submitted step; implements `Pending`."""
+class CpuStep:
+    """A step in the native queue; a `quire.device.step_line.StartedStep`.
 
-    def __init__(self, executor: CpuExecutor, step: int, number: int, split: RowSplit) -> None:
-        self._executor, self._step, self._number, self._split = executor, step, number, split
-        self._result: StepResult | None = None
-        self._error: BackendError | None = None
-        self._read = False
+    Attributes:
+        tokens: the queue, which keeps them for the next step.
+    """
 
-    def result(self) -> StepResult:
-        """Waits for the step and returns its result; raises BackendError when it failed."""
-        if not self._read:
-            self._read = True
-            self._executor.note_read()
-        self._executor.finish_through(self)
-        if self._error is not None:
-            raise self._error
-        if self._result is None:
-            raise BackendError(f"step {self._step} was dropped", because="the executor was closed before it ran")
-        return self._result
+    def __init__(self, queue: _native.StepQueue, number: int, split: RowSplit, step: int) -> None:
+        self.tokens = queue
+        self._number, self._split, self._step = number, split, step
 
-    def finish(self, queue: _native.StepQueue) -> None:
-        """Waits for the step, samples what it left, and feeds those tokens to the next step."""
+    def finish(self) -> StepResult:
+        """Waits for the step, samples what it left to the host, and feeds those tokens to the next step."""
         try:
-            tokens, logits, error = queue.wait(self._number)
+            tokens, logits, error = self.tokens.wait(self._number)
             if error:
                 raise BackendError(f"step {self._step} failed on device cpu", because=error)
-            self._result = self._split.result(np.frombuffer(tokens, np.int32), logits)
+            result = self._split.result(np.frombuffer(tokens, np.int32), logits)
             if self._split.has_host_rows:
-                queue.provide_tokens(self._number, np.maximum(self._result.tokens[:, 0], 0))
-        except Exception as error:
-            self._error = self._failed(error)
+                self.tokens.provide_tokens(self._number, np.maximum(result.tokens[:, 0], 0))
+        except Exception:
             with suppress(RuntimeError):  # a queue that is gone has nobody left to tell
-                queue.fail(self._number)
-
-    def _failed(self, error: Exception) -> BackendError:
-        if isinstance(error, BackendError):
-            return error
-        because = error.what if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
-        failure = BackendError(f"step {self._step} failed on device cpu", because=because)
-        failure.__cause__ = error
-        return failure
+                self.tokens.fail(self._number)
+            raise
+        return result
 
 
 def _i32(array: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from quire.device.batch import StepBatch, pad
 from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan, KVPlan, LoadProgress, MemoryReport, WeightSource
 from quire.device.plan_check import check_plan
+from quire.device.step_line import PendingStep, StepLine, fed_places
 from quire.errors import BackendError, InternalError
 from quire.sampling.batch import I32, features_used
 from quire_tpu import platform
@@ -20,10 +21,10 @@ from quire_tpu.attention_choice import choose_attention
 from quire_tpu.buckets import Buckets
 from quire_tpu.kv_storage import KVStorage
 from quire_tpu.options import TpuOptions
-from quire_tpu.pending import PendingStep, StepOutputs
 from quire_tpu.program import StepProgram, Weights
 from quire_tpu.sampler import mode_of
 from quire_tpu.step_inputs import StepShape, pack
+from quire_tpu.step_outputs import StepOutputs
 from quire_tpu.weight_loader import JaxWeightLoader
 
 
@@ -33,16 +34,13 @@ class JaxExecutor:
     One process drives all ranks of a tensor-parallel group: the plan's model is one rank's, as `shard` makes it, and
     the weight source gives every rank's weights (`weight_loader.RankedWeights`).
 
-    Attributes:
-        unread: submitted steps whose results were not read, oldest first.
-        no_tokens: what a step takes that needs no tokens of the one before.
     Raises, when made: BackendError for a plan that the capabilities do not cover, or with more ranks than devices.
     """
 
     def __init__(self, name: str, plan: ExecutorPlan, capabilities: Capabilities, options: TpuOptions) -> None:
         check_plan(plan, capabilities, name)
         self.capabilities = capabilities
-        self.name, self._plan = name, plan
+        self._name, self._plan = name, plan
         found = platform.devices(options.platform)
         ranks = plan.parallel.world_size
         if len(found) < ranks:
@@ -57,17 +55,15 @@ class JaxExecutor:
         self._buckets = Buckets.of(plan)
         self._weights: Weights | None = None
         self._kv: KVStorage | None = None
-        self.unread: list[PendingStep] = []
-        self._previous: PendingStep | None = None
-        self.no_tokens: Any = None
-        self._closed = False
+        self._no_tokens: Any = None  # what a step takes that needs no tokens of the one before
+        self._line = StepLine(name, capabilities.async_depth, self._start)
 
     def load(self, weights: WeightSource, progress: LoadProgress) -> MemoryReport:
         """Streams every weight to the devices; a tied one is read and held once."""
-        self._refuse_closed()
+        self._line.refuse_closed()
         loader = JaxWeightLoader(self._program, weights, progress)
         self._weights = jax.block_until_ready(loader.load())
-        self.no_tokens = jax.device_put(
+        self._no_tokens = jax.device_put(
             np.zeros(self._buckets.seqs[-1], np.int32), self._program.sharding(by_rank=False)
         )
         _, free = platform.memory(self._program.devices[0])
@@ -80,26 +76,16 @@ class JaxExecutor:
     def _placement(self) -> tuple[tuple[str, str], ...]:
         ops = sorted({node.op for part in self._plan.model.parts() for node in part.graph.nodes})
         remarks = {op: f" ({remark})" for op, remark in self._remarks.items() if remark}
-        return tuple((op, self.name + remarks.get(op, "")) for op in ops)
+        return tuple((op, self._name + remarks.get(op, "")) for op in ops)
 
     def allocate_kv(self, plan: KVPlan) -> None:
         """Allocates the caches, one block more in each pool for padding."""
-        self._refuse_closed()
+        self._line.refuse_closed()
         self._kv = KVStorage(self._program, plan)
 
     def submit(self, batch: StepBatch) -> PendingStep:
         """Dispatches the step, compiling its bucket at first use. Its errors are raised by the result."""
-        self._refuse_closed()
-        if len(self.unread) >= self.capabilities.async_depth:
-            raise InternalError(
-                f"step {batch.step} was submitted over {len(self.unread)} unread ones",
-                because=f"async_depth is {self.capabilities.async_depth}",
-            )
-        step = PendingStep(self, batch)
-        step.start(self._previous)
-        self.unread.append(step)  # last: an interrupted call leaves no step that nobody will read
-        self._previous = step
-        return step
+        return self._line.submit(batch)
 
     def read_blocks(self, group: str, block_ids: I32) -> Mapping[str, np.ndarray]:
         """Pages in the host format: array name -> [n, layers, block_size, *shape_per_token]."""
@@ -111,14 +97,17 @@ class JaxExecutor:
 
     def close(self) -> None:
         """Drops weights and caches; safe to call twice."""
-        self._closed = True
-        self._weights, self._kv, self._previous = None, None, None
-        self.unread.clear()
+        self._line.close()
+        self._weights, self._kv = None, None
 
-    # ---- one step, called by `PendingStep` ---------------------------------------------------------------
+    # ---- one step ----------------------------------------------------------------------------------------
 
-    def run(self, batch: StepBatch, feedback: Any) -> StepOutputs:
+    def _start(self, batch: StepBatch, tokens: Any) -> StepOutputs:
         """Dispatches one step's programs."""
+        if tokens is None or (batch.token_ids >= 0).all():
+            tokens = self._no_tokens
+        else:
+            fed_places(batch)  # raises; the program looks rows up by `prev_row` and does not check them
         storage = self._storage()
         if self._weights is None:
             raise InternalError("submit was called before load")
@@ -131,13 +120,20 @@ class JaxExecutor:
         mode = mode_of(batch.sampling) if on_device else "host"
         keep = self._plan.return_logits or mode == "host"
         vector = pack(self._padded(batch, shape), shape)
-        storage.arrays, tokens, logits, environment = self._program.step(
-            self._weights, storage.arrays, feedback, vector, shape=shape, mode=mode, keep=keep, more=slices > 1
+        storage.arrays, drawn, logits, environment = self._program.step(
+            self._weights,
+            storage.arrays,
+            tokens,
+            vector,
+            shape=shape,
+            mode=mode,
+            keep=keep,
+            more=slices > 1,
         )
         kept = [logits] if keep else []
         for number in range(1, slices):
             kept.append(self._program.head(self._weights, environment, _slice_rows(batch, shape, number)))
-        return StepOutputs(batch, tokens if on_device else None, kept, shape.logits, self._plan.return_logits)
+        return StepOutputs(batch, drawn if on_device else None, kept, shape.logits, self._plan.return_logits)
 
     def _padded(self, batch: StepBatch, shape: StepShape) -> StepBatch:
         """The batch in its bucket's shape, with the first slice of logits rows."""
@@ -152,14 +148,10 @@ class JaxExecutor:
         )  # pools have trash blocks of their own, put in by the step
 
     def _storage(self) -> KVStorage:
-        self._refuse_closed()
+        self._line.refuse_closed()
         if self._kv is None:
             raise InternalError("the KV cache is used before allocate_kv")
         return self._kv
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise BackendError(f"the executor of device {self.name} is closed")
 
 
 def _slice_rows(batch: StepBatch, shape: StepShape, number: int) -> I32:

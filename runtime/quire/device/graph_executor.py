@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from quire.device.batch import StepBatch, StepResult, token_indices
+from quire.device.batch import StepBatch
 from quire.device.contract import (
     ExecutorPlan,
     KVPlan,
@@ -20,10 +20,12 @@ from quire.device.contract import (
     StepContext,
     WeightSource,
 )
+from quire.device.device_sampling import SamplingLibrary
 from quire.device.kv_cache import KVCache
 from quire.device.placement import lower_model
 from quire.device.plan_check import check_plan
 from quire.device.step_context import step_context
+from quire.device.step_line import PendingStep, StepLine, fed_places
 from quire.device.step_logits import StepLogits
 from quire.device.weight_loader import WeightLoader
 from quire.errors import BackendError, InternalError, QuireError
@@ -51,13 +53,11 @@ class GraphExecutor:
         self._trunk: tuple[PartRunner, ...] = ()  # embed and layers
         self._heads: dict[str, PartRunner] = {}
         self._cache: KVCache | None = None
-        self._unread: list[_PendingStep] = []
-        self._previous: _PendingStep | None = None
-        self._closed = False
+        self._line = StepLine(library.name, library.capabilities.async_depth, self._start)
 
     def load(self, weights: WeightSource, progress: LoadProgress) -> MemoryReport:
         """Streams every weight to the device; one that several parts share is read and held once."""
-        self._refuse_closed()
+        self._line.refuse_closed()
         before, _ = self._library.memory()
         loader = WeightLoader(self._library, self._plan, weights, progress)
         runners = {id(part): PartRunner(part.part, part.kernels, loader.load(part)) for part in self._lowered.parts()}
@@ -71,7 +71,7 @@ class GraphExecutor:
 
     def allocate_kv(self, plan: KVPlan) -> None:
         """Allocates the caches of every group; groups of one pool with equal arrays share them."""
-        self._refuse_closed()
+        self._line.refuse_closed()
         try:
             self._cache = KVCache(self._library, self._plan, plan)
         except QuireError:
@@ -85,19 +85,9 @@ class GraphExecutor:
                 hint="fewer blocks: a smaller --max-model-len or --memory-utilization",
             ) from error
 
-    def submit(self, batch: StepBatch) -> _PendingStep:
+    def submit(self, batch: StepBatch) -> PendingStep:
         """Calls the step's kernels. Errors of kernels are raised by the result, as BackendError."""
-        self._refuse_closed()
-        if len(self._unread) >= self.capabilities.async_depth:
-            raise InternalError(
-                f"step {batch.step} was submitted over {len(self._unread)} unread ones",
-                because=f"async_depth is {self.capabilities.async_depth}",
-            )
-        step = _PendingStep(self, batch, self._previous)
-        step.start()
-        self._unread.append(step)  # last: an interrupted call leaves no step that nobody will read
-        self._previous = step
-        return step
+        return self._line.submit(batch)
 
     def read_blocks(self, group: str, block_ids: I32) -> Mapping[str, np.ndarray]:
         """Pages in the host format: array name -> [n, layers, block_size, *shape_per_token]."""
@@ -109,14 +99,13 @@ class GraphExecutor:
 
     def close(self) -> None:
         """Drops weights and caches; safe to call twice."""
-        self._closed = True
-        self._trunk, self._heads, self._cache, self._previous = (), {}, None, None
-        self._unread.clear()
+        self._line.close()
+        self._trunk, self._heads, self._cache = (), {}, None
 
-    # ---- one step, called by _PendingStep ---------------------------------------------------------------
+    # ---- one step ---------------------------------------------------------------------------------------
 
-    def _forward(self, batch: StepBatch, token_ids: Any) -> StepLogits:
-        """Runs embed, layers and the head on `token_ids`, which are on the device already.
+    def _start(self, batch: StepBatch, tokens: Any) -> StepLogits:
+        """Runs embed, layers and the head.
 
         On the host all slices of logits but the last are sampled on the way, on the device all of them.
         """
@@ -126,7 +115,7 @@ class GraphExecutor:
             self._kv().copy_blocks(batch.copies)
         context = step_context(batch, self._plan.block_size, self._library.put)
         environment: dict[str, Any] = {
-            "token_ids": token_ids,
+            "token_ids": self._token_ids(batch, tokens),
             "positions": context.device["positions"],
         }
         for runner in self._trunk:
@@ -138,6 +127,15 @@ class GraphExecutor:
                 rows = batch.logits_indices[start : start + self._plan.max_logits_rows]
                 logits.add(start, len(rows), self._logits(environment, rows, context))
         return logits
+
+    def _token_ids(self, batch: StepBatch, tokens: tuple[SamplingLibrary, Any] | None) -> Any:
+        """On the device, each -1 replaced by the token that the step before sampled."""
+        token_ids = np.ascontiguousarray(batch.token_ids, np.int32)
+        if tokens is None or (token_ids >= 0).all():
+            return self._library.put(token_ids)
+        sampling, drawn = tokens
+        places, rows = fed_places(batch)
+        return sampling.fill_tokens(token_ids, places, drawn, rows)
 
     def _run(self, runner: PartRunner, environment: Mapping[str, Any], context: StepContext) -> dict[str, Any]:
         """A part's outputs, without the caches it hands back."""
@@ -152,78 +150,7 @@ class GraphExecutor:
         return self._run(self._heads["logits"], inputs, context)["logits"]
 
     def _kv(self) -> KVCache:
-        self._refuse_closed()
+        self._line.refuse_closed()
         if self._cache is None:
             raise InternalError("the KV cache is used before allocate_kv")
         return self._cache
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise BackendError(f"the executor of device {self._library.name} is closed")
-
-
-class _PendingStep:
-    """A submitted step; implements `Pending`. Holds the step before it only until that one's tokens are read."""
-
-    def __init__(self, executor: GraphExecutor, batch: StepBatch, previous: _PendingStep | None) -> None:
-        self._executor, self._batch, self._previous = executor, batch, previous
-        self._logits: StepLogits | None = None
-        self._result: StepResult | None = None
-        self._error: BackendError | None = None
-
-    def start(self) -> None:
-        """Runs the kernels; an error is kept for `result`."""
-        try:
-            self._logits = self._executor._forward(self._batch, self._token_ids())
-        except Exception as error:
-            self._error = self._failed(error)
-        self._previous = None
-
-    def result(self) -> StepResult:
-        """Waits for the step and returns its result; raises BackendError when it failed."""
-        if self in self._executor._unread:
-            self._executor._unread.remove(self)
-        return self._finish()
-
-    def _finish(self) -> StepResult:
-        if self._logits is not None:
-            try:
-                self._result = self._logits.result()
-            except Exception as error:
-                self._error = self._failed(error)
-            self._logits = None
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
-
-    def _token_ids(self) -> Any:
-        """The batch's token ids on the device, each -1 replaced by the token that the step before sampled."""
-        library = self._executor._library
-        token_ids = np.ascontiguousarray(self._batch.token_ids, np.int32)
-        places = np.flatnonzero(token_ids < 0)
-        if len(places) == 0:
-            return library.put(token_ids)
-        rows = self._batch.prev_row[token_indices(self._batch)[0][places]]
-        if self._previous is None or (rows < 0).any():
-            raise InternalError(f"step {self._batch.step}: a token id of -1 has no row in the step before")
-        on_device = None if self._previous._logits is None else self._previous._logits.tokens_on_device()
-        if on_device is not None:
-            sampling, tokens = on_device
-            return sampling.fill_tokens(token_ids, places.astype(np.int32), tokens, rows)
-        filled = token_ids.copy()
-        drawn = self._previous._finish().tokens[rows, 0]
-        filled[places] = np.maximum(drawn, 0)  # NO_TOKEN: that request is ending, its row only has to run
-        return library.put(filled)
-
-    def _failed(self, error: Exception) -> BackendError:
-        if isinstance(error, BackendError):
-            return error
-        because = error.what if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
-        failure = BackendError(
-            f"step {self._batch.step} failed on device {self._executor._library.name}",
-            because=because,
-            hint="the traceback above; the engine can restart the executor",
-        )
-        failure.__cause__ = error
-        return failure

@@ -14,7 +14,7 @@ from quire.sampling.batch import F32, SamplingBatch
 
 
 class StepLogits:
-    """Takes a step's slices of logits in order.
+    """Takes a step's slices of logits in order; a `quire.device.step_line.StartedStep` once it has all of them.
 
     Args:
         sampling: what to sample, or None.
@@ -53,12 +53,13 @@ class StepLogits:
         if self._kept is not None:
             self._kept.append(logits)
 
-    def tokens_on_device(self) -> tuple[SamplingLibrary, Any] | None:
+    @property
+    def tokens(self) -> tuple[SamplingLibrary, Any] | None:
         """The library that sampled, and the tokens int32 [R] as it holds them; None where they are not all there."""
         tokens = None if self._on_device is None else self._on_device.device_tokens()
         return None if self._sampling_library is None or tokens is None else (self._sampling_library, tokens)
 
-    def result(self) -> StepResult:
+    def finish(self) -> StepResult:
         """Waits for the device."""
         self.take_last()
         kept = None if not self._kept else self._kept[0] if len(self._kept) == 1 else np.concatenate(self._kept)

@@ -41,6 +41,7 @@ class PartRunner:
             environment: holds every named input of the part; others are ignored.
             context: handed to each kernel as it is.
         Raises: InternalError when an input is missing or a kernel returns another number of results than its node.
+            What a kernel raises comes out as it is, with a note that names the part, the node and its op.
         """
         values: list[Any] = [None] * (self._num_values + 1)  # the spare last one is index -1: an absent operand
         for name, value_id in self.part.graph.inputs:
@@ -50,18 +51,19 @@ class PartRunner:
                     because=f"the environment has {', '.join(sorted(environment))}",
                 )
             values[value_id] = environment[name]
-        for position, (kernel, inputs, weights, outputs, dead) in enumerate(self._steps):
-            results = kernel(context, tuple([values[i] for i in inputs]), weights)
-            if len(results) != len(outputs):
-                op = self.part.graph.nodes[position].op
-                raise InternalError(
-                    f"part {self.part.prefix}, node {position} ({op}): {len(outputs)} results are "
-                    f"declared, the kernel returned {len(results)}"
-                )
-            for value_id, result in zip(outputs, results, strict=True):
-                values[value_id] = result
-            for value_id in dead:
-                values[value_id] = None
+        position = -1
+        try:
+            for position, (kernel, inputs, weights, outputs, dead) in enumerate(self._steps):  # noqa: B007
+                results = kernel(context, tuple([values[i] for i in inputs]), weights)
+                if len(results) != len(outputs):
+                    raise InternalError(f"{len(outputs)} results are declared, the kernel returned {len(results)}")
+                for value_id, result in zip(outputs, results, strict=True):
+                    values[value_id] = result
+                for value_id in dead:
+                    values[value_id] = None
+        except Exception as error:
+            error.add_note(f"part {self.part.prefix}, node {position} ({self.part.graph.nodes[position].op})")
+            raise
         return {name: values[value_id] for name, value_id in self.part.graph.outputs}
 
 
