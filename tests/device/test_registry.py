@@ -14,11 +14,14 @@ import pytest
 
 from quire.device import ContractError, registry
 from quire.device.capabilities import CONTRACT_VERSION
+from quire.device.plan_check import check_plan
 from quire.device.registry import device_names, list_devices, resolve_device
 from quire.errors import BackendError, ConfigError
 from quire.graph.ir import CacheRef, Part, Src
+from quire.graph.ops import PLAIN_OPS
 from quire.graph.shapes import T, shape_of
 from quire.graph.trace import Tracer
+from quire.reference.device import CAPABILITIES
 from tests.device.conftest import make_plan
 
 GOOD = """
@@ -130,6 +133,33 @@ def test_a_plugin_of_contract_1_1_sees_the_nodes_that_it_promised(
     assert node.weights == (("",) if shown else ())
     assert ("alibi" in dict(node.attrs)) == shown
     assert "v_head_dim" not in dict(node.attrs)
+
+
+def test_an_op_that_the_device_does_not_declare_is_named_before_anything_is_built(install: Install) -> None:
+    source = GOOD.format(available=True, reason="", priority=0, contract=CONTRACT_VERSION)
+    ops = PLAIN_OPS - {"paged_attention", "linear"}
+    install("alpha", source.replace("ops=frozenset()", f"ops=frozenset({sorted(ops)})"))
+    backend, plan = resolve_device("alpha"), make_plan(block_size=16)
+    with pytest.raises(
+        BackendError, match=r"device alpha does not implement paged_attention \(needed by layers.0"
+    ) as e:
+        backend.create_executor(plan)
+    assert e.value.hint
+    assert "linear" not in str(e.value)  # the reference may run it
+    with pytest.raises(BackendError, match=r"linear \(needed by .*\), paged_attention \(needed by"):
+        backend.create_executor(replace(plan, strict=True))
+
+
+def test_an_executor_of_its_own_runs_every_op_itself() -> None:
+    plan = make_plan(block_size=16)
+    check_plan(plan, CAPABILITIES, "alpha")
+    with pytest.raises(BackendError, match=r"device alpha does not implement linear \(needed by layers.0 and"):
+        check_plan(plan, replace(CAPABILITIES, ops=CAPABILITIES.ops - {"linear"}), "alpha")
+
+
+def test_a_device_that_runs_no_graph_is_asked_for_no_op() -> None:
+    plan = make_plan(block_size=16)
+    check_plan(plan, replace(CAPABILITIES, ops=frozenset()), "stand-in")
 
 
 def _attention_layer(sinks: bool, **attrs: float) -> Part:

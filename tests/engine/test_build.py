@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import tqdm
@@ -11,6 +12,7 @@ from quire.device.graph_executor import GraphExecutor
 from quire.engine import build
 from quire.engine.config import EngineConfig
 from quire.errors import BackendError, ModelError
+from quire.testing import fake_device
 from quire.weights import checkpoint
 
 
@@ -63,3 +65,14 @@ def test_what_a_file_raises_while_a_device_reads_it_is_the_models_error(monkeypa
     monkeypatch.setattr(checkpoint, "resolve", broken)
     with pytest.raises(ModelError, match=r": weight .* cannot be read"):
         build.load_engine(EngineConfig(device="reference", num_kv_blocks=2, max_model_len=16))
+
+
+def test_a_missing_op_is_named_before_any_weight_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fake_device.fake_capabilities()
+    poorer = replace(whole, ops=frozenset({"cache_write", "linear"}))
+    monkeypatch.setattr(fake_device, "fake_capabilities", lambda async_depth: poorer)
+    monkeypatch.setattr(fake_device.FakeExecutor, "load", None)
+    with pytest.raises(BackendError, match=r"fake does not implement paged_attention \(needed by model\.layers\.0 "):
+        build.load_engine(EngineConfig(device="fake", load_format="dummy"))
+    with pytest.raises(BackendError, match=r"embedding \(needed by model\), gated_activation"):
+        build.load_engine(EngineConfig(device="fake", load_format="dummy", strict_device=True))

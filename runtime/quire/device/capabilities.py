@@ -22,7 +22,9 @@ class Capabilities:
         kv_dtypes: dtypes of the KV cache, preferred first.
         weight_schemes: quantization schemes with a kernel; "plain" always.
         block_sizes: KV block sizes in tokens, preferred first.
-        ops: plain ops it lowers itself; the others run on the reference and are listed at start.
+        ops: plain ops that it has. A model that needs another one is refused by name, unless the device is made of
+            an op library (`GraphExecutor`): there the reference runs it where it can, and it is listed at start.
+            None at all: the device runs no graph (a stand-in for tests), and no op is asked of it.
         fused_ops: fused ops it wants; passes fire for these only.
         op_features: operands and attributes of ops that came after the op itself and that its kernels obey, of
             `quire.graph.ops.OP_FEATURES`; a graph that uses another one is refused.

@@ -23,7 +23,7 @@ from quire.device.contract import (
 from quire.device.device_sampling import SamplingLibrary
 from quire.device.kv_cache import KVCache
 from quire.device.placement import lower_model
-from quire.device.plan_check import check_plan
+from quire.device.plan_check import check_features, check_limits
 from quire.device.step_context import step_context
 from quire.device.step_line import PendingStep, StepLine, fed_places
 from quire.device.step_logits import StepLogits
@@ -46,7 +46,8 @@ class GraphExecutor:
     """
 
     def __init__(self, library: OpLibrary, plan: ExecutorPlan) -> None:
-        check_plan(plan, library.capabilities, library.name)
+        check_features(plan, library.capabilities, library.name)
+        check_limits(plan, library.capabilities, library.name)
         self.capabilities = library.capabilities
         self._library, self._plan = library, plan
         self._lowered = lower_model(library, plan)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from quire.device.contract import ExecutorPlan, Kernel, OpLibrary, StepContext
+from quire.device.plan_check import can_be_lent
 from quire.errors import BackendError
 from quire.graph.ir import Graph, Node, Part
 
@@ -103,8 +104,7 @@ class _Lowering:
     def _on_reference(self, node: Node, graph: Graph, host_weights: Mapping[str, np.ndarray | None]) -> Kernel:
         from quire.reference.lowering import lower_reference  # here, since it imports this package's contract
 
-        cached = any(v >= 0 and graph.values[v].dtype == "cache" for v in (*node.inputs, *node.outputs))
-        if cached or any(name and graph.weights[name].scheme != "plain" for name in node.weights):
+        if not can_be_lent(node, graph):
             self._impossible.add(node.op)
         reference, library = lower_reference(node, graph, self._plan), self._library
 

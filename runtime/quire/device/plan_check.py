@@ -7,13 +7,23 @@ from collections.abc import Iterable, Iterator
 from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan
 from quire.errors import BackendError
+from quire.graph.ir import Graph, Node, Part
 from quire.graph.op_spec import features_used
 from quire.graph.ops import OPS
 
 
 def check_plan(plan: ExecutorPlan, capabilities: Capabilities, device: str) -> None:
-    """Raises BackendError that lists everything in the plan which the device's capabilities do not cover."""
+    """Raises BackendError that lists everything in the plan which the device's capabilities do not cover.
+
+    For executors that run the whole graph themselves: each op of it must be declared.
+    """
+    check_ops(plan, capabilities, device, lent=False)
     check_features(plan, capabilities, device)
+    check_limits(plan, capabilities, device)
+
+
+def check_limits(plan: ExecutorPlan, capabilities: Capabilities, device: str) -> None:
+    """Raises BackendError that lists the dtypes, formats and sizes of the plan which the device did not declare."""
     problems = list(_problems(plan, capabilities))
     if problems:
         raise BackendError(
@@ -28,18 +38,53 @@ def check_features(plan: ExecutorPlan, capabilities: Capabilities, device: str) 
 
     A backend written before it existed would take the node and leave it out.
     """
-    used = {
-        feature
-        for part in plan.model.parts()
-        for node in part.graph.nodes
-        for feature in features_used(OPS[node.op], node)
-    }
-    if missing := sorted(used - capabilities.op_features):
+    needed = ((feature, part) for part, node in _nodes(plan) for feature in features_used(OPS[node.op], node))
+    _refuse_missing(device, needed, capabilities.op_features, "op_features")
+
+
+def check_ops(plan: ExecutorPlan, capabilities: Capabilities, device: str, *, lent: bool = True) -> None:
+    """Raises BackendError that names each op of the graph which the device does not declare, and who needs it.
+
+    A device that declares no op at all runs no graph, as the fake device does; none is asked of it.
+
+    Args:
+        lent: leave out the ops that the reference may run in the device's place: those without a cache and without
+            quantized weights, in a plan that is not strict. `GraphExecutor` lends them, other executors do not.
+    """
+    if not capabilities.ops:
+        return
+    needed = (
+        (node.op, part) for part, node in _nodes(plan) if not lent or plan.strict or not can_be_lent(node, part.graph)
+    )
+    _refuse_missing(device, needed, capabilities.ops | capabilities.fused_ops, "ops")
+
+
+def can_be_lent(node: Node, graph: Graph) -> bool:
+    """Whether the reference can run a node for a device: it knows neither its caches nor its quantized weights."""
+    cached = any(v >= 0 and graph.values[v].dtype == "cache" for v in (*node.inputs, *node.outputs))
+    return not cached and all(not name or graph.weights[name].scheme == "plain" for name in node.weights)
+
+
+def _nodes(plan: ExecutorPlan) -> Iterator[tuple[Part, Node]]:
+    return ((part, node) for part in plan.model.parts() for node in part.graph.nodes)
+
+
+def _refuse_missing(device: str, needed: Iterable[tuple[str, Part]], declared: frozenset[str], what: str) -> None:
+    needed_by: dict[str, dict[str, None]] = {}
+    for name, part in needed:
+        if name not in declared:
+            needed_by.setdefault(name, {})[part.prefix.rstrip(".")] = None
+    if needed_by:
+        missing = ", ".join(f"{name} (needed by {_some(list(parts))})" for name, parts in sorted(needed_by.items()))
         raise BackendError(
-            f"device {device} does not implement {', '.join(missing)}",
-            because="the model needs it, and the backend does not declare it",
+            f"device {device} does not implement {missing}",
+            because=f"the model needs it, and the backend does not declare it in Capabilities.{what}",
             hint="a newer version of the backend, or another --device",
         )
+
+
+def _some(parts: list[str]) -> str:
+    return f"{parts[0]} and {len(parts) - 1} more parts" if len(parts) > 2 else " and ".join(parts)
 
 
 def _problems(plan: ExecutorPlan, capabilities: Capabilities) -> Iterator[str]:

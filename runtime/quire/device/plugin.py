@@ -11,7 +11,7 @@ from quire.device import hookspecs
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.older_contracts import plan_for
-from quire.device.plan_check import check_features
+from quire.device.plan_check import check_features, check_ops
 from quire.errors import BackendError, ContractError, QuireError
 
 _HOOKS = ("quire_probe", "quire_capabilities", "quire_create_executor")
@@ -57,8 +57,13 @@ class Plugin:
         return answer
 
     def create_executor(self, device: str, plan: ExecutorPlan) -> Executor:
-        """An executor for the plan. Raises BackendError for a graph with features of ops that were not declared."""
+        """An executor for the plan.
+
+        Raises: BackendError for a graph with features of ops that were not declared, or with ops that were not and
+            that the reference cannot lend.
+        """
         capabilities = self.capabilities(device, plan.options)
+        check_ops(plan, capabilities, device)
         check_features(plan, capabilities, device)
         plan = plan_for(self.contract or capabilities.contract, plan)
         executor = self._call("quire_create_executor", device, plan=plan)
