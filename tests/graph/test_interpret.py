@@ -65,8 +65,18 @@ def test_a_kernel_with_the_wrong_number_of_results_is_named() -> None:
     with pytest.raises(IndexError):
         runner({"x": 3}, "step")
     runner = PartRunner(_part(), [_linear, lambda c, i, w: (1,), _add], {"w": 1})
-    with pytest.raises(InternalError, match=r"node 1 \(split\): 2 results are declared, the kernel returned 1"):
+    with pytest.raises(InternalError, match="2 results are declared, the kernel returned 1") as caught:
         runner({"x": 3}, "step")
+    assert caught.value.__notes__ == [f"part {runner.part.prefix}, node 1 (split)"]
+
+
+def test_what_a_kernel_raises_carries_its_place() -> None:
+    def broken(context: object, inputs: object, weights: object) -> tuple[object, ...]:
+        raise ValueError("no such row")
+
+    with pytest.raises(ValueError, match="^no such row$") as caught:
+        PartRunner(_part(), [_linear, broken, _add], {"w": 1})({"x": 3}, "step")
+    assert caught.value.__notes__[0].endswith("node 1 (split)")
 
 
 def test_as_many_kernels_as_nodes() -> None:
