@@ -74,7 +74,7 @@ def test_what_a_kernel_raises_carries_its_place() -> None:
     def broken(context: object, inputs: object, weights: object) -> tuple[object, ...]:
         raise ValueError("no such row")
 
-    with pytest.raises(ValueError, match="^no such row$") as caught:
+    with pytest.raises(ValueError, match="no such row") as caught:
         PartRunner(_part(), [_linear, broken, _add], {"w": 1})({"x": 3}, "step")
     assert caught.value.__notes__[0].endswith("node 1 (split)")
 
