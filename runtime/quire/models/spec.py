@@ -10,9 +10,9 @@ from typing import Any
 from quire.errors import ModelError
 from quire.files import end_tokens, file_of, read_json_object, reading
 from quire.graph.ir import ModelGraph
-from quire.models.architectures import ARCHITECTURES
-from quire.models.config_reader import MOST, ConfigReader
-from quire.models.family import BuiltModel, Family
+from quire.models.built_model import BuiltModel
+from quire.models.config.reader import MOST, ConfigReader
+from quire.models.registry import ARCHITECTURES, Family
 from quire.models.stored_head import HEAD_NAMES, tied_embedding
 from quire.weights.gguf import gguf_config, is_gguf, open_gguf
 from quire.weights.quantized_formats import opener_of

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 from quire.graph.ir import Value
 from quire.graph.rope import RopeSpec
-from quire.models.attention import AttentionSpec, LayerContext, head_sizes, self_attention
-from quire.models.config_reader import ConfigReader
-from quire.models.decoder import DecoderSpec, build_decoder, mlp_axis
-from quire.models.family import BuiltModel
-from quire.models.mlp import gated_mlp
-from quire.models.normalization import RmsNorm
-from quire.models.parameters import Parameters
-from quire.models.rope_config import LEAST_THETA, rope_object, rope_spec, scaled_max_len
+from quire.models.blocks.attention import AttentionSpec, LayerContext, head_sizes, self_attention
+from quire.models.blocks.decoder import DecoderSpec, build_decoder, mlp_axis
+from quire.models.blocks.mlp import gated_mlp
+from quire.models.blocks.norm import RmsNorm
+from quire.models.blocks.parameters import Parameters
+from quire.models.built_model import BuiltModel
+from quire.models.config.reader import ConfigReader
+from quire.models.config.rope import LEAST_THETA, rope_object, rope_spec, scaled_max_len
 
 GLOBAL_THETA, LOCAL_THETA = 1_000_000.0, 10_000.0
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quire.errors import ModelError
-from quire.models.harmless_keys import is_harmless
+from quire.models.config.harmless_keys import is_harmless
 
 _MOST_NAMED = 20
 

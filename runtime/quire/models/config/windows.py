@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quire.models.config_reader import ConfigReader
+from quire.models.config.reader import ConfigReader
 
 
 def qwen_windows(config: ConfigReader) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from quire.errors import ModelError
 from quire.graph.rope import RopeSpec
-from quire.models.config_reader import MISSING, MOST, ConfigReader
+from quire.models.config.reader import MISSING, MOST, ConfigReader
 
 _KEYS: Mapping[str, frozenset[str]] = {
     "default": frozenset(),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from quire.graph.ir import Value
 from quire.graph.shapes import Dim
-from quire.models.attention import HEADS, KV_HEADS, AttentionSpec, LayerContext, attend, head_sizes
-from quire.models.config_reader import ConfigReader
-from quire.models.decoder import DecoderSpec, build_decoder, mlp_axis
-from quire.models.family import BuiltModel
-from quire.models.mlp import MLP
-from quire.models.normalization import RmsNorm
-from quire.models.parameters import Parameters
-from quire.models.rope_config import read_rope
+from quire.models.blocks.attention import HEADS, KV_HEADS, AttentionSpec, LayerContext, attend, head_sizes
+from quire.models.blocks.decoder import DecoderSpec, build_decoder, mlp_axis
+from quire.models.blocks.mlp import MLP
+from quire.models.blocks.norm import RmsNorm
+from quire.models.blocks.parameters import Parameters
+from quire.models.built_model import BuiltModel
+from quire.models.config.reader import ConfigReader
+from quire.models.config.rope import read_rope
 
 
 def build_phi3(config: ConfigReader) -> BuiltModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quire.graph.ir import Value
-from quire.models.parameters import Parameters
+from quire.models.blocks.parameters import Parameters
 
 
 @dataclass(frozen=True, slots=True)

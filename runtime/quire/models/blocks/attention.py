@@ -11,9 +11,9 @@ from quire.errors import ModelError
 from quire.graph.ir import Value
 from quire.graph.rope import RopeSpec
 from quire.graph.shapes import Dim, T
-from quire.models.config_reader import LONGEST_HEAD, MISSING, ConfigReader
-from quire.models.normalization import RmsNorm
-from quire.models.parameters import Parameters
+from quire.models.blocks.norm import RmsNorm
+from quire.models.blocks.parameters import Parameters
+from quire.models.config.reader import LONGEST_HEAD, MISSING, ConfigReader
 
 HEADS, KV_HEADS = Dim.of("heads"), Dim.of("kv_heads")
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from quire.graph.ir import Cat, OneOf, Source, Stack, Value
 from quire.graph.shapes import Dim, shape_of
-from quire.models.config_reader import MOST_EXPERTS, ConfigReader
-from quire.models.parameters import Parameters
+from quire.models.blocks.parameters import Parameters
+from quire.models.config.reader import MOST_EXPERTS, ConfigReader
 
 MOST_EXPERTS_OF_ALL_LAYERS = 2**17
 """Five times those of the largest published model; a graph names the matrices of each."""

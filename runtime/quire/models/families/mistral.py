@@ -1,25 +1,25 @@
-"""Qwen2 and Qwen2.5: Llama's layer with biases on q, k and v. Source: arXiv:2407.10671."""
+"""Mistral: Llama's layer with a sliding window on every layer, or none. Source: arXiv:2310.06825."""
 
 from __future__ import annotations
 
 from quire.graph.ir import Value
-from quire.models.attention import AttentionSpec, LayerContext, head_sizes, self_attention
-from quire.models.config_reader import ConfigReader
-from quire.models.decoder import DecoderSpec, build_decoder, mlp_axis
-from quire.models.family import BuiltModel
-from quire.models.mlp import gated_mlp
-from quire.models.normalization import RmsNorm
-from quire.models.parameters import Parameters
-from quire.models.rope_config import read_rope, scaled_max_len
-from quire.models.sliding import qwen_windows
+from quire.models.blocks.attention import AttentionSpec, LayerContext, head_sizes, self_attention
+from quire.models.blocks.decoder import DecoderSpec, build_decoder, mlp_axis
+from quire.models.blocks.mlp import gated_mlp
+from quire.models.blocks.norm import RmsNorm
+from quire.models.blocks.parameters import Parameters
+from quire.models.built_model import BuiltModel
+from quire.models.config.reader import ConfigReader
+from quire.models.config.rope import read_rope, scaled_max_len
 
 
-def build_qwen2(config: ConfigReader) -> BuiltModel:
-    num_heads, num_kv_heads, head_dim = head_sizes(config)
+def build_mistral(config: ConfigReader) -> BuiltModel:
+    num_heads, num_kv_heads, head_dim = head_sizes(config, kv_heads=8)
     norm = RmsNorm(config.number("rms_norm_eps", 1e-6, high=1.0))
     rope = read_rope(config, head_dim)
     act = config.activation("hidden_act", "silu")
-    attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5, qkv_bias=True)
+    attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5)
+    window = config.window(4096)
 
     def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
         t = parameters.tracer
@@ -30,7 +30,7 @@ def build_qwen2(config: ConfigReader) -> BuiltModel:
         hidden_size=config.integer("hidden_size"),
         vocab_size=config.integer("vocab_size"),
         attention=attention,
-        windows=qwen_windows(config),
+        windows=(window,) * config.layers(),
         tied=config.flag("tie_word_embeddings", False),
         final_norm=norm,
         axes=mlp_axis(config.integer("intermediate_size")),

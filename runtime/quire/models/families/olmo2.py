@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from quire.graph.ir import Value
-from quire.models.attention import AttentionSpec, LayerContext, attend, head_sizes, project_qkv
-from quire.models.config_reader import ConfigReader
-from quire.models.decoder import DecoderSpec, build_decoder, mlp_axis
-from quire.models.family import BuiltModel
-from quire.models.mlp import gated_mlp
-from quire.models.normalization import RmsNorm
-from quire.models.parameters import Parameters
-from quire.models.rope_config import read_rope, scaled_max_len
+from quire.models.blocks.attention import AttentionSpec, LayerContext, attend, head_sizes, project_qkv
+from quire.models.blocks.decoder import DecoderSpec, build_decoder, mlp_axis
+from quire.models.blocks.mlp import gated_mlp
+from quire.models.blocks.norm import RmsNorm
+from quire.models.blocks.parameters import Parameters
+from quire.models.built_model import BuiltModel
+from quire.models.config.reader import ConfigReader
+from quire.models.config.rope import read_rope, scaled_max_len
 
 
 def build_olmo2(config: ConfigReader) -> BuiltModel:

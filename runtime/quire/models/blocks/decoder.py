@@ -13,9 +13,9 @@ from quire.errors import InternalError
 from quire.graph.ir import Axis, CacheArray, CacheRef, KVGroupSpec, ModelGraph, OneOf, Part, Source, Src, Value
 from quire.graph.shapes import Dim, L, T, shape_of
 from quire.graph.trace import Tracer
-from quire.models.attention import KV_HEADS, AttentionSpec, LayerContext
-from quire.models.normalization import Norm
-from quire.models.parameters import Parameters
+from quire.models.blocks.attention import KV_HEADS, AttentionSpec, LayerContext
+from quire.models.blocks.norm import Norm
+from quire.models.blocks.parameters import Parameters
 
 VOCAB = Dim.of("vocab")
 

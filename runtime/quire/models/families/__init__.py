@@ -1,0 +1,1 @@
+"""One file for each `model_type`: what it reads of its config, and which blocks it is made of."""
