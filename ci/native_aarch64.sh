@@ -31,4 +31,6 @@ done
 printf '\n-- aarch64: plan_test\n'
 run plan_test
 [ "$failed" = 0 ]
+printf '\n-- aarch64: headers of the kernels\n'
+python3 csrc/tests/check_headers.py "$build"
 printf '\naarch64 under %s: passed\n' "$(basename "$emulator")"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All native tests under sanitizers, two builds side by side: memory and undefined behaviour, data races.
+# All native tests under sanitizers, two builds side by side: memory and undefined behaviour, data races. Then the headers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build="${QUIRE_SANITIZE_BUILD:-$(mktemp -d)}"
@@ -31,4 +31,6 @@ cat "$build/memory.txt"
 wait "$races" || failed=1
 cat "$build/races.txt"
 [ "$failed" = 0 ] || exit 1
+printf '\n-- headers of the kernels\n'
+python3 csrc/tests/check_headers.py "$build/memory"
 printf '\nsanitizers: nothing found\n'

@@ -1,28 +1,11 @@
 // The AVX-512 VNNI kernels with bf16 weights, and attention over bf16 caches, multiplied by AVX512_BF16 (vdpbf16ps): twice
 // the rate of f32 multiply-adds. Activations of these linears, queries and the weights of the softmax are rounded to bf16.
 // Compiled with ISA flags: no std:: headers here.
-#include <immintrin.h>
-
-#include "kernel_types.h"
+#include "impl/zmm_attention_bf16.h"
+#include "impl/zmm_float.h"
 #include "tables.h"
 
-#define QUIRE_BF16_DOT
-namespace quire {
-namespace avx512_bf16 {
-#include "impl/vec_common.h"
-#include "impl/vec_avx2.h"
-#include "impl/vec_avx512.h"
-#include "impl/vector_math.h"
-#include "impl/zmm_exp.h"
-#include "impl/zmm_scores.h"
-#include "impl/zmm_pair_product.h"
-#include "impl/attention_plan.h"
-#include "impl/attention_state.h"
-#include "impl/scratch_cut.h"
-#include "impl/zmm_attention_bf16.h"
-#include "impl/linear_layout.h"
-#include "impl/zmm_rows.h"
-#include "impl/zmm_float.h"
+namespace quire::avx512_bf16 {
 
 int64_t linear_workspace_bytes(const PackedLinear& w, int64_t m) {
   if (w.format == WeightFormat::bf16) return float_workspace_bytes<WeightFormat::bf16>(w, m);
@@ -78,5 +61,5 @@ const KernelTable& table() {
   }();
   return kernels;
 }
-}  // namespace avx512_bf16
-}  // namespace quire
+
+}  // namespace quire::avx512_bf16

@@ -1,20 +1,9 @@
 // The AVX-512 kernels with integer linears on VNNI (vpdpbusd): the same bits as "avx512", faster.
 // Compiled with ISA flags: no std:: headers here.
-#include <immintrin.h>
-
-#include "kernel_types.h"
+#include "impl/zmm_quantized.h"
 #include "tables.h"
 
-#define QUIRE_INT8_QUADS
-namespace quire {
-namespace avx512_vnni {
-#include "impl/vec_common.h"
-#include "impl/vec_avx2.h"
-#include "impl/vec_avx512.h"
-#include "impl/linear_layout.h"
-#include "impl/zmm_rows.h"
-#include "impl/zmm_quantize.h"
-#include "impl/zmm_quantized.h"
+namespace quire::avx512_vnni {
 
 int64_t linear_items(const PackedLinear& w, int64_t m) {
   return is_float_format(w.format) ? avx512::table().linear_items(w, m) : cut_items<QuantizedShape>(w, m);
@@ -38,5 +27,5 @@ const KernelTable& table() {
   }();
   return kernels;
 }
-}  // namespace avx512_vnni
-}  // namespace quire
+
+}  // namespace quire::avx512_vnni

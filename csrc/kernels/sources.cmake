@@ -49,6 +49,13 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   endforeach()
 endif()
 
+# The isa.h of a table's own folder names its namespace, its vectors and its layouts.
+foreach(source IN LISTS QUIRE_KERNEL_SOURCES)
+  if(source MATCHES "isa_([a-z0-9_]+)\\.cpp$")
+    set_source_files_properties(${source} PROPERTIES INCLUDE_DIRECTORIES ${QUIRE_KERNELS_DIR}/isa/${CMAKE_MATCH_1})
+  endif()
+endforeach()
+
 add_library(quire_kernels OBJECT ${QUIRE_KERNEL_SOURCES})
 target_compile_features(quire_kernels PUBLIC cxx_std_20)
 target_compile_definitions(quire_kernels PRIVATE ${QUIRE_KERNEL_DEFINITIONS})

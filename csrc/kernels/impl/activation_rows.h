@@ -1,4 +1,9 @@
-// Activations of rows, eight lanes at a time. Included inside namespace quire::QUIRE_ISA.
+// Activations of rows, eight lanes at a time.
+#pragma once
+
+#include "impl/vector_math.h"
+
+namespace quire::QUIRE_ISA {
 
 template <Activation A>
 void activation_rows(const ActivationArgs& a, int64_t begin, int64_t end) {
@@ -13,3 +18,5 @@ void activation_rows(const ActivationArgs& a, int64_t begin, int64_t end) {
     });
   }
 }
+
+}  // namespace quire::QUIRE_ISA

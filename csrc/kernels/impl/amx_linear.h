@@ -1,9 +1,14 @@
-// y = x @ W^T on AMX for bf16, int8 and int4 weights: 16 rows times four panels at once. Included inside namespace
-// quire::QUIRE_AMX_NAMESPACE, after the 512-bit linears, whose panels are in the order that tiles read.
+// y = x @ W^T on AMX for bf16, int8 and int4 weights: 16 rows times four panels at once.
 //
 // bf16: tiles for every M (x rounded to bf16; sums of 32 inputs are added in order), so a row's bits depend on the row.
 // Integers: tiles from 16 rows on. Their sums are exact and what follows has the order of zmm_quantized.h: the bits
 // are those of the table "avx512_vnni", which takes fewer rows.
+#pragma once
+
+#include "impl/amx_tiles.h"
+#include "impl/zmm_quantized.h"
+
+namespace quire::QUIRE_ISA {
 
 constexpr int64_t kAmxRows = 16;  // of a tile
 constexpr int64_t kAmxPanels = 4;  // tiles 0-3 hold their sums, 4 holds x, 5 and 6 the weights
@@ -229,3 +234,5 @@ inline void amx_quantized(const LinearArgs& a, int64_t begin, int64_t end, float
   if (w.group_size == 16) return amx_quantized_items<WeightFormat::int8, Scales::group16>(a, begin, end, scratch);
   return amx_quantized_items<WeightFormat::int8, Scales::group>(a, begin, end, scratch);
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,5 +1,10 @@
-// The table of AMX: "avx512_vnni" with other linears for bf16, int8 and int4 weights. Included last inside namespace
-// quire::QUIRE_ISA, which names the table.
+// The table of AMX: "avx512_vnni" with other linears for bf16, int8 and int4 weights.
+#pragma once
+
+#include "impl/amx_linear.h"
+#include "tables.h"
+
+namespace quire::QUIRE_ISA {
 
 #define QUIRE_TEXT_OF(x) #x
 #define QUIRE_TEXT(x) QUIRE_TEXT_OF(x)
@@ -44,3 +49,5 @@ const KernelTable& table() {
   }();
   return kernels;
 }
+
+}  // namespace quire::QUIRE_ISA

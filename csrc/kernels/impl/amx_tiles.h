@@ -1,6 +1,11 @@
-// AMX tile instructions by tile number, and in tests a model of them in plain C++ (QUIRE_AMX_MODEL). Included at file
-// scope. Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TILELOADD ... TDPBSUD.
+// AMX tile instructions by tile number, and in tests a model of them in plain C++ (QUIRE_AMX_MODEL).
+// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TILELOADD ... TDPBSUD.
 #pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "isa.h"
 
 #ifndef QUIRE_AMX_MODEL
 

@@ -1,14 +1,18 @@
-// Paged attention with online softmax. Included inside namespace quire::QUIRE_ISA.
+// Paged attention with online softmax.
 //
 // The order of operations of a row is fixed by its position alone: keys are visited in spans of fixed
 // positions; a span starts from an empty state (max, sum, weighted values) and goes through the cache's
 // blocks; span states are merged in order. So decode, prefill, any chunking and any split agree bit for bit.
 // Online softmax: Milakov and Gimelshein, arXiv:1805.02867; split over keys: Dao et al., FlashDecoding (2023).
+#pragma once
 
-#include "attention_plan.h"
-#include "attention_product.h"
-#include "attention_state.h"
-#include "scratch_cut.h"
+#include "impl/attention_plan.h"
+#include "impl/attention_product.h"
+#include "impl/attention_state.h"
+#include "impl/scratch_cut.h"
+#include "impl/vec_typed.h"
+
+namespace quire::QUIRE_ISA {
 
 // Per-thread buffers of an item, carved from scratch.
 struct AttentionScratch {
@@ -202,3 +206,5 @@ inline void attention_merge(const AttentionArgs& a, int64_t begin, int64_t end, 
     }
   }
 }
+
+}  // namespace quire::QUIRE_ISA

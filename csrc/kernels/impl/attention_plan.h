@@ -1,4 +1,11 @@
-// How attention is cut into work items. Included inside namespace quire::QUIRE_ISA, behind the ISA's tiles.
+// How attention is cut into work items.
+#pragma once
+
+#include "impl/attention_types.h"
+#include "impl/scalar.h"
+#include "kernel_types.h"
+
+namespace quire::QUIRE_ISA {
 
 constexpr int64_t kSpanKeys = 1024;
 constexpr int64_t kSplitQueryRows = 4;    // items with more query rows are not split over spans
@@ -107,3 +114,5 @@ QUIRE_INLINE void for_each_block(const AttentionArgs& a, const AttentionItem& it
     f(b * c.block_size, data(b), prefetches ? data(b + 1) - data(b) : 0);
   }
 }
+
+}  // namespace quire::QUIRE_ISA

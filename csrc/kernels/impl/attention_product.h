@@ -1,4 +1,14 @@
-// Products of any number of rows out of an ISA's tiles. Included inside namespace quire::QUIRE_ISA.
+// Products of any number of rows out of an ISA's tiles.
+#pragma once
+
+#include "isa.h"
+#if QUIRE_LANES == 16
+#include "impl/zmm_attention_tile.h"
+#else
+#include "impl/attention_tile.h"
+#endif
+
+namespace quire::QUIRE_ISA {
 
 template <DType T, bool PF>
 void multiply_rows(int64_t rows, int64_t depth, int64_t columns, const float* a, int64_t a_stride, const uint8_t* b,
@@ -29,3 +39,5 @@ void multiply(int64_t rows, int64_t depth, int64_t columns, const float* a, int6
     multiply_rows<T, true>(rows, depth, columns, a, a_stride, bytes, line_bytes, c, c_stride, Accumulate, ahead);
   else multiply_rows<T, false>(rows, depth, columns, a, a_stride, bytes, line_bytes, c, c_stride, Accumulate, 0);
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,5 +1,10 @@
-// A row's state of the online softmax (max, sum, weighted values): merging, and the output. Included inside namespace
-// quire::QUIRE_ISA.
+// A row's state of the online softmax (max, sum, weighted values): merging, and the output.
+#pragma once
+
+#include "impl/vector_math.h"
+#include "kernel_types.h"
+
+namespace quire::QUIRE_ISA {
 
 // Merges a span's state into the running one.
 QUIRE_INLINE void merge_state(float max, float sum, const float* values, int64_t dim, float& all_max, float& all_sum,
@@ -48,3 +53,5 @@ QUIRE_INLINE void write_output(const AttentionArgs& a, int64_t token, int64_t he
     store_some(out + d, empty ? zero() : load_some(values + d, count) * scale_v, count);
   });
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,9 +1,13 @@
 // Small matrix products of attention and the softmax of one row over one block, eight lanes wide.
-// Included inside namespace quire::QUIRE_ISA.
+//
+#pragma once
 
-#include "attention_types.h"
+#include "impl/attention_types.h"
+#include "impl/vec_typed.h"
+#include "impl/vector_math.h"
 
-constexpr int64_t kTileQueries = 48;  // rows (query row, head) of an item, about
+namespace quire::QUIRE_ISA {
+
 constexpr int64_t kProductRows = 6;  // rows of a product: 12 sums, two vectors of b and one of a fill 15 registers
 constexpr int64_t kDirectRows = 4;   // up to so many rows 16- and 8-bit elements are widened in the product itself
 
@@ -124,3 +128,5 @@ inline float softmax_block(float* s, const KeyRange& seen, const ScoreRule& rule
   max = new_max;
   return factor;
 }
+
+}  // namespace quire::QUIRE_ISA

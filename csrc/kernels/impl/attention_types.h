@@ -1,4 +1,11 @@
-// What the attention tiles of every width share. Included inside namespace quire::QUIRE_ISA.
+// What the attention tiles of every width share.
+#pragma once
+
+#include <stdint.h>
+
+#include "isa.h"
+
+namespace quire::QUIRE_ISA {
 
 // Keys [first, last) of a block that a row sees.
 struct KeyRange {
@@ -13,3 +20,5 @@ struct ScoreRule {
   const float* k_scales = nullptr;  // of a quantized block's keys and values
   const float* v_scales = nullptr;
 };
+
+}  // namespace quire::QUIRE_ISA

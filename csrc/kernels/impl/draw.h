@@ -1,5 +1,11 @@
-// The passes over a whole vocabulary that drawing a token takes. Included inside namespace quire::QUIRE_ISA.
+// The passes over a whole vocabulary that drawing a token takes.
 // Noise: Philox 4x32-10, Salmon et al., SC'11.
+#pragma once
+
+#include "impl/vector_math.h"
+#include "kernel_types.h"
+
+namespace quire::QUIRE_ISA {
 
 inline void block_maxima(const float* x, int64_t n, float* maxima) {
   for (int64_t i = 0; i < n; i += kDrawBlock) {
@@ -84,3 +90,5 @@ inline void masses_above(const float* scores, const float* masses, int64_t n, co
       for (int l = 0; l < kMassLimits; ++l) sums[l] += scores[i] < limits[l] ? 0.0 : static_cast<double>(masses[i]);
   }
 }
+
+}  // namespace quire::QUIRE_ISA

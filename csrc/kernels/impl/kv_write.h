@@ -1,4 +1,9 @@
-// Stores keys and values into the paged cache. Included inside namespace quire::QUIRE_ISA.
+// Stores keys and values into the paged cache.
+#pragma once
+
+#include "impl/rotary.h"
+
+namespace quire::QUIRE_ISA {
 
 template <DType T>
 struct CacheElement {
@@ -157,3 +162,5 @@ inline void cache_write(const CacheWriteArgs& a, int64_t begin, int64_t end, voi
   else if (a.cache.dtype == DType::i8) cache_write_rows<DType::i8>(a, begin, end);
   else cache_write_rows<DType::f16>(a, begin, end);
 }
+
+}  // namespace quire::QUIRE_ISA

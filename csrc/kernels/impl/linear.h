@@ -1,4 +1,12 @@
-// Chooses the path of a linear by weight format and number of rows. Included inside namespace quire::QUIRE_ISA.
+// Chooses the path of a linear by weight format and number of rows.
+#pragma once
+
+#include "impl/gemm_portable.h"
+#include "impl/linear_float.h"
+#include "impl/linear_int4.h"
+#include "impl/linear_int8.h"
+
+namespace quire::QUIRE_ISA {
 
 inline int64_t linear_workspace_bytes(const PackedLinear& w, int64_t m) {
   if (!is_float_format(w.format)) return quantized_rows_bytes(w, m);
@@ -28,7 +36,7 @@ template <WeightFormat F>
 void linear_float(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
   for (int64_t item = begin; item < end; ++item) {
     if (a.m < kBlockedRows) direct_item<F>(a, item);
-    else blocked_item<F>(a, item, static_cast<float*>(scratch));
+    else blocked_item<F, PortableGemm>(a, item, static_cast<float*>(scratch));
   }
 }
 
@@ -49,3 +57,5 @@ inline void linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratc
       return;
   }
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,8 +1,18 @@
-// y = x @ W^T for f32, bf16 and f16 weights. Included inside namespace quire::QUIRE_ISA.
+// y = x @ W^T for f32, bf16 and f16 weights.
 //
 // Every output element is one chain of fused multiply-adds over the inputs in order, in all paths, so a row
 // has the same bits whatever M is. Two paths: *direct* (few rows; weights are converted in registers and read
 // once per four rows) and *blocked* (many rows; a panel is widened to f32 once per row block, x is packed).
+#pragma once
+
+#include "impl/linear_cut.h"
+#include "impl/pack_float.h"
+#include "impl/store_tile.h"
+#include "impl/vec.h"
+
+namespace quire::QUIRE_ISA {
+
+constexpr int64_t kDepth = 256;         // inputs per block of the blocked float kernel
 
 // Weight vectors of one step of a panel's half h (columns 8h .. 8h+7): v[0] for input k, v[1] for input k + 1.
 template <WeightFormat F>
@@ -19,11 +29,6 @@ struct StepLoad<WeightFormat::f16> {
 };
 QUIRE_INLINE F32x8 bf16_even(I32x8 pair) { return as_f32(pair << 16); }
 QUIRE_INLINE F32x8 bf16_odd(I32x8 pair) { return as_f32(pair & broadcast_i32(static_cast<int32_t>(0xffff0000u))); }
-
-// One panel at a time is a single read stream, which the hardware does not run far enough ahead of; several
-// streams are quicker without help (and slower with it).
-template <int NP>
-constexpr int64_t kAheadBytes = NP == 1 ? 1024 : 0;
 
 // c[r][v] += x[r] * w[v]. The order of loads is chosen so that MR * NV sums, and what is loaded, fit 16 registers.
 template <int MR, int NV, class X, class W>
@@ -114,26 +119,6 @@ __attribute__((noinline)) void direct_tile(const float* x, int64_t x_stride, int
   unroll<MR * NV>([&](auto j) { store(out + j * 8, c[j]); });
 }
 
-// Writes a tile [rows][tile_stride] of sums to y, with bias and residual. columns may end inside a vector. Gated, the
-// result is made in the place of the sums first.
-inline void store_tile(const LinearArgs& a, int64_t row0, int64_t rows, int64_t column0, int64_t columns, float* tile,
-                       int64_t tile_stride) {
-  float* const y = a.y + row0 * a.y_stride + column0;
-  float* const out = a.gate ? tile : y;
-  const int64_t out_stride = a.gate ? tile_stride : a.y_stride;
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* in = tile + r * tile_stride;
-    const float* residual = a.residual ? a.residual + (row0 + r) * a.residual_stride + column0 : nullptr;
-    for_lanes(columns, [&](int64_t i, int64_t count) {
-      F32x8 v = load(in + i);
-      if (a.bias) v = v + load_some(a.bias + column0 + i, count);
-      if (residual) v = v + load_some(residual + i, count);
-      store_some(out + r * out_stride + i, v, count);
-    });
-  }
-  if (a.gate) gate_tile(a, rows, columns, tile, tile_stride, y);
-}
-
 template <WeightFormat F, int MR, int NP>
 void direct_panels(const LinearArgs& a, int64_t row0, int64_t panel) {
   alignas(32) float tile[MR * NP * kPanelColumns];
@@ -176,30 +161,6 @@ void direct_rows(const LinearArgs& a, int64_t row0, int64_t panel, int64_t panel
   for (; panel < panel_end; ++panel) direct_panels<F, MR, 1>(a, row0, panel);
 }
 
-// Calls rows(Index<MR>, row0) for all rows of a direct linear, few at a time. With many rows the first group is
-// the one that reads memory: two rows do that fastest; the others find the item's panels in cache.
-template <int64_t MaxRows, class F>
-QUIRE_INLINE void for_row_groups(int64_t m, F&& rows) {
-  int64_t row0 = 0;
-  if (m >= 6) {
-    rows(Index<2>{}, row0);
-    row0 = 2;
-  }
-  while (row0 < m) {
-    const int64_t left = m - row0, count = left <= MaxRows ? left : 4;
-    switch (count) {
-      case 1: rows(Index<1>{}, row0); break;
-      case 2: rows(Index<2>{}, row0); break;
-      case 3: rows(Index<3>{}, row0); break;
-      case 4: rows(Index<4>{}, row0); break;
-      default:
-        if constexpr (MaxRows >= 5) rows(Index<5>{}, row0);
-        break;
-    }
-    row0 += count;
-  }
-}
-
 template <WeightFormat F>
 void direct_item(const LinearArgs& a, int64_t item) {
   const int64_t panel = item * kItemPanels, panel_end = min_of(a.weight->num_panels, panel + kItemPanels);
@@ -228,22 +189,6 @@ const float* widen_panel(const uint8_t* panel, int64_t k0, int64_t depth, float*
   return out;
 }
 
-// How a blocked linear is cut: row blocks of equal height (a multiple of kTileRows) times items of panels.
-struct BlockedShape {
-  int64_t row_groups;        // of kTileRows
-  int64_t row_blocks;
-  int64_t groups_per_block;
-  int64_t column_items;
-};
-QUIRE_INLINE BlockedShape blocked_shape(const PackedLinear& w, int64_t m) {
-  BlockedShape s;
-  s.row_groups = ceil_div(m, kTileRows);
-  s.row_blocks = ceil_div(s.row_groups, kRowBlock / kTileRows);
-  s.groups_per_block = ceil_div(s.row_groups, s.row_blocks);
-  s.column_items = ceil_div(w.num_panels, kItemPanels);
-  return s;
-}
-
 // Packs row groups of x as [group][K][kTileRows], missing rows as zeros.
 inline void pack_rows(const LinearArgs& a, int64_t begin, int64_t end) {
   const int64_t k = a.weight->k;
@@ -261,10 +206,7 @@ inline void pack_rows(const LinearArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-constexpr int64_t kTileFloats = kTileRows * kPanelColumns;
-constexpr int64_t kSumFloats = kRowBlock * kPanelColumns * kItemPanels;  // sums of one item
-
-template <WeightFormat F>
+template <WeightFormat F, class Gemm>
 void blocked_item(const LinearArgs& a, int64_t item, float* scratch) {
   const PackedLinear& w = *a.weight;
   const BlockedShape s = blocked_shape(w, a.m);
@@ -282,7 +224,7 @@ void blocked_item(const LinearArgs& a, int64_t item, float* scratch) {
     for (int64_t p = 0; p < panels; ++p) {
       const float* b = widen_panel<F>(panel_at(w, panel0 + p), k0, depth, wide);
       for (int64_t g = 0; g < groups; ++g)
-        gemm_6x16(depth, x + (g * w.k + k0) * kTileRows, b, sums + (p * groups + g) * kTileFloats);
+        Gemm::run(depth, x + (g * w.k + k0) * kTileRows, b, sums + (p * groups + g) * kTileFloats);
     }
   }
   for (int64_t p = 0; p < panels; ++p) {
@@ -291,3 +233,5 @@ void blocked_item(const LinearArgs& a, int64_t item, float* scratch) {
                sums + p * groups * kTileFloats, kPanelColumns);
   }
 }
+
+}  // namespace quire::QUIRE_ISA

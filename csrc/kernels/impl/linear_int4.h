@@ -1,7 +1,14 @@
-// y = x @ W^T for int4 weights and activations in blocks of 32 signed bytes. Included inside namespace quire::QUIRE_ISA.
+// y = x @ W^T for int4 weights and activations in blocks of 32 signed bytes.
 //
 // A block's products are exact (16-bit sums of at most 8 steps: 8 * 2 * 15 * 127 < 2^15); blocks are added in f32 in
 // order with the product of the weights' and the activations' scale.
+#pragma once
+
+#include "impl/finish_quantized.h"
+#include "impl/linear_cut.h"
+#include "impl/quantize_rows.h"
+
+namespace quire::QUIRE_ISA {
 
 constexpr int64_t kInt4BlockBytes = kInt4Block * kPanelColumns / 2;
 
@@ -14,6 +21,20 @@ QUIRE_INLINE F32x8 add_int4_block(F32x8 sums, I32x8 dot, int32_t x_sum, float x_
   if (zeros) v = fma(-load_f16(zeros), broadcast(static_cast<float>(x_sum)), to_f32(dot));
   else v = to_f32(dot - broadcast_i32(8 * x_sum));
   return fma(v, load_f16(scales) * broadcast(x_scale), sums);
+}
+
+// One block of 32 inputs: sums[6][16] += scaled (a[8][6] (quads of int8)^T * b[8][16][4] (nibbles in bytes)).
+inline void gemm_u8_6x16(const int32_t* a, const uint8_t* b, const int32_t* x_sums, const float* x_scales,
+                         const uint16_t* scales, const uint16_t* zeros, float* sums) {
+  for (int64_t r = 0; r < kTileRows; ++r)
+    for (int64_t h = 0; h < kPanelColumns; h += 8) {
+      I16x16 dot = {};
+      for (int64_t i = 0; i < 8; ++i)
+        dot = multiply_add_u8(load_u8(b + i * 64 + h * 4), broadcast_i32(a[i * kTileRows + r]), dot);
+      float* at = sums + r * kPanelColumns + h;
+      store(at,
+            add_int4_block(load(at), add_pairs(dot), x_sums[r], x_scales[r], scales + h, zeros ? zeros + h : nullptr));
+    }
 }
 
 // MR rows x one panel over all blocks. out: [MR][16].
@@ -124,3 +145,5 @@ inline void int4_blocked_item(const LinearArgs& a, int64_t item, float* scratch)
                      kPanelColumns, nullptr, 0);
   }
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,7 +1,14 @@
-// y = x @ W^T for int8 weights and rows quantized to 16 bits. Included inside namespace quire::QUIRE_ISA.
+// y = x @ W^T for int8 weights and rows quantized to 16 bits.
 //
 // Products are summed exactly in int32 over a block of inputs (a scale group, or kInt8Block of them), blocks in
 // f32 in order: a row has the same bits in both paths.
+#pragma once
+
+#include "impl/finish_quantized.h"
+#include "impl/linear_cut.h"
+#include "impl/quantize_rows.h"
+
+namespace quire::QUIRE_ISA {
 
 QUIRE_INLINE int64_t int8_block(const PackedLinear& w) { return w.group_size ? w.group_size : kInt8Block; }
 
@@ -9,6 +16,20 @@ QUIRE_INLINE int64_t int8_block(const PackedLinear& w) { return w.group_size ? w
 QUIRE_INLINE void add_block(float* sums, I32x8 block, const uint16_t* scales) {
   const F32x8 v = to_f32(block);
   store(sums, scales ? fma(v, load_f16(scales), load(sums)) : load(sums) + v);
+}
+
+// c[6][16] (i32) = a[pairs][6] (pairs of int16)^T * b[pairs][16][2] (int16).
+inline void gemm_i16_6x16(int64_t pairs, const int32_t* a, const int16_t* b, int32_t* c) {
+  for (int64_t r = 0; r < kTileRows; ++r)
+    for (int64_t h = 0; h < kPanelColumns; h += 8) {
+      I32x8 sum = {};
+      for (int64_t i = 0; i < pairs; ++i) {
+        I16x16 w;
+        __builtin_memcpy(&w, b + i * 32 + h * 2, sizeof w);
+        sum = multiply_add_i16(w, broadcast_i32(a[i * kTileRows + r]), sum);
+      }
+      store_i32(c + r * kPanelColumns + h, sum);
+    }
 }
 
 // The hot loop: values of MR rows times NP panels over `pairs` pairs of inputs, added to out [MR][NP * 16] unless
@@ -44,22 +65,6 @@ __attribute__((noinline)) void int8_block_tile(const int16_t* x, int64_t x_strid
     });
   }
   unroll<MR * NV>([&](auto i) { store_i32(out + i * 8, c[i]); });
-}
-
-// Applies the column factors and row scales, then bias and residual: sums [rows][stride] -> y.
-inline void finish_quantized(const LinearArgs& a, int64_t row0, int64_t rows, int64_t panel, int64_t panels,
-                             float* sums, int64_t stride, const float* row_scales, int64_t row_scale_stride) {
-  const PackedLinear& w = *a.weight;
-  for (int64_t r = 0; r < rows; ++r) {
-    const F32x8 row_factor = broadcast(row_scales ? row_scales[r * row_scale_stride] : 1.0f);
-    for (int64_t p = 0; p < panels; ++p)
-      for (int64_t h = 0; h < kPanelColumns; h += 8) {
-        float* at = sums + r * stride + p * kPanelColumns + h;
-        store(at, load(at) * load(column_factors(w, panel + p) + h) * row_factor);
-      }
-  }
-  const int64_t column0 = panel * kPanelColumns;
-  store_tile(a, row0, rows, column0, min_of(panels * kPanelColumns, w.n - column0), sums, stride);
 }
 
 // MR rows over the panels of an item, NP at once. Where that leaves fewer than four streams, the panels take turns
@@ -151,3 +156,5 @@ inline void int8_blocked_item(const LinearArgs& a, int64_t item, float* scratch)
                      kPanelColumns, q.scales + row0, 1);
   }
 }
+
+}  // namespace quire::QUIRE_ISA

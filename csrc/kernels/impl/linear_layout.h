@@ -1,34 +1,26 @@
-// Layout of packed weights: panels of 16 output columns. Included inside namespace quire::QUIRE_ISA.
+// Layout of packed weights: panels of 16 output columns.
 //
 //   f32   [K][16] f32
 //   bf16  [K/2][16][2] bf16: a 32-bit lane holds two consecutive inputs of one column
 //   f16   [K][16] f16
-//   int8  groups of { [g/2][16][2] int8; [16] f16 scale unless per channel }, then [16] f32 column factor;
-//         with QUIRE_INT8_QUADS [g/4][16][4] bytes of value + 128; with QUIRE_INT8_UNIT [g/unit][16][unit] int8
+//   int8  groups of { [g/u][16][u] bytes of value ^ kInt8Flip; [16] f16 scale unless per channel }, then [16] f32
+//         column factor; u is the ISA's kInt8Unit
 //   int4  groups of { g/32 x [4][16][4] bytes, each byte inputs i (low) and i + 4 (high) of 8; [16] f16 scale;
 //         [16] f16 zero point if has_zeros }, then [16] f32 column factor
 // The column factor is a power of two that brings the largest group scale of the column near 1, so that f16
 // scales neither overflow nor lose digits to denormals; per channel it is the scale itself.
+#pragma once
+
+#include "impl/scalar.h"
+#include "isa.h"
+#include "kernel_types.h"
+
+namespace quire::QUIRE_ISA {
 
 constexpr int64_t kPanelColumns = 16;
-constexpr int64_t kItemPanels = 4;      // panels in a work item of linear
-constexpr int64_t kTileRows = 6;        // rows of the blocked micro-kernel
-constexpr int64_t kBlockedRows = 48;    // from this many rows on, packing x and widening panels pays
-constexpr int64_t kDepth = 256;         // inputs per block of the blocked float kernel
-constexpr int64_t kRowBlock = 192;      // rows per work item of the blocked kernels
 constexpr int64_t kInt8Block = 512;     // inputs whose products fit an int32 sum: 512 * 127 * 32767 < 2^31
 constexpr int64_t kInt4Block = 32;      // inputs that share one activation scale
 constexpr int64_t kFactorBytes = kPanelColumns * 4;
-#ifdef QUIRE_INT8_QUADS  // for products of unsigned by signed bytes, four to a lane
-constexpr int64_t kInt8Unit = 4;
-constexpr uint8_t kInt8Flip = 0x80;
-#elif defined(QUIRE_INT8_UNIT)  // for products of signed bytes, that many to a lane
-constexpr int64_t kInt8Unit = QUIRE_INT8_UNIT;
-constexpr uint8_t kInt8Flip = 0;
-#else
-constexpr int64_t kInt8Unit = 2;
-constexpr uint8_t kInt8Flip = 0;
-#endif
 QUIRE_INLINE int64_t int8_index(int64_t i, int64_t column) {
   return i / kInt8Unit * kInt8Unit * kPanelColumns + column * kInt8Unit + i % kInt8Unit;
 }
@@ -74,33 +66,4 @@ QUIRE_INLINE const float* column_factors(const PackedLinear& w, int64_t panel) {
   return reinterpret_cast<const float*>(panel_at(w, panel) + w.panel_bytes - kFactorBytes);
 }
 
-// The last step of a gated linear: y = act(y) * tile for rows of `columns` columns, y at their first.
-inline void gate_tile(const LinearArgs& a, int64_t rows, int64_t columns, const float* tile, int64_t tile_stride,
-                      float* y) {
-  ActivationArgs args;
-  args.act = a.act;
-  args.x = y;
-  args.x_stride = a.y_stride;
-  args.up = tile;
-  args.up_stride = tile_stride;
-  args.dim = columns;
-  args.y = y;
-  args.y_stride = a.y_stride;
-  a.gate(args, 0, rows, nullptr);
-}
-
-// Row n of a weight that lies in several segments.
-struct SourceRow {
-  const uint8_t* data;
-  DType dtype;
-};
-inline SourceRow source_row(const PackArgs& a, int64_t n) {
-  for (int64_t s = 0; s < a.num_segments; ++s) {
-    const RowSegment& segment = a.segments[s];
-    if (n < segment.num_rows)
-      return {static_cast<const uint8_t*>(segment.rows) + n * segment.row_stride * dtype_bytes(segment.dtype),
-              segment.dtype};
-    n -= segment.num_rows;
-  }
-  __builtin_trap();  // num_rows of the segments do not sum to n
-}
+}  // namespace quire::QUIRE_ISA

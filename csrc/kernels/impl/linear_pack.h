@@ -1,4 +1,10 @@
-// Packing and unpacking of a linear's weights by format. Included inside namespace quire::QUIRE_ISA.
+// Packing and unpacking of a linear's weights by format.
+#pragma once
+
+#include "impl/pack_float.h"
+#include "impl/pack_quantized.h"
+
+namespace quire::QUIRE_ISA {
 
 inline void linear_pack(const PackArgs& a, int64_t begin, int64_t end, void*) {
   for (int64_t panel = begin; panel < end; ++panel) {
@@ -21,3 +27,5 @@ inline void linear_unpack(const PackedLinear& w, int64_t begin, int64_t end, flo
     }
   }
 }
+
+}  // namespace quire::QUIRE_ISA

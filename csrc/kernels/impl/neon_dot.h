@@ -1,5 +1,9 @@
-// dot_tile with four products a lane: sdot where the table has it, widening multiplications otherwise; both exact.
-// Included inside namespace quire::neon*. Weights: [inputs / 4][16][4] bytes, int4 two inputs a byte (linear_layout.h).
+// dot_tile with four products a lane: sdot where the table has it, widening multiplications otherwise; both exact. Weights: [inputs / 4][16][4] bytes, int4 two inputs a byte (linear_layout.h).
+#pragma once
+
+#include "impl/vec_neon.h"
+
+namespace quire::QUIRE_ISA {
 
 // c[i] + sum over j < 4 of w[4i + j] * x[4 * Lane + j].
 template <int Lane>
@@ -46,3 +50,5 @@ QUIRE_INLINE void dot_tile(const int8_t* const* x, int64_t at, const uint8_t* pa
     }
   });
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,4 +1,11 @@
-// Chooses the path of a linear by weight format and number of rows on NEON. Included inside namespace quire::neon*.
+// Chooses the path of a linear by weight format and number of rows on NEON.
+#pragma once
+
+#include "impl/gemm_neon.h"
+#include "impl/linear_float.h"
+#include "impl/neon_quantized.h"
+
+namespace quire::QUIRE_ISA {
 
 inline int64_t linear_workspace_bytes(const PackedLinear& w, int64_t m) {
   if (!is_float_format(w.format)) return byte_rows_bytes(w, m);
@@ -29,7 +36,7 @@ template <WeightFormat F>
 void linear_float(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
   for (int64_t item = begin; item < end; ++item) {
     if (a.m < kBlockedRows) direct_item<F>(a, item);
-    else blocked_item<F>(a, item, static_cast<float*>(scratch));
+    else blocked_item<F, NeonGemm>(a, item, static_cast<float*>(scratch));
   }
 }
 
@@ -41,3 +48,5 @@ inline void linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratc
     default: return quantized_linear(a, begin, end);
   }
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,5 +1,10 @@
-// dot_tile on smmla, which multiplies two rows by two columns, eight inputs at once. Included inside namespace
-// quire::neon_i8mm. Weights: int8 [inputs / 8][16][8], int4 as in linear_layout.h.
+// dot_tile on smmla, which multiplies two rows by two columns, eight inputs at once.
+// Weights: int8 [inputs / 8][16][8], int4 as in linear_layout.h.
+#pragma once
+
+#include "impl/vec_neon.h"
+
+namespace quire::QUIRE_ISA {
 
 // c[MR][16] = values of MR rows from input `at` on times `Inputs` inputs of a panel.
 template <bool Int4, int MR, int Inputs>
@@ -45,3 +50,5 @@ QUIRE_INLINE void dot_tile(const int8_t* const* x, int64_t at, const uint8_t* pa
     });
   });
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,8 +1,20 @@
-// y = x @ W^T for int8 and int4 weights on NEON. Included inside namespace quire::neon*.
+// y = x @ W^T for int8 and int4 weights on NEON.
 //
 // Rows are rounded to signed bytes in blocks of 32 inputs, a scale a block: x = scale * q, |q| <= 127. Products of a dot
 // (32 inputs, or 16 when the weights' groups are that small) are summed exactly in int32 by dot_tile, which is what
 // the tables differ in; dots are added in f32 in order. One path for every M, so a row has the same bits in all.
+#pragma once
+
+#include "impl/linear_cut.h"
+#include "impl/round_row.h"
+#include "impl/store_tile.h"
+#ifdef __ARM_FEATURE_MATMUL_INT8
+#include "impl/neon_matrix.h"
+#else
+#include "impl/neon_dot.h"
+#endif
+
+namespace quire::QUIRE_ISA {
 
 constexpr int64_t kXBlock = 32;
 
@@ -143,3 +155,5 @@ inline void quantized_linear(const LinearArgs& a, int64_t begin, int64_t end) {
   if (w.group_size == 16) return quantized_items<WeightFormat::int8, Scales::group16>(a, begin, end);
   return quantized_items<WeightFormat::int8, Scales::group>(a, begin, end);
 }
+
+}  // namespace quire::QUIRE_ISA

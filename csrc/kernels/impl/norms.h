@@ -1,4 +1,10 @@
-// RMS norm, layer norm, residual add + RMS norm. Included inside namespace quire::QUIRE_ISA.
+// RMS norm, layer norm, residual add + RMS norm.
+#pragma once
+
+#include "impl/vector_math.h"
+#include "kernel_types.h"
+
+namespace quire::QUIRE_ISA {
 
 // Sum of f(vector) over a row with four independent accumulators; the order depends on dim only.
 template <class F>
@@ -62,3 +68,5 @@ inline void layer_norm(const LayerNormArgs& a, int64_t begin, int64_t end, void*
     });
   }
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,4 +1,11 @@
-// Packing of f32, bf16 and f16 weights. Included inside namespace quire::QUIRE_ISA.
+// Packing of f32, bf16 and f16 weights.
+#pragma once
+
+#include "impl/linear_layout.h"
+#include "impl/source_row.h"
+#include "impl/vec.h"
+
+namespace quire::QUIRE_ISA {
 
 template <WeightFormat F>
 struct FloatPanel;
@@ -87,3 +94,5 @@ void unpack_float_row(const PackedLinear& w, int64_t n, float* out) {
   const void* panel = panel_at(w, n / kPanelColumns);
   for (int64_t k = 0; k < w.k; ++k) out[k] = element_to_f32(panel, P::dtype, P::index(k, n % kPanelColumns));
 }
+
+}  // namespace quire::QUIRE_ISA

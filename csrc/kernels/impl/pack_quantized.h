@@ -1,5 +1,11 @@
 // Packing of int8 and int4 weights, from float rows (rounded to nearest here) or from given integers and scales.
-// Layout in linear_layout.h. Included inside namespace quire::QUIRE_ISA.
+// Layout in linear_layout.h.
+#pragma once
+
+#include "impl/linear_layout.h"
+#include "impl/source_row.h"
+
+namespace quire::QUIRE_ISA {
 
 constexpr int64_t kMaxGroup = 512;
 constexpr int64_t kPackChunk = 512;  // inputs handled at once when a group is the whole row
@@ -118,3 +124,5 @@ inline void unpack_quantized_row(const PackedLinear& w, int64_t n, float* out) {
     out[k] = (q - zero) * (w.group_size ? f16_to_f32(scales[c]) : 1.0f) * factor;
   }
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,9 +1,15 @@
-// Activations of the integer linears, quantized row by row. Included inside namespace quire::QUIRE_ISA.
+// Activations of the integer linears, quantized row by row.
 //
 // The workspace holds, for rounded-up rows: the values, then (64-byte aligned) f32 scales, then for int4 i32 sums.
 //   direct path:  values [M][inputs];               scales [M][blocks]
 //   blocked path: values [M/6][inputs/unit][6][unit]; scales [M/6][blocks][6]
 // int8: values are int16, a unit is 2, one block a row. int4: values are int8, a unit is 4, blocks are 32 inputs.
+#pragma once
+
+#include "impl/linear_cut.h"
+#include "impl/round_row.h"
+
+namespace quire::QUIRE_ISA {
 
 struct QuantizedRows {
   void* values;
@@ -34,34 +40,6 @@ inline QuantizedRows quantized_rows(const LinearArgs& a) {
   q.scales = reinterpret_cast<float*>(at);
   q.sums = int8 ? nullptr : reinterpret_cast<int32_t*>(at + round_up(rows * q.blocks * 4, 64));
   return q;
-}
-
-// Scale that maps the largest magnitude of x[0, count) to `limit`; NaN when there is a NaN, so that it shows.
-QUIRE_INLINE float row_scale(const float* x, int64_t count, float limit) {
-  F32x8 best = zero();
-  I32x8 nan = {};
-  for_lanes(count, [&](int64_t i, int64_t n) {
-    const F32x8 v = load_some(x + i, n);
-    best = maximum(absolute(v), best);
-    nan |= v != v;
-  });
-  if (any_lane(nan)) return __builtin_nanf("");
-  const float largest = max_lanes(best);
-  return largest > 1e-30f ? largest / limit : 0.0f;
-}
-
-QUIRE_INLINE float inverse_scale(float scale) { return scale > 0.0f && scale < 1e37f ? 1.0f / scale : 0.0f; }
-
-// out[i] = x[i] * inverse rounded to nearest even, |result| < 2^22; zero for NaN and past `count`.
-template <class Int>
-QUIRE_INLINE void round_scaled(const float* x, int64_t count, float inverse, int64_t padded_count, Int* out) {
-  const F32x8 magic = broadcast(12582912.0f);
-  for (int64_t i = 0; i < padded_count; i += 8) {
-    const int64_t left = count - i;
-    F32x8 v = (left >= 8 ? load(x + i) : left > 0 ? load_part(x + i, left) : zero()) * broadcast(inverse);
-    v = select(v == v, v, zero());
-    store_narrow(out + i, to_i32((v + magic) - magic));
-  }
 }
 
 // Stores `count` values of a row, a multiple of the unit, where the layout wants them.
@@ -111,3 +89,5 @@ inline void quantize_rows(const LinearArgs& a, int64_t begin, int64_t end) {
     }
   }
 }
+
+}  // namespace quire::QUIRE_ISA

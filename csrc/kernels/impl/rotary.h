@@ -1,4 +1,10 @@
-// Rotary position encoding. Included inside namespace quire::QUIRE_ISA.
+// Rotary position encoding.
+#pragma once
+
+#include "impl/vector_math.h"
+#include "kernel_types.h"
+
+namespace quire::QUIRE_ISA {
 
 QUIRE_INLINE void rotate_head(const float* x, float* y, const float* cos, const float* sin, int64_t dims,
                               int64_t head_dim, RotaryStyle style) {
@@ -30,3 +36,5 @@ inline void rotary(const RotaryArgs& a, int64_t begin, int64_t end, void*) {
                   a.sin + position * half, a.dims, a.head_dim, a.style);
   }
 }
+
+}  // namespace quire::QUIRE_ISA

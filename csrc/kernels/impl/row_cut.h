@@ -1,7 +1,13 @@
-// How rows and panels of a tiled linear become work items and tiles. Included inside namespace quire::QUIRE_ISA.
+// How rows and panels of a tiled linear become work items and tiles.
 //
 // A Shape has kRows (rows of the highest tile), kBlockRows (rows of an item), kPanels (panels of an item), and for
 // kFewRows rows and less kFewPanels.
+#pragma once
+
+#include "impl/scalar.h"
+#include "kernel_types.h"
+
+namespace quire::QUIRE_ISA {
 
 struct RowCut {
   int64_t blocks;         // row blocks, one work item each per column item
@@ -32,3 +38,5 @@ QUIRE_INLINE void with_rows(int64_t rows, F&& f) {
     if (rows == i + 1) f(Index<decltype(i)::value + 1>{});
   });
 }
+
+}  // namespace quire::QUIRE_ISA

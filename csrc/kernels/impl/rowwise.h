@@ -1,15 +1,10 @@
-// Kernels that map rows to rows: activations, arithmetic, embedding, combine, reductions over a row.
-// Included inside namespace quire::QUIRE_ISA, after activation_rows.h or zmm_activation_rows.h.
+// Kernels that map rows to rows: activations, arithmetic, embedding, combine, reductions over a row.h or zmm_activation_rows.h.
+#pragma once
 
-inline void activation(const ActivationArgs& a, int64_t begin, int64_t end, void*) {
-  switch (a.act) {
-    case Activation::silu: return activation_rows<Activation::silu>(a, begin, end);
-    case Activation::gelu: return activation_rows<Activation::gelu>(a, begin, end);
-    case Activation::gelu_tanh: return activation_rows<Activation::gelu_tanh>(a, begin, end);
-    case Activation::relu: return activation_rows<Activation::relu>(a, begin, end);
-    case Activation::quick_gelu: return activation_rows<Activation::quick_gelu>(a, begin, end);
-  }
-}
+#include "impl/vec_typed.h"
+#include "impl/vector_math.h"
+
+namespace quire::QUIRE_ISA {
 
 template <class Op>
 QUIRE_INLINE void elementwise_rows(const ElementwiseArgs& a, int64_t begin, int64_t end, Op op) {
@@ -35,14 +30,6 @@ inline void scale(const ElementwiseArgs& a, int64_t begin, int64_t end, void*) {
 inline void softcap(const ElementwiseArgs& a, int64_t begin, int64_t end, void*) {
   const F32x8 s = broadcast(a.value), inverse = broadcast(1.0f / a.value);
   elementwise_rows(a, begin, end, [s, inverse](F32x8 x, F32x8) { return s * tanh_v(x * inverse); });
-}
-
-template <DType T>
-QUIRE_INLINE F32x8 load_typed(const void* row, int64_t i) {
-  if constexpr (T == DType::f32) return load(static_cast<const float*>(row) + i);
-  else if constexpr (T == DType::bf16) return load_bf16(static_cast<const uint16_t*>(row) + i);
-  else if constexpr (T == DType::i8) return load_i8(static_cast<const int8_t*>(row) + i);
-  else return load_f16(static_cast<const uint16_t*>(row) + i);
 }
 
 template <DType T>
@@ -82,15 +69,6 @@ inline void combine_rows(const CombineRowsArgs& a, int64_t begin, int64_t end, v
   }
 }
 
-QUIRE_INLINE float row_max(const float* x, int64_t dim) {
-  F32x8 best = broadcast(-__builtin_inff());
-  int64_t i = 0;
-  for (; i + 8 <= dim; i += 8) best = maximum(load(x + i), best);  // NaN in x keeps best
-  float m = max_lanes(best);
-  for (; i < dim; ++i) m = x[i] > m ? x[i] : m;
-  return m;
-}
-
 inline void row_reduce(const RowReduceArgs& a, int64_t begin, int64_t end, void*) {
   for (int64_t r = begin; r < end; ++r) {
     const float* x = a.x + r * a.x_stride;
@@ -119,3 +97,5 @@ inline void row_reduce(const RowReduceArgs& a, int64_t begin, int64_t end, void*
     }
   }
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,4 +1,9 @@
-// Cuts scratch memory into arrays on cache lines of their own. Included inside namespace quire::QUIRE_ISA.
+// Cuts scratch memory into arrays on cache lines of their own.
+#pragma once
+
+#include "impl/scalar.h"
+
+namespace quire::QUIRE_ISA {
 
 struct ScratchCut {
   uint8_t* base;
@@ -11,3 +16,5 @@ struct ScratchCut {
     return p;
   }
 };
+
+}  // namespace quire::QUIRE_ISA

@@ -1,4 +1,18 @@
-// The kernels of one ISA. Included last inside namespace quire::QUIRE_ISA, which names the table.
+// The kernels of one ISA.
+#pragma once
+
+#include "impl/activation.h"
+#include "impl/attention.h"
+#include "impl/draw.h"
+#include "impl/kv_write.h"
+#include "impl/linear_pack.h"
+#include "impl/norms.h"
+#include "impl/rotary.h"
+#include "impl/rowwise.h"
+#include "kernel_types.h"
+#include QUIRE_LINEARS
+
+namespace quire::QUIRE_ISA {
 
 #define QUIRE_TEXT_OF(x) #x
 #define QUIRE_TEXT(x) QUIRE_TEXT_OF(x)
@@ -42,3 +56,5 @@ const KernelTable& table() {
   };
   return kernels;
 }
+
+}  // namespace quire::QUIRE_ISA

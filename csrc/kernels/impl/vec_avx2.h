@@ -1,4 +1,11 @@
-// Eight float lanes on AVX2 + FMA + F16C. Included inside namespace quire::avx2.
+// Eight float lanes on AVX2 + FMA + F16C.
+#pragma once
+
+#include <immintrin.h>
+
+#include "impl/vec_common.h"
+
+namespace quire::QUIRE_ISA {
 
 QUIRE_INLINE F32x8 fma(F32x8 a, F32x8 b, F32x8 c) { return _mm256_fmadd_ps(a, b, c); }
 QUIRE_INLINE F32x8 maximum(F32x8 a, F32x8 b) { return _mm256_max_ps(a, b); }  // b when either is NaN
@@ -63,3 +70,5 @@ QUIRE_INLINE U8x32 low_nibbles(U8x32 v) { return (U8x32)_mm256_and_si256((__m256
 QUIRE_INLINE U8x32 high_nibbles(U8x32 v) {
   return (U8x32)_mm256_and_si256(_mm256_srli_epi16((__m256i)v, 4), _mm256_set1_epi8(15));
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,5 +1,11 @@
-// Sixteen float lanes on AVX-512 (F, BW, DQ, VL), beside the eight of vec_avx2.h. Included inside namespace
-// quire::QUIRE_ISA of the AVX-512 units.
+// Sixteen float lanes on AVX-512 (F, BW, DQ, VL), beside the eight of vec_avx2.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include "impl/vec_avx2.h"
+
+namespace quire::QUIRE_ISA {
 
 typedef float F32x16 __attribute__((vector_size(64)));
 typedef int32_t I32x16 __attribute__((vector_size(64)));
@@ -67,3 +73,5 @@ QUIRE_INLINE I32x16 low_nibbles16(I32x16 v) {
   __asm__("vpandd %1%{1to16%}, %0, %0" : "+v"(v) : "m"(kLowNibbles));
   return v;
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,5 +1,12 @@
 // Eight float lanes in the compiler's vector extension, on which + - * / and comparisons work lane by lane: for
-// processors with 256-bit registers, and for plain C++. Included by vec_common.h.
+// processors with 256-bit registers, and for plain C++.
+#pragma once
+
+#include <stdint.h>
+
+#include "impl/vec_unroll.h"
+
+namespace quire::QUIRE_ISA {
 
 typedef float F32x8 __attribute__((vector_size(32)));
 typedef int32_t I32x8 __attribute__((vector_size(32)));
@@ -51,3 +58,5 @@ QUIRE_INLINE void transpose(I32x8* r) {
     r[j + 4] = __builtin_shufflevector(quads[j], quads[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   });
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,4 +1,11 @@
-// Eight float lanes on NEON, two registers each. Included inside namespace quire::neon*.
+// Eight float lanes on NEON, two registers each.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "impl/vec_common.h"
+
+namespace quire::QUIRE_ISA {
 
 QUIRE_INLINE F32x8 fma(F32x8 a, F32x8 b, F32x8 c) { return {vfmaq_f32(c.lo, a.lo, b.lo), vfmaq_f32(c.hi, a.hi, b.hi)}; }
 QUIRE_INLINE F32x8 maximum(F32x8 a, F32x8 b) { return select(a > b, a, b); }  // b when either is NaN
@@ -43,3 +50,5 @@ QUIRE_INLINE void store_f16(uint16_t* p, F32x8 v) {
   vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(v.lo), v.hi)));
 }
 QUIRE_INLINE bool any_lane(I32x8 mask) { return vmaxvq_u32(vreinterpretq_u32_s32(mask.lo | mask.hi)) != 0; }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,5 +1,12 @@
 // Eight float lanes as two 128-bit halves. Where registers have 128 bits, compilers keep a 256-bit vector of the
-// extension in memory; two halves they keep in registers. Included by vec_common.h when QUIRE_VECTOR_PAIRS is defined.
+// extension in memory; two halves they keep in registers.
+#pragma once
+
+#include <stdint.h>
+
+#include "impl/vec_unroll.h"
+
+namespace quire::QUIRE_ISA {
 
 typedef float F32x4 __attribute__((vector_size(16)));
 typedef int32_t I32x4 __attribute__((vector_size(16)));
@@ -130,3 +137,5 @@ QUIRE_INLINE void transpose(I32x8* r) {
     r[j + 4].lo = upper;
   });
 }
+
+}  // namespace quire::QUIRE_ISA

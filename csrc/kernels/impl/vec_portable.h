@@ -1,5 +1,10 @@
 // Eight float lanes in plain C++; the compiler maps them to whatever the baseline has.
-// Included inside namespace quire::portable.
+//
+#pragma once
+
+#include "impl/vec_common.h"
+
+namespace quire::QUIRE_ISA {
 
 QUIRE_INLINE F32x8 fma(F32x8 a, F32x8 b, F32x8 c) { return a * b + c; }  // two roundings
 QUIRE_INLINE F32x8 maximum(F32x8 a, F32x8 b) { return a > b ? a : b; }    // b when either is NaN
@@ -76,3 +81,5 @@ QUIRE_INLINE I32x8 add_pairs(I16x16 v) {
 }
 QUIRE_INLINE U8x32 low_nibbles(U8x32 v) { return v & 15; }
 QUIRE_INLINE U8x32 high_nibbles(U8x32 v) { return v >> 4; }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,6 +1,11 @@
-// Rows of any length in eight lanes; exp, tanh, erf and the activations on eight lanes, within a few ulp. Included inside
-// namespace quire::QUIRE_ISA.
+// Rows of any length in eight lanes; exp, tanh, erf and the activations on eight lanes, within a few ulp.
 // Coefficients: weighted least-squares fits toward the minimax error, made for these ranges.
+#pragma once
+
+#include "impl/vec.h"
+#include "kernel_types.h"
+
+namespace quire::QUIRE_ISA {
 
 // body(i, count): count is 8, or what is left.
 template <class Body>
@@ -13,6 +18,15 @@ QUIRE_INLINE F32x8 load_some(const float* p, int64_t count) { return count == 8 
 QUIRE_INLINE void store_some(float* p, F32x8 v, int64_t count) {
   if (count == 8) store(p, v);
   else store_part(p, v, count);
+}
+
+QUIRE_INLINE float row_max(const float* x, int64_t dim) {
+  F32x8 best = broadcast(-__builtin_inff());
+  int64_t i = 0;
+  for (; i + 8 <= dim; i += 8) best = maximum(load(x + i), best);  // NaN in x keeps best
+  float m = max_lanes(best);
+  for (; i < dim; ++i) m = x[i] > m ? x[i] : m;
+  return m;
 }
 
 // exp(x) = 2^n * exp(r), |r| <= ln(2)/2. Two factors of 2^n, so that denormal and infinite results come out right.
@@ -85,3 +99,5 @@ QUIRE_INLINE F32x8 activate(F32x8 x) {
   const F32x8 inner = fma(cube, broadcast(0.044715f), x) * broadcast(0.79788456f);
   return fma(half, tanh_v(inner), half);
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,27 +1,20 @@
-// y = x @ W^T for f32, bf16 and f16 weights with 256-bit vectors. Included inside namespace quire::QUIRE_ISA.
+// y = x @ W^T for f32, bf16 and f16 weights with 256-bit vectors.
 //
 // Every output element is one chain of fused multiply-adds over the inputs in order, in every tile, so a row has the same
 // bits whatever M is.
+#pragma once
 
-// sum += a * b, in the register of the sum: left to choose, the compiler lets sums wander, and a tile that fills all
-// registers spills.
-QUIRE_INLINE F32x8 accumulate(F32x8 sum, F32x8 a, F32x8 b) {
-  __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
-  return sum;
-}
-// A broadcast for one place: compilers share it between places, and run out of registers.
-QUIRE_INLINE F32x8 fresh_broadcast(const float* p) {
-  F32x8 v;
-  __asm__("vbroadcastss %1, %0" : "=x"(v) : "m"(*p));
-  return v;
-}
+#include "impl/ymm_registers.h"
+#include "impl/ymm_rows.h"
+
+namespace quire::QUIRE_ISA {
+
 // The even and the odd inputs of pairs of bf16, each from memory, as no register is free for the pairs; nor for the mask.
 QUIRE_INLINE F32x8 load_even_bf16(const void* pairs) {
   F32x8 v;
   __asm__("vmovdqu %1, %0\n\tvpslld $16, %0, %0" : "=x"(v) : "m"(*static_cast<const F32x8Unaligned*>(pairs)));
   return v;
 }
-typedef uint32_t U32x8 __attribute__((vector_size(32)));
 constexpr U32x8 kOddMask = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
                             0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
 QUIRE_INLINE F32x8 load_odd_bf16(const void* pairs) {
@@ -31,14 +24,6 @@ QUIRE_INLINE F32x8 load_odd_bf16(const void* pairs) {
           : "m"(*static_cast<const F32x8Unaligned*>(pairs)), "m"(kOddMask));
   return v;
 }
-// Zeros that begin as a register: an array of plain ones may stay in memory.
-template <class V>
-QUIRE_INLINE V fresh_zero() {
-  V v;
-  __asm__ volatile("vpxor %x0, %x0, %x0" : "=x"(v));  // volatile: not one for all, which a tile has no register for
-  return v;
-}
-
 // What a format does with one step of a panel: kInputs inputs of 16 columns, kBytes. weights(p, input, half) gives eight
 // columns of one of the inputs.
 template <WeightFormat F>
@@ -140,3 +125,5 @@ struct FloatTiles {
     finish_tile(a, rows, panel, panels, sums, false, nullptr);
   }
 };
+
+}  // namespace quire::QUIRE_ISA

@@ -1,8 +1,13 @@
-// y = x @ W^T for int4 weights and activations in blocks of 32 signed bytes with 256-bit vectors. Included inside namespace
-// quire::QUIRE_ISA.
+// y = x @ W^T for int4 weights and activations in blocks of 32 signed bytes with 256-bit vectors.
 //
 // A block's products are exact: a 16-bit sum holds 16 of them, at most 16 * 127 * 15 with what it starts at. Blocks are
 // added in f32 in order, each with the activations' and the weights' scale.
+#pragma once
+
+#include "impl/ymm_quantize.h"
+#include "impl/ymm_registers.h"
+
+namespace quire::QUIRE_ISA {
 
 // Constants that stay in memory: there is no register for them.
 constexpr U32x8 kLowNibbles = {0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f,
@@ -18,11 +23,6 @@ QUIRE_INLINE U8x32 load_nibbles(const uint8_t* p, bool high) {
 QUIRE_INLINE I32x8 sum_pairs(I16x16 v) {
   __asm__("vpmaddwd %1, %0, %0" : "+x"(v) : "m"(kOnes));
   return (I32x8)v;
-}
-
-QUIRE_INLINE F32x8 subtract_product(F32x8 sum, F32x8 a, F32x8 b) {
-  __asm__("vfnmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
-  return sum;
 }
 
 constexpr int64_t kInt4BlockBytes = kInt4Block * kPanelColumns / 2;
@@ -140,3 +140,5 @@ struct Int4Tiles {
     finish_tile(a, at, panel, panels, sums, true, nullptr);
   }
 };
+
+}  // namespace quire::QUIRE_ISA

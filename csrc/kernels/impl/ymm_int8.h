@@ -1,7 +1,13 @@
-// y = x @ W^T for int8 weights and rows in 16 bits with 256-bit vectors. Included inside namespace quire::QUIRE_ISA.
+// y = x @ W^T for int8 weights and rows in 16 bits with 256-bit vectors.
 //
 // Products are summed exactly in int32 over a block of inputs (a scale group, or kInt8Block of them), blocks in f32 in
 // order, in every tile.
+#pragma once
+
+#include "impl/ymm_quantize.h"
+#include "impl/ymm_registers.h"
+
+namespace quire::QUIRE_ISA {
 
 // One step of two inputs: 16-bit lanes of eight columns.
 template <bool kWide>
@@ -9,13 +15,6 @@ QUIRE_INLINE I16x16 int8_weights(const uint8_t* p) {
   if constexpr (kWide) return (I16x16)load_i32(p);
   else return widen_i8(p);
 }
-// A broadcast for one place: compilers share it between places, and run out of registers.
-QUIRE_INLINE I32x8 fresh_broadcast(const int32_t* p) {
-  I32x8 v;
-  __asm__("vpbroadcastd %1, %0" : "=x"(v) : "m"(*p));
-  return v;
-}
-
 // Four inputs: a line of bytes, two when widened.
 template <int MR, int NP, bool kWide>
 QUIRE_INLINE void int8_step(I32x8* c, const int32_t* x, const uint8_t* const* panels, int64_t at) {
@@ -104,3 +103,5 @@ struct Int8Tiles {
     finish_tile(a, at, panel, panels, sums, true, rows.scales);
   }
 };
+
+}  // namespace quire::QUIRE_ISA

@@ -1,7 +1,14 @@
-// The linears of the AVX2 table. Included inside namespace quire::QUIRE_ISA.
+// The linears of the AVX2 table.
 //
 // A work item is four panels times a block of rows. A tile runs over all inputs with its sums in registers and
 // writes its results. One tile of rows reads memory; of more, each takes its share in fetching the next item's panels.
+#pragma once
+
+#include "impl/ymm_float.h"
+#include "impl/ymm_int4.h"
+#include "impl/ymm_int8.h"
+
+namespace quire::QUIRE_ISA {
 
 constexpr int64_t kWideGroups = 3;              // tiles of an item from which on widening its panels before pays
 constexpr int64_t kSweepBytes = int64_t{512}
@@ -130,3 +137,5 @@ inline void linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratc
       return tiled_items<Int4Tiles<false>>(a, begin, end, scratch);
   }
 }
+
+}  // namespace quire::QUIRE_ISA

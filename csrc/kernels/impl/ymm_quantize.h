@@ -1,4 +1,4 @@
-// Activations of the 256-bit integer linears, packed by tile. Included inside namespace quire::QUIRE_ISA.
+// Activations of the 256-bit integer linears, packed by tile.
 //
 // int8: a scale per row, values in 16 bits; 32-bit lanes of two inputs. int4: a scale per row and 32 inputs, values in
 // 8 bits; lanes of four inputs. The workspace holds, 64-byte aligned each,
@@ -6,6 +6,11 @@
 //   scales [tile][blocks][rows]  f32
 //   starts [tile][blocks][rows]  int4 only: where a block's two 16-bit sums of a lane start, so that weights can be unsigned: -8
 //                                times the sum of the inputs that they multiply; with zero points of their own the sum of all 32, as f32
+#pragma once
+
+#include "impl/ymm_rows.h"
+
+namespace quire::QUIRE_ISA {
 
 struct YmmRows {
   int32_t* values;
@@ -150,3 +155,5 @@ inline void quantize_tiles(const LinearArgs& a, int64_t begin, int64_t end) {
     else quantize_int4_tile(a, q, tile_rows(g, a.m));
   }
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,12 +1,16 @@
-// How the 256-bit linears lay out rows and write results. Included inside namespace quire::QUIRE_ISA.
+// How the 256-bit linears lay out rows and write results.
 //
 // Rows are packed by tile: inputs one after the other, each with the tile's rows side by side, so that a tile reads one
 // stream. All tiles of a linear are of one height, at most YmmShape::kRows, but the last, which has the rest: no row is padded.
+#pragma once
 
-#include "row_cut.h"
+#include "impl/gate_tile.h"
+#include "impl/linear_layout.h"
+#include "impl/row_cut.h"
+#include "impl/vec_avx2.h"
+#include "impl/vector_math.h"
 
-// For a lambda: inlined before the optimizer asks which arrays can be registers.
-#define QUIRE_INLINED __attribute__((always_inline))
+namespace quire::QUIRE_ISA {
 
 struct YmmShape {
   static constexpr int kRows = 6;  // 12 sums, two vectors of weights, one of x and one to spare
@@ -94,3 +98,5 @@ QUIRE_INLINE void expect_results(const LinearArgs& a, const TileRows& rows, int6
   for (int64_t r = rows.first; r < rows.first + rows.count; ++r)
     for (int64_t p = panel; p < panel + panels; ++p) __builtin_prefetch(a.y + r * a.y_stride + p * kPanelColumns, 1, 3);
 }
+
+}  // namespace quire::QUIRE_ISA

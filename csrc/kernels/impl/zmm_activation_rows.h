@@ -1,4 +1,10 @@
-// Activations of rows, sixteen lanes at a time (AVX-512 F, BW, DQ, VL). Included inside namespace quire::QUIRE_ISA.
+// Activations of rows, sixteen lanes at a time (AVX-512 F, BW, DQ, VL).
+#pragma once
+
+#include "impl/vector_math.h"
+#include "impl/zmm_exp.h"
+
+namespace quire::QUIRE_ISA {
 
 // f of eight lanes on both halves.
 template <class F>
@@ -32,3 +38,5 @@ void activation_rows(const ActivationArgs& a, int64_t begin, int64_t end) {
     }
   }
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,8 +1,18 @@
 // Paged attention of bf16 caches by vdpbf16ps: queries, and the weights of the softmax, are rounded to bf16; scores,
-// sums, maxima and weighted values are f32. Included inside namespace quire::QUIRE_ISA.
+// sums, maxima and weighted values are f32.
 //
 // The order of a row's operations is that of attention.h (spans, blocks, merges), with neighbouring keys in pairs by
 // position: a pair of which a row sees one key takes that key alone.
+#pragma once
+
+#include "impl/attention_plan.h"
+#include "impl/attention_state.h"
+#include "impl/scratch_cut.h"
+#include "impl/zmm_exp.h"
+#include "impl/zmm_pair_product.h"
+#include "impl/zmm_scores.h"
+
+namespace quire::QUIRE_ISA {
 
 struct PairScratch {
   uint16_t* q;       // [rows][q_stride]
@@ -288,3 +298,5 @@ inline void attention_item_bf16(const AttentionArgs& a, const AttentionItem& ite
                  s.all + r * s.value_stride);
   }
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,9 +1,12 @@
 // Small matrix products of attention and the softmax of one row over one block, sixteen lanes wide (AVX-512 F, BW, DQ,
-// VL). Takes the place of attention_tile.h. Included inside namespace quire::QUIRE_ISA.
+// VL). Takes the place of attention_tile.h.
+#pragma once
 
-#include "zmm_scores.h"
+#include "impl/zmm_exp.h"
+#include "impl/zmm_scores.h"
 
-constexpr int64_t kTileQueries = 48;  // rows (query row, head) of an item, about
+namespace quire::QUIRE_ISA {
+
 constexpr int64_t kProductRows = 6;  // 24 sums, four vectors of b and one of a
 constexpr int64_t kDirectRows = 12;  // up to so many rows 16- and 8-bit elements are widened in the product itself
 
@@ -121,3 +124,5 @@ inline float softmax_block(float* s, const KeyRange& seen, const ScoreRule& rule
   max = new_max;
   return factor;
 }
+
+}  // namespace quire::QUIRE_ISA

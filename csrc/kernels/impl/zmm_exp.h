@@ -1,4 +1,9 @@
-// exp of sixteen lanes (AVX-512 F, BW, DQ, VL). Included inside namespace quire::QUIRE_ISA.
+// exp of sixteen lanes (AVX-512 F, BW, DQ, VL).
+#pragma once
+
+#include "impl/vec_avx512.h"
+
+namespace quire::QUIRE_ISA {
 
 // exp within a few ulp, as exp_v of vector_math.h.
 QUIRE_INLINE __m512 exp_wide(__m512 x) {
@@ -16,3 +21,5 @@ QUIRE_INLINE __m512 exp_wide(__m512 x) {
   p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
   return _mm512_scalef_ps(p, n);
 }
+
+}  // namespace quire::QUIRE_ISA

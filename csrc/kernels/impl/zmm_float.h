@@ -1,8 +1,13 @@
 // y = x @ W^T for f32, bf16 and f16 weights with 512-bit vectors: one vector is the 16 columns of a panel.
-// Included inside namespace quire::QUIRE_ISA.
+//
 //
 // Every output element is one chain of multiply-adds over the inputs in order, in every tile and chunk, so a row has
 // the same bits whatever M is.
+#pragma once
+
+#include "impl/zmm_rows.h"
+
+namespace quire::QUIRE_ISA {
 
 struct FloatShape {
   static constexpr int kRows = 8, kPanels = 3;        // 24 sums, 3 (widened: 6) vectors of weights, 1 of x
@@ -219,3 +224,5 @@ void float_items(const LinearArgs& a, int64_t begin, int64_t end, float* scratch
     }
   }
 }
+
+}  // namespace quire::QUIRE_ISA

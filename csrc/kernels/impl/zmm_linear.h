@@ -1,4 +1,10 @@
-// The linears of an AVX-512 table. Included inside namespace quire::QUIRE_ISA.
+// The linears of an AVX-512 table.
+#pragma once
+
+#include "impl/zmm_float.h"
+#include "impl/zmm_quantized.h"
+
+namespace quire::QUIRE_ISA {
 
 inline int64_t linear_workspace_bytes(const PackedLinear& w, int64_t m) {
   switch (w.format) {
@@ -33,3 +39,5 @@ inline void linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratc
     default: return quantized_linear(a, begin, end, sums);
   }
 }
+
+}  // namespace quire::QUIRE_ISA

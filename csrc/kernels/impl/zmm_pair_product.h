@@ -1,11 +1,14 @@
-// Products of bf16 matrices by vdpbf16ps, whose lines lie as the cache holds them. Included inside namespace
-// quire::QUIRE_ISA.
+// Products of bf16 matrices by vdpbf16ps, whose lines lie as the cache holds them.
 //
 // vdpbf16ps adds two products to each of 16 sums. a holds its depth in pairs; of b it needs pairs of neighbouring lines,
 // which are interleaved on the way into registers (InLines), or once for many rows (Interleaved). An element is one chain
 // of pairs in order of depth, however the rows and columns are cut and wherever b comes from.
+#pragma once
 
-constexpr int64_t kTileQueries = 96;  // rows (query row, head) of an item, about
+#include "impl/vec_avx512.h"
+
+namespace quire::QUIRE_ISA {
+
 constexpr int64_t kProductRows = 6;  // 24 sums, four vectors of b, one of a, two of indices
 constexpr int64_t kInterleavedAbove = 12;  // rows from which interleaving once pays
 
@@ -170,3 +173,5 @@ inline void interleave_lines(int64_t pairs, int64_t columns, const uint16_t* in,
     }
   }
 }
+
+}  // namespace quire::QUIRE_ISA

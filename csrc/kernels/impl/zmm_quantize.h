@@ -1,4 +1,4 @@
-// Activations of the 512-bit integer linears. Included inside namespace quire::QUIRE_ISA.
+// Activations of the 512-bit integer linears.
 //
 // Each row is rounded to signed bytes in blocks of 32 inputs, a scale a block: x = scale * q, |q| <= 127.
 // The workspace holds
@@ -7,6 +7,12 @@
 //   starts [dots][row_stride]    where a dot product starts, so that weights can be unsigned: -zero * (sum of the dot's q) as i32
 //                       (zero = 128 for int8, 8 for int4); with zero points of their own the sum itself, as f32
 // A dot covers 32 inputs, or 16 when the weights' groups are that small.
+#pragma once
+
+#include "impl/linear_layout.h"
+#include "impl/vec_avx512.h"
+
+namespace quire::QUIRE_ISA {
 
 constexpr int64_t kXBlock = 32;
 
@@ -139,3 +145,5 @@ inline void zmm_quantize_rows(const LinearArgs& a, int64_t begin, int64_t end) {
     }
   }
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,8 +1,14 @@
 // y = x @ W^T for int8 and int4 weights and rows in signed bytes, with 512-bit vectors: one vector is four inputs of the
-// 16 columns of a panel. Included inside namespace quire::QUIRE_ISA.
+// 16 columns of a panel.
 //
 // Dot products of 32 (or 16) inputs are exact in int32. They are added in f32, in order, each with its activation
 // scale, over a group of weights; groups are added with the weights' scale. Tiles and chunks do not change that order.
+#pragma once
+
+#include "impl/zmm_quantize.h"
+#include "impl/zmm_rows.h"
+
+namespace quire::QUIRE_ISA {
 
 struct QuantizedShape {
 #ifdef __AVX512VNNI__
@@ -229,3 +235,5 @@ inline void quantized_linear(const LinearArgs& a, int64_t begin, int64_t end, fl
   if (w.group_size == 32) return quantized_items<WeightFormat::int8, Scales::group32>(a, begin, end, scratch);
   return quantized_items<WeightFormat::int8, Scales::group>(a, begin, end, scratch);
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,12 +1,18 @@
-// How the 512-bit linears cut their work. Included inside namespace quire::QUIRE_ISA.
+// How the 512-bit linears cut their work.
 //
 // A work item is a few neighbouring panels times a block of rows. Few rows (at most kTileRowsMax) are one tile that
 // runs through all inputs with its sums in registers: the weights are read once, as several streams. More rows take
 // the inputs in chunks, so that a chunk of the panels stays in the first-level cache while the rows pass over it;
 // sums wait in `scratch` between chunks. Tiles are of all heights up to the largest, and no row is padded: a group's
 // height is what divides the rows most evenly.
+#pragma once
 
-#include "row_cut.h"
+#include "impl/gate_tile.h"
+#include "impl/linear_layout.h"
+#include "impl/row_cut.h"
+#include "impl/vec_avx512.h"
+
+namespace quire::QUIRE_ISA {
 
 template <class Shape>
 constexpr int64_t cut_scratch_bytes() {
@@ -36,3 +42,5 @@ inline void finish_tile(const LinearArgs& a, int64_t row0, int64_t rows, int64_t
   }
   if (a.gate) gate_tile(a, rows, min_of(panels * kPanelColumns, w.n - column0), sums, stride, y);
 }
+
+}  // namespace quire::QUIRE_ISA

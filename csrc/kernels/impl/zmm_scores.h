@@ -1,6 +1,11 @@
-// The scores of a block on sixteen lanes (AVX-512 F, BW, DQ, VL). Included inside namespace quire::QUIRE_ISA.
+// The scores of a block on sixteen lanes (AVX-512 F, BW, DQ, VL).
+#pragma once
 
-#include "attention_types.h"
+#include "impl/attention_types.h"
+#include "impl/vec_avx512.h"
+#include "impl/vector_math.h"
+
+namespace quire::QUIRE_ISA {
 
 QUIRE_INLINE __m512 tanh_wide(__m512 x) {
   const F32x8 low = tanh_v((F32x8)_mm512_castps512_ps256(x)), high = tanh_v((F32x8)_mm512_extractf32x8_ps(x, 1));
@@ -24,3 +29,5 @@ QUIRE_INLINE __m512 final_scores(const float* s, int64_t j, const KeyRange& seen
                        _mm512_cmplt_epi32_mask(index, _mm512_set1_epi32(static_cast<int>(seen.last)));
   return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), in, v);  // a masked NaN dies here
 }
+
+}  // namespace quire::QUIRE_ISA

@@ -1,0 +1,15 @@
+// AVX-512 with VNNI (vpdpbusd).
+#pragma once
+
+#include <stdint.h>
+
+#define QUIRE_ISA avx512_vnni
+#define QUIRE_VECTORS "impl/vec_avx512.h"
+#define QUIRE_LANES 16
+
+namespace quire::QUIRE_ISA {
+
+constexpr int64_t kInt8Unit = 4;  // neighbouring inputs of a column in an int8 panel
+constexpr uint8_t kInt8Flip = 0x80;  // int8 values are unsigned: value + 128
+
+}  // namespace quire::QUIRE_ISA
