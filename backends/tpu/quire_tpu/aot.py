@@ -25,6 +25,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_me
 
 from quire.device.contract import ExecutorPlan, ParallelRank
 from quire.device.dtypes import numpy_dtype
+from quire.device.step_vector import StepShape
 from quire.graph.ir import Part, Weight
 from quire.graph.passes import optimize
 from quire.graph.shapes import concrete
@@ -35,7 +36,6 @@ from quire_tpu.kv_storage import storage_shapes
 from quire_tpu.options import TpuOptions
 from quire_tpu.plugin import quire_capabilities
 from quire_tpu.program import StepProgram
-from quire_tpu.step_inputs import StepShape
 
 TOPOLOGIES = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
 """One host of each chip that is compiled for."""
@@ -274,7 +274,7 @@ def _compile(program: StepProgram, case: AotCase, kv: Any, device: Any) -> Any:
             weights,
             jax.tree.map(by_rank, kv),
             on_all((case.seqs,)),
-            on_all((shape.size,)),
+            on_all((shape.layout().size,)),
             shape=shape,
             mode="draw",
             keep=False,

@@ -13,17 +13,17 @@ from quire.device.batch import StepBatch, pad
 from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan, KVPlan, LoadProgress, MemoryReport, WeightSource
 from quire.device.plan_check import check_plan
+from quire.device.step_buckets import StepBuckets, slice_rows
 from quire.device.step_line import PendingStep, StepLine, fed_places
+from quire.device.step_vector import StepShape, pack_step
 from quire.errors import BackendError, InternalError
 from quire.sampling.batch import I32, features_used
 from quire_tpu import platform
 from quire_tpu.attention_choice import choose_attention
-from quire_tpu.buckets import Buckets
 from quire_tpu.kv_storage import KVStorage
 from quire_tpu.options import TpuOptions
 from quire_tpu.program import StepProgram, Weights
 from quire_tpu.sampler import mode_of
-from quire_tpu.step_inputs import StepShape, pack
 from quire_tpu.step_outputs import StepOutputs
 from quire_tpu.weight_loader import JaxWeightLoader
 
@@ -52,7 +52,7 @@ class JaxExecutor:
         attention = choose_attention(plan, options)
         self._program = StepProgram(plan, found[:ranks], attention.function)
         self._remarks = {"paged_attention": attention.remark}
-        self._buckets = Buckets.of(plan)
+        self._buckets = StepBuckets.of(plan)
         self._weights: Weights | None = None
         self._kv: KVStorage | None = None
         self._no_tokens: Any = None  # what a step takes that needs no tokens of the one before
@@ -119,7 +119,7 @@ class JaxExecutor:
         )
         mode = mode_of(batch.sampling) if on_device else "host"
         keep = self._plan.return_logits or mode == "host"
-        vector = pack(self._padded(batch, shape), shape)
+        vector = pack_step(self._padded(batch, shape), shape)
         storage.arrays, drawn, logits, environment = self._program.step(
             self._weights,
             storage.arrays,
@@ -132,7 +132,7 @@ class JaxExecutor:
         )
         kept = [logits] if keep else []
         for number in range(1, slices):
-            kept.append(self._program.head(self._weights, environment, _slice_rows(batch, shape, number)))
+            kept.append(self._program.head(self._weights, environment, slice_rows(batch, shape, number)[0]))
         return StepOutputs(batch, drawn if on_device else None, kept, shape.logits, self._plan.return_logits)
 
     def _padded(self, batch: StepBatch, shape: StepShape) -> StepBatch:
@@ -152,11 +152,3 @@ class JaxExecutor:
         if self._kv is None:
             raise InternalError("the KV cache is used before allocate_kv")
         return self._kv
-
-
-def _slice_rows(batch: StepBatch, shape: StepShape, number: int) -> I32:
-    """The rows of one slice of the head, padded with row 0."""
-    rows = np.zeros(shape.logits, np.int32)
-    wanted = batch.logits_indices[number * shape.logits :][: shape.logits]
-    rows[: len(wanted)] = wanted
-    return rows

@@ -12,6 +12,7 @@ from jax.experimental.layout import Format
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from quire.device.contract import ExecutorPlan
+from quire.device.step_vector import StepShape
 from quire.errors import BackendError
 from quire.graph.ir import KVGroupSpec, Part
 from quire.graph.rope import RopeSpec, rope_table
@@ -20,7 +21,7 @@ from quire_tpu.layer_stack import LayerRunner, Storages, cut_into_segments
 from quire_tpu.lowering import Attention, lower
 from quire_tpu.plain_ops import TP
 from quire_tpu.sampler import Mode, sample
-from quire_tpu.step_inputs import StepShape, unpack
+from quire_tpu.step_inputs import unpack
 from quire_tpu.step_state import StepState
 from quire_tpu.weight_format import stacked_format
 
@@ -88,7 +89,7 @@ class StepProgram:
         """One step of one rank.
 
         Args:
-            feedback: int32 [F], what the step before sampled. vector: `step_inputs.pack`.
+            feedback: int32 [F], what the step before sampled. vector: `quire.device.pack_step`.
             keep: give the slice's logits. more: give the head's inputs, for further slices.
         Returns: storages, tokens int32 [max(F, R)], logits float32 [L, V], environment.
         """

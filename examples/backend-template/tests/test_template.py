@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from quire_template.step_backend import _bucket
 
 from quire.device import NOT_FINITE, BackendError
 from quire.testing.conform.subject import subject_of
 from quire.testing.conform.tiny_models import tiny_model
-
-
-def test_buckets_are_powers_of_two_that_hold_the_count() -> None:
-    assert [_bucket(count, 4) for count in (1, 4, 5, 8, 9)] == [4, 4, 8, 8, 16]
 
 
 def test_a_long_decode_has_few_shapes() -> None:
@@ -49,8 +44,8 @@ def test_experts_run_on_the_reference_and_it_is_said() -> None:
     assert lent == {"experts", "route_experts"}
 
 
-@pytest.mark.parametrize(("device", "what"), [("template_ops", "forbids"), ("template_step", "no reference")])
-def test_experts_are_refused_where_they_cannot_run(device: str, what: str) -> None:
+@pytest.mark.parametrize("device", ["template_ops", "template_step"])
+def test_experts_are_refused_where_they_cannot_run(device: str) -> None:
     subject, model = subject_of(device), tiny_model("mixtral")
-    with pytest.raises(BackendError, match=what):
+    with pytest.raises(BackendError, match="does not implement experts"):
         subject.create(subject.plan(model.graph, subject.default_dtypes(), strict=True))

@@ -37,7 +37,11 @@ from quire.device.graph_executor import GraphExecutor
 from quire.device.hookspecs import ENTRY_POINT_GROUP, hookimpl
 from quire.device.plan_check import check_plan
 from quire.device.sliced_sampling import SlicedSampler
+from quire.device.step_buckets import StepBuckets
 from quire.device.step_context import step_context
+from quire.device.step_executor import PaddedStep, PoolArray, StepExecutor
+from quire.device.step_line import PendingStep, StartedStep, StepLine, fed_places
+from quire.device.step_vector import StepField, StepLayout, StepShape, pack_step
 from quire.errors import BackendError, ConfigError, ContractError, InternalError
 from quire.sampling.batch import FEATURES, LogprobRows, SampleResult, SamplingBatch, TokenLists, features_used
 from quire.weights.schemes import QuantizedMatrix, WeightScheme, dequantize, quantize
@@ -66,7 +70,10 @@ __all__ = [
     "MemoryReport",
     "OpLibrary",
     "ParallelRank",
+    "PaddedStep",
     "Pending",
+    "PendingStep",
+    "PoolArray",
     "QuantizedLibrary",
     "QuantizedMatrix",
     "RowDeterminism",
@@ -74,9 +81,16 @@ __all__ = [
     "SamplingBatch",
     "SamplingLibrary",
     "SlicedSampler",
+    "StartedStep",
     "StepBatch",
+    "StepBuckets",
     "StepContext",
+    "StepExecutor",
+    "StepField",
+    "StepLayout",
+    "StepLine",
     "StepResult",
+    "StepShape",
     "TokenLists",
     "WeightScheme",
     "WeightSource",
@@ -84,8 +98,10 @@ __all__ = [
     "dequantize",
     "derive",
     "features_used",
+    "fed_places",
     "hookimpl",
     "numpy_dtype",
+    "pack_step",
     "pad",
     "quantize",
     "step_context",

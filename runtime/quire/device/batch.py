@@ -118,7 +118,9 @@ def token_indices(batch: StepBatch) -> tuple[I32, I32]:
 def derive(batch: StepBatch, group: str, block_size: int) -> DerivedIndices:
     """Per-token indices of a step for one KV group."""
     seq_ids, kv_index = token_indices(batch)
-    block_ids = batch.groups[group].block_tables[seq_ids, kv_index // block_size]
+    tables = batch.groups[group].block_tables
+    columns = np.minimum(kv_index // block_size, tables.shape[1] - 1)  # only padding tokens lie beyond: in the trash
+    block_ids = tables[seq_ids, columns]
     slots = np.where(block_ids < 0, -1, block_ids * block_size + kv_index % block_size).astype(np.int32)
     return DerivedIndices(seq_ids, kv_index, slots)
 

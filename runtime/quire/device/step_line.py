@@ -115,6 +115,11 @@ class StepLine:
         if self._closed:
             raise BackendError(f"the executor of device {self._device} is closed")
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Drops what was not read; safe to call twice."""
         self._closed = True

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from quire.device.device_sampling import NOT_FINITE
+from quire.device.step_vector import StepShape, pack_step
 from quire.sampling.batch import NO_TOKEN, SamplingBatch
 from quire.sampling.philox import gumbel_all
 from quire.sampling.philox import philox4x32 as numpy_philox
 from quire.sampling.sampler import sample as numpy_sample
 from quire_tpu.philox import gumbel, philox4x32
 from quire_tpu.sampler import mode_of, sample
-from quire_tpu.step_inputs import StepShape, pack, unpack
+from quire_tpu.step_inputs import unpack
 from tests.device.conftest import Driver, Line, reference_driver
 
 ROWS, VOCAB = 12, 1003
@@ -53,7 +54,7 @@ def drawn(logits: np.ndarray, batch: SamplingBatch) -> list[int]:
     """Packed as a step's vector, as the executor does, with the rest of the step left empty."""
     line = Line([1], {"full": [0], "sliding": [0]})
     step = Driver(reference_driver().executor).batch([(line, 1)], groups={}, sampling=batch)
-    vector = pack(step, SHAPE)
+    vector = pack_step(step, SHAPE)
     return compiled(jnp.asarray(logits), jnp.asarray(vector), mode_of(batch))[:ROWS].tolist()
 
 

@@ -1,39 +1,51 @@
-"""The fixed shapes that steps are padded to: few, since each is compiled once and kept."""
+"""The fixed shapes that steps are padded to: few, since a compiler makes one program for each and keeps it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from quire.device.batch import StepBatch
 from quire.device.contract import ExecutorPlan
-from quire_tpu.step_inputs import StepShape
-
-_FIRST_TOKENS, _FIRST_SEQS, _FIRST_BLOCKS, _FIRST_LOGITS = 32, 8, 32, 32
-_TOKEN_GROWTH, _SEQ_GROWTH, _BLOCK_GROWTH = 4, 4, 4
+from quire.device.step_vector import StepShape
 
 
 @dataclass(frozen=True, slots=True)
-class Buckets:
+class StepBuckets:
     """Sizes of each kind, ascending; the last ones hold the plan's limits.
 
     Attributes:
-        logits: most rows of one slice of the head.
+        logits: least rows of the head in one slice. max_logits: most; what a step has beyond them runs in more slices.
     """
 
     tokens: tuple[int, ...]
     seqs: tuple[int, ...]
     blocks: tuple[int, ...]
     logits: int
+    max_logits: int
 
     @staticmethod
-    def of(plan: ExecutorPlan) -> Buckets:
-        """The plan's buckets. One sequence more than the limit is for padding tokens."""
+    def of(
+        plan: ExecutorPlan,
+        *,
+        tokens: int = 32,
+        seqs: int = 8,
+        blocks: int = 32,
+        logits: int = 32,
+        growth: int = 4,
+    ) -> StepBuckets:
+        """A plan's buckets, from the smallest sizes upwards in steps of `growth`.
+
+        One sequence more than the plan's limit is for padding tokens.
+        """
         most_blocks = -(-plan.max_model_len // plan.block_size)
-        return Buckets(
-            tokens=_sizes(_FIRST_TOKENS, _TOKEN_GROWTH, plan.max_num_batched_tokens),
-            seqs=_sizes(_FIRST_SEQS, _SEQ_GROWTH, plan.max_num_seqs + 1),
-            blocks=_sizes(_FIRST_BLOCKS, _BLOCK_GROWTH, most_blocks),
-            logits=plan.max_logits_rows,
+        return StepBuckets(
+            tokens=_sizes(tokens, growth, plan.max_num_batched_tokens),
+            seqs=_sizes(seqs, growth, plan.max_num_seqs + 1),
+            blocks=_sizes(blocks, growth, most_blocks),
+            logits=min(logits, plan.max_logits_rows),
+            max_logits=plan.max_logits_rows,
         )
 
     def shape(self, batch: StepBatch) -> StepShape:
@@ -41,15 +53,13 @@ class Buckets:
         tokens = fitting(self.tokens, batch.num_tokens)
         seqs = fitting(self.seqs, batch.num_seqs + (batch.num_tokens < tokens))
         width = max((group.block_tables.shape[1] for group in batch.groups.values()), default=1)
-        num_logits = len(batch.logits_indices)
-        few = min(max(seqs, _FIRST_LOGITS), self.logits)
-        logits = few if num_logits <= few else self.logits
+        few = min(max(seqs, self.logits), self.max_logits)
         num_rows = 0 if batch.sampling is None else batch.sampling.num_rows
         return StepShape(
             tokens,
             seqs,
             fitting(self.blocks, width),
-            logits,
+            few if len(batch.logits_indices) <= few else self.max_logits,
             seqs if num_rows <= seqs else fitting(self.seqs, num_rows),
             tuple(sorted(batch.groups)),
             batch.positions is not None,
@@ -65,6 +75,14 @@ def fitting(sizes: tuple[int, ...], count: int) -> int:
     while size < count:
         size *= 2
     return size
+
+
+def slice_rows(batch: StepBatch, shape: StepShape, number: int) -> tuple[np.ndarray, int]:
+    """int32 [shape.logits]: the rows of slice `number` of the head, padded with row 0; and how many count."""
+    wanted = batch.logits_indices[number * shape.logits :][: shape.logits]
+    rows = np.zeros(shape.logits, np.int32)
+    rows[: len(wanted)] = wanted
+    return rows, len(wanted)
 
 
 def _sizes(first: int, growth: int, most: int) -> tuple[int, ...]:
