@@ -1,112 +1,165 @@
-"""Self-attention over the paged cache, shared by the families.
+"""Self-attention over the paged cache.
 
-Shapes here: T tokens, heads and kv_heads the symbols of the two head axes, d head_dim.
+Shapes here: T tokens, D hidden size, heads and kv_heads the symbols of the two head axes, d head_dim, e width of v.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from quire.errors import ModelError
 from quire.graph.ir import Value
 from quire.graph.rope import RopeSpec
 from quire.graph.shapes import Dim, T
+from quire.models.blocks.layer_parameters import LayerParameters, Mixer, by_layer
 from quire.models.blocks.norm import RmsNorm
-from quire.models.blocks.parameters import Parameters
-from quire.models.config.reader import LONGEST_HEAD, MISSING, ConfigReader
-
-HEADS, KV_HEADS = Dim.of("heads"), Dim.of("kv_heads")
+from quire.models.config.reader import LONGEST_HEAD, ConfigReader
+from quire.models.config.rope import read_rope
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionSpec:
-    """What all attention layers of a model have in common.
+class HeadSizes:
+    """How many heads, and how wide.
 
     Attributes:
-        scale: factor on q.k before softcap and softmax.
-        qkv_bias, output_bias: biases of the projections.
-        softcap: of the scores, 0 = none.
-        head_norm: norm of each head of q and k before rotary, or None.
+        head_dim: width of q and k. v_head_dim: width of v, 0 = the same.
     """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    scale: float
-    qkv_bias: bool = False
-    output_bias: bool = False
-    softcap: float = 0.0
-    head_norm: RmsNorm | None = None
+    v_head_dim: int = 0
+
+    @property
+    def value_width(self) -> int:
+        return self.v_head_dim or self.head_dim
 
 
 @dataclass(frozen=True, slots=True)
-class LayerContext:
-    """What a layer gets beside its hidden state.
+class SelfAttention:
+    """Attention of one layer: project, norm heads where asked, rotate, attend, project back.
 
     Attributes:
-        index: the layer's number. window: tokens its queries see, 0 = all.
-        positions: i32 [T], None where the model's layers use none.
-        cache: the layer's KV cache before the step.
+        rope: table of q and k, None = no positions.
+        scale: factor on q.k before softcap and softmax; 0 = head_dim**-0.5.
+        window: tokens that a query sees, 0 = all.
+        softcap: of the scores, 0 = none.
+        qkv_bias, output_bias: biases of the projections.
+        head_norm: norm of each head of q and k before rotary, or None.
     """
 
-    index: int
-    window: int
-    positions: Value | None
-    cache: Value
+    sizes: HeadSizes
+    rope: RopeSpec | None
+    scale: float = 0.0
+    window: int = 0
+    softcap: float = 0.0
+    qkv_bias: bool = False
+    output_bias: bool = False
+    head_norm: RmsNorm | None = None
+
+    def __call__(self, parameters: LayerParameters, x: Value) -> Value:
+        """x [T, D] -> [T, D], with projections stored apart."""
+        return self.project_back(parameters, self.attend(parameters, self.project(parameters, x)))
+
+    def with_windows(self, windows: Sequence[int]) -> Mixer:
+        """This attention, of which layer `i` sees `windows[i]` tokens, 0 = all."""
+        return by_layer([replace(self, window=window) for window in windows])
+
+    def axes(self, parameters: LayerParameters) -> tuple[Dim, Dim]:
+        """The symbols of the axes heads and kv_heads."""
+        heads = parameters.axis("heads", self.sizes.num_heads)
+        return heads, parameters.axis("kv_heads", self.sizes.num_kv_heads, "replicate_if_fewer")
+
+    def rows(self, parameters: LayerParameters) -> dict[str, Dim]:
+        """ "q", "k", "v" -> rows of its projection."""
+        return {name: axis * width for name, (axis, width) in self._shapes(parameters).items()}
+
+    def project(self, parameters: LayerParameters, x: Value) -> tuple[Value, Value, Value]:
+        """q [T, heads*d], k [T, kv_heads*d] and v [T, kv_heads*e]."""
+        q, k, v = (
+            parameters.linear(x, f"self_attn.{name}_proj", rows, bias=self.qkv_bias)
+            for name, rows in self.rows(parameters).items()
+        )
+        return q, k, v
+
+    def attend(self, parameters: LayerParameters, qkv: tuple[Value, Value, Value]) -> Value:
+        """Attention over the layer's own cache, after k and v are written to it: [T, heads*e]."""
+        t = parameters.tracer
+        q, k, v = (
+            t.reshape(value, shape=(T, axis, Dim.of(width)))
+            for value, (axis, width) in zip(qkv, self._shapes(parameters).values(), strict=True)
+        )
+        if self.head_norm is not None:
+            q = self.head_norm(parameters, q, "self_attn.q_norm")
+            k = self.head_norm(parameters, k, "self_attn.k_norm")
+        if self.rope is not None:
+            q = t.rotary(q, parameters.positions, table=self.rope)
+            k = t.rotary(k, parameters.positions, table=self.rope)
+        cache = parameters.kv_cache(window=self.window, arrays={"k": k.shape[1:], "v": v.shape[1:]})
+        written = t.cache_write(parameters.bind(cache), k, v)
+        t.output(cache.name, written)
+        return self.read(parameters, q, written)
+
+    def read(self, parameters: LayerParameters, q: Value, cache: Value) -> Value:
+        """Attention of q [T, heads, d] over what a cache holds: [T, heads*e]."""
+        t, width = parameters.tracer, self.sizes.value_width
+        out = t.paged_attention(
+            q,
+            cache,
+            scale=self.scale or self.sizes.head_dim**-0.5,
+            window=self.window,
+            softcap=self.softcap,
+            v_head_dim=0 if width == self.sizes.head_dim else width,
+        )
+        return t.reshape(out, shape=(T, q.shape[1] * width))
+
+    def project_back(self, parameters: LayerParameters, attended: Value) -> Value:
+        """[T, heads*e] -> [T, D]."""
+        return parameters.linear(attended, "self_attn.o_proj", parameters.hidden_size, bias=self.output_bias)
+
+    def _shapes(self, parameters: LayerParameters) -> dict[str, tuple[Dim, int]]:
+        """Of q, k and v: the heads' axis and their width."""
+        heads, kv_heads = self.axes(parameters)
+        width = self.sizes.head_dim
+        return {"q": (heads, width), "k": (kv_heads, width), "v": (kv_heads, self.sizes.value_width)}
 
 
-def head_sizes(
-    config: ConfigReader, *, heads: int = MISSING, kv_heads: int | None = None, head_dim: int | None = None
-) -> tuple[int, int, int]:
-    """(num_heads, num_kv_heads, head_dim) of a config in the usual names; arguments are the family's defaults."""
-    num_heads = config.integer("num_attention_heads", heads)
-    num_kv_heads = config.integer("num_key_value_heads", kv_heads or num_heads)
-    head_dim = config.integer("head_dim", head_dim or config.integer("hidden_size") // num_heads, high=LONGEST_HEAD)
+def read_attention(
+    config: ConfigReader,
+    *,
+    scale: float = 0.0,
+    window: int = 0,
+    softcap: float = 0.0,
+    qkv_bias: bool = False,
+    output_bias: bool = False,
+    head_norm: RmsNorm | None = None,
+) -> SelfAttention:
+    """Attention with sizes and rotary table in a config's usual words; the arguments are `SelfAttention`'s."""
+    sizes = head_sizes(config)
+    rope = read_rope(config, sizes.head_dim)
+    return SelfAttention(sizes, rope, scale, window, softcap, qkv_bias, output_bias, head_norm)
+
+
+def head_sizes(config: ConfigReader) -> HeadSizes:
+    """Sizes of heads in the usual words: grouped keys, a head_dim of its own where the config has one."""
+    num_heads = config.integer("num_attention_heads")
+    num_kv_heads = config.integer("num_key_value_heads", num_heads)
+    head_dim = config.integer("head_dim", config.integer("hidden_size") // num_heads, high=LONGEST_HEAD)
     if num_heads % num_kv_heads:
         raise ModelError(
             f"{config.where}: {num_heads} attention heads over {num_kv_heads} key-value heads",
             because="the first must be a multiple of the second",
         )
-    return num_heads, num_kv_heads, head_dim
+    return HeadSizes(num_heads, num_kv_heads, head_dim)
 
 
-def project_qkv(parameters: Parameters, x: Value, spec: AttentionSpec) -> tuple[Value, Value, Value]:
-    """q [T, heads*d], k and v [T, kv_heads*d] by projections stored apart."""
-    q, k, v = (
-        parameters.linear(x, f"self_attn.{name}_proj", axis * spec.head_dim, bias=spec.qkv_bias)
-        for name, axis in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS))
-    )
-    return q, k, v
-
-
-def attend(
-    parameters: Parameters,
-    qkv: tuple[Value, Value, Value],
-    spec: AttentionSpec,
-    context: LayerContext,
-    rope: RopeSpec | None,
-) -> Value:
-    """Attention of q [T, heads*d] over the cache, after k and v [T, kv_heads*d] are written to it: [T, heads*d]."""
-    t = parameters.tracer
-    q, k, v = (
-        t.reshape(value, shape=(T, axis, Dim.of(spec.head_dim)))
-        for value, axis in zip(qkv, (HEADS, KV_HEADS, KV_HEADS), strict=True)
-    )
-    if spec.head_norm is not None:
-        q = spec.head_norm(parameters, q, "self_attn.q_norm")
-        k = spec.head_norm(parameters, k, "self_attn.k_norm")
-    if rope is not None:
-        q = t.rotary(q, context.positions, table=rope)
-        k = t.rotary(k, context.positions, table=rope)
-    cache = t.cache_write(context.cache, k, v)
-    t.output("kv", cache)
-    out = t.paged_attention(q, cache, scale=spec.scale, window=context.window, softcap=spec.softcap)
-    return t.reshape(out, shape=(T, HEADS * spec.head_dim))
-
-
-def self_attention(
-    parameters: Parameters, x: Value, spec: AttentionSpec, context: LayerContext, rope: RopeSpec
-) -> Value:
-    """The usual block: project, norm heads where asked, rotate, attend, project back to [T, D]."""
-    out = attend(parameters, project_qkv(parameters, x, spec), spec, context, rope)
-    return parameters.linear(out, "self_attn.o_proj", x.shape[-1], bias=spec.output_bias)
+def equal_head_sizes(config: ConfigReader) -> HeadSizes:
+    """Sizes of heads that share hidden_size among them, each with keys of its own."""
+    hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    if hidden_size % num_heads:
+        raise config.refusal("num_attention_heads", f"it must divide {config.word('hidden_size')}={hidden_size}")
+    head_dim = hidden_size // num_heads
+    if head_dim > LONGEST_HEAD:
+        raise config.refusal("num_attention_heads", f"heads of {head_dim} dimensions; at most {LONGEST_HEAD} are read")
+    return HeadSizes(num_heads, num_heads, head_dim)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from quire.graph.ir import Value
 from quire.models.blocks.parameters import Parameters
+from quire.models.config.reader import ConfigReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +41,8 @@ class LayerNorm:
 
 
 Norm = RmsNorm | LayerNorm
+
+
+def read_rms_norm(config: ConfigReader, *, weight_offset: float = 0.0, round_before_weight: bool = True) -> RmsNorm:
+    """The norm with a config's epsilon; the arguments are `RmsNorm`'s."""
+    return RmsNorm(config.number("rms_norm_eps", 1e-6, high=1.0), weight_offset, round_before_weight)

@@ -108,7 +108,21 @@ class ConfigReader:
     def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
         self.values, self.where = values, where
         self._read: set[str] = set()
+        self._spellings: dict[str, str] = {}
+        self._defaults: dict[str, Any] = {}
         self.last_read = ""
+
+    def spelled(self, **spellings: str) -> None:
+        """From now on the value called by each keyword is looked for under the family's own word."""
+        self._spellings |= spellings
+
+    def defaults(self, **values: Any) -> None:
+        """Defaults of the family's published config class, under its own words. They go before those of calls."""
+        self._defaults |= values
+
+    def word(self, name: str) -> str:
+        """The family's own word for a value."""
+        return self._spellings.get(name, name)
 
     def integer(self, name: str, default: Any = MISSING, *, low: int = 1, high: int = MOST) -> int:
         """An integer from `low` to `high`; null counts as absent. The default is checked too."""
@@ -142,16 +156,17 @@ class ConfigReader:
 
     def raw(self, name: str, default: Any = None) -> Any:
         """The value as it stands, marked as honoured."""
-        self._read.add(name)
-        self.last_read = name
-        return self.values.get(name, default)
+        word = self.word(name)
+        self._read.add(word)
+        self.last_read = word
+        return self.values.get(word, self._defaults.get(word, default))
 
     def nested(self, name: str) -> ConfigReader:
         """The reader of an object inside this one."""
         value = self.raw(name)
         if not isinstance(value, Mapping):
             raise self.refusal(name, "an object is expected there")
-        return ConfigReader(value, f"{self.where}: {name}")
+        return ConfigReader(value, f"{self.where}: {self.word(name)}")
 
     def layers(self, name: str = "num_hidden_layers", default: Any = MISSING) -> int:
         """How many layers."""
@@ -208,24 +223,26 @@ class ConfigReader:
 
     def refusal(self, name: str, because: str, value: Any = None) -> ModelError:
         """The error for a value that is read but cannot be honoured; `value` where it is not the config's own."""
-        shown = self.values.get(name) if value is None else value
-        return ModelError(f"{self.where}: {name}={shown!r:.200} not supported", because=because)
+        word = self.word(name)
+        shown = self.values.get(word) if value is None else value
+        return ModelError(f"{self.where}: {word}={shown!r:.200} not supported", because=because)
 
     def _is_given(self, name: str) -> bool:
-        return self.values.get(name) is not None
+        return self.values.get(self.word(name)) is not None
 
     def _typed(self, name: str, default: Any, kinds: tuple[type, ...], wanted: str) -> Any:
-        value = self.raw(name)
+        value, word = self.raw(name), self.word(name)
         if value is None:
+            default = self._defaults.get(word, default)
             if default is MISSING:
                 raise ModelError(
-                    f"{self.where}: {name} is missing",
+                    f"{self.where}: {word} is missing",
                     because="the model cannot be built without it",
                     hint="a complete config.json of a Hugging Face checkpoint",
                 )
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise ModelError(f"{self.where}: {name}={value!r:.200}", because=f"{wanted} is expected there")
+            raise ModelError(f"{self.where}: {word}={value!r:.200}", because=f"{wanted} is expected there")
         return value
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from quire.errors import ModelError
 from quire.graph.rope import RopeSpec
-from quire.models.config.reader import MISSING, MOST, ConfigReader
+from quire.models.config.reader import MOST, ConfigReader
 
 _KEYS: Mapping[str, frozenset[str]] = {
     "default": frozenset(),
@@ -40,15 +40,7 @@ _LEAST = 1e-6
 _SHARED_KEYS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 
 
-def read_rope(
-    config: ConfigReader,
-    head_dim: int,
-    *,
-    default_theta: float = 10000.0,
-    theta_key: str = "rope_theta",
-    partial_key: str = "partial_rotary_factor",
-    default_partial: float = 1.0,
-) -> RopeSpec:
+def read_rope(config: ConfigReader, head_dim: int) -> RopeSpec:
     """The rotary table that a config asks for.
 
     Raises ModelError for a scaling rule, or a parameter of one, that is not implemented.
@@ -57,8 +49,8 @@ def read_rope(
     older = rope_object(config, "rope_scaling", config.raw("rope_scaling"))
     if current and older and current != older:
         raise config.refusal("rope_scaling", "rope_parameters says something else")
-    theta = config.number(theta_key, default_theta, low=LEAST_THETA)
-    partial = config.number(partial_key, default_partial, high=1.0)
+    theta = config.number("rope_theta", 10000.0, low=LEAST_THETA)
+    partial = config.number("partial_rotary_factor", 1.0, high=1.0)
     return rope_spec(config, current or older, head_dim, default_theta=theta, default_partial=partial)
 
 
@@ -117,14 +109,14 @@ def _has_frequencies(spec: RopeSpec) -> bool:
         return False
 
 
-def scaled_max_len(
-    config: ConfigReader, rope: RopeSpec, *, config_is_scaled: bool = False, default: int = MISSING
-) -> int:
+def scaled_max_len(config: ConfigReader, rope: RopeSpec | None, *, config_is_scaled: bool = False) -> int:
     """Longest sequence: `max_position_embeddings`, extended where linear or yarn scaling extends it.
 
     yarn extends its original length; linear extends max_position_embeddings unless the family publishes it extended.
     """
-    max_len = config.integer("max_position_embeddings", default)
+    max_len = config.integer("max_position_embeddings")
+    if rope is None:
+        return max_len
     if rope.scaling == "yarn":
         max_len = max(max_len, int(rope.original_max_len * rope.factor))
     elif rope.scaling == "linear" and not config_is_scaled:

@@ -14,3 +14,10 @@ def qwen_windows(config: ConfigReader) -> tuple[int, ...]:
     first_sliding = config.integer("max_window_layers", 28, low=0) if window else num_layers
     default = ["sliding_attention" if index >= first_sliding else "full_attention" for index in range(num_layers)]
     return config.layer_windows(num_layers, window, default)
+
+
+def alternating_windows(config: ConfigReader, *, full_every: int) -> tuple[int, ...]:
+    """Windows of a config whose every `full_every`th layer is full, where `layer_types` does not say otherwise."""
+    num_layers = config.layers()
+    pattern = ["sliding_attention" if (index + 1) % full_every else "full_attention" for index in range(num_layers)]
+    return config.layer_windows(num_layers, config.window(4096), pattern)

@@ -7,35 +7,57 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quire.graph.ir import Value
 from quire.graph.rope import RopeSpec
-from quire.models.blocks.attention import AttentionSpec, LayerContext, head_sizes, self_attention
-from quire.models.blocks.decoder import DecoderSpec, build_decoder, mlp_axis
-from quire.models.blocks.mlp import gated_mlp
-from quire.models.blocks.norm import RmsNorm
-from quire.models.blocks.parameters import Parameters
+from quire.models.blocks import (
+    DecoderNames,
+    SelfAttention,
+    by_layer,
+    dense_decoder,
+    head_sizes,
+    read_gated_mlp,
+    read_rms_norm,
+    sandwich_layer,
+)
 from quire.models.built_model import BuiltModel
-from quire.models.config.reader import ConfigReader
-from quire.models.config.rope import LEAST_THETA, rope_object, rope_spec, scaled_max_len
+from quire.models.config import (
+    LEAST_THETA,
+    ConfigReader,
+    alternating_windows,
+    rope_object,
+    rope_spec,
+    scaled_max_len,
+)
 
 GLOBAL_THETA, LOCAL_THETA = 1_000_000.0, 10_000.0
+CLASS_DEFAULTS = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131_072,
+    "tie_word_embeddings": True,
+}
+CONDITIONAL_NAMES = DecoderNames(
+    prefixes=("language_model.model.", "model.language_model."),
+    heads=("language_model.lm_head.weight", "lm_head.weight"),
+)
 
 
 def build_gemma3_text(config: ConfigReader) -> BuiltModel:
-    return _build(
-        config,
-        ("model.",),
-        ("lm_head.weight",),
-        config.flag("tie_word_embeddings", True),
-        config.optional_number("final_logit_softcapping") or 0.0,
-    )
+    config.defaults(**CLASS_DEFAULTS)
+    logit_softcap = config.optional_number("final_logit_softcapping") or 0.0
+    return _build(config, DecoderNames(), config.flag("tie_word_embeddings"), logit_softcap)
 
 
 def build_gemma3_conditional(config: ConfigReader) -> BuiltModel:
     text = config.nested("text_config")
-    tied = config.flag("tie_word_embeddings", text.flag("tie_word_embeddings", True))
-    prefixes = ("language_model.model.", "model.language_model.")
-    built = _build(text, prefixes, ("language_model.lm_head.weight", "lm_head.weight"), tied, 0.0)
+    text.defaults(**CLASS_DEFAULTS)
+    tied = config.flag("tie_word_embeddings", text.flag("tie_word_embeddings"))
+    built = _build(text, CONDITIONAL_NAMES, tied, 0.0)
     unknown = text.finish()
     unused = ("*vision_tower.*", "*multi_modal_projector.*", *(("language_model.lm_head.weight",) if tied else ()))
     return replace(
@@ -45,51 +67,26 @@ def build_gemma3_conditional(config: ConfigReader) -> BuiltModel:
     )
 
 
-def _build(
-    config: ConfigReader, prefixes: tuple[str, ...], head_names: tuple[str, ...], tied: bool, logit_softcap: float
-) -> BuiltModel:
-    num_heads, num_kv_heads, head_dim = head_sizes(config, heads=8, kv_heads=4, head_dim=256)
-    num_layers = config.layers(default=26)
-    hidden_size = config.integer("hidden_size", 2304)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-6, high=1.0), weight_offset=1.0, round_before_weight=False)
-    act = config.activation("hidden_activation", "gelu_pytorch_tanh")
+def _build(config: ConfigReader, names: DecoderNames, tied: bool, logit_softcap: float) -> BuiltModel:
+    config.spelled(hidden_act="hidden_activation")
+    sizes = head_sizes(config)
+    norm = read_rms_norm(config, weight_offset=1.0, round_before_weight=False)
+    scale = config.number("query_pre_attn_scalar", 256, low=1e-6) ** -0.5
     bias = config.flag("attention_bias", False)
-    full_rope, sliding_rope = _ropes(config, head_dim)
-    attention = AttentionSpec(
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        config.number("query_pre_attn_scalar", 256, low=1e-6) ** -0.5,
-        qkv_bias=bias,
-        output_bias=bias,
-        head_norm=norm,
-    )
-    period = config.integer("sliding_window_pattern", 6)
-    pattern = ["sliding_attention" if (index + 1) % period else "full_attention" for index in range(num_layers)]
-
-    def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
-        t = parameters.tracer
-        rope = sliding_rope if context.window else full_rope
-        attended = self_attention(parameters, norm(parameters, x, "input_layernorm"), attention, context, rope)
-        x = t.add(x, norm(parameters, attended, "post_attention_layernorm"))
-        out = gated_mlp(parameters, norm(parameters, x, "pre_feedforward_layernorm"), act)
-        return t.add(x, norm(parameters, out, "post_feedforward_layernorm"))
-
-    spec = DecoderSpec(
-        hidden_size=hidden_size,
-        vocab_size=config.integer("vocab_size", 262_208),
-        attention=attention,
-        windows=config.layer_windows(num_layers, config.window(4096), pattern),
+    full_rope, sliding_rope = _ropes(config, sizes.head_dim)
+    full = SelfAttention(sizes, full_rope, scale, qkv_bias=bias, output_bias=bias, head_norm=norm)
+    windows = alternating_windows(config, full_every=config.integer("sliding_window_pattern", 6))
+    attention = by_layer([replace(full, rope=sliding_rope, window=window) if window else full for window in windows])
+    return dense_decoder(
+        config,
+        sandwich_layer(norm, attention, read_gated_mlp(config)),
+        norm,
+        scaled_max_len(config, full_rope, config_is_scaled=True),
         tied=tied,
-        final_norm=norm,
-        axes=mlp_axis(config.integer("intermediate_size", 9216)),
-        embed_scale=hidden_size**0.5,
+        embed_scale=config.integer("hidden_size") ** 0.5,
         logit_softcap=logit_softcap,
-        prefixes=prefixes,
-        head_names=head_names,
+        names=names,
     )
-    max_len = scaled_max_len(config, full_rope, config_is_scaled=True, default=131_072)
-    return BuiltModel(build_decoder(spec, layer), max_len)
 
 
 def _ropes(config: ConfigReader, head_dim: int) -> tuple[RopeSpec, RopeSpec]:

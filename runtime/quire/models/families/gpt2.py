@@ -4,60 +4,50 @@ from __future__ import annotations
 
 from quire.graph.ir import Value
 from quire.graph.shapes import Dim
-from quire.models.blocks.attention import HEADS, KV_HEADS, AttentionSpec, LayerContext, attend
-from quire.models.blocks.decoder import DecoderSpec, build_decoder, mlp_axis
-from quire.models.blocks.mlp import MLP
-from quire.models.blocks.norm import LayerNorm
-from quire.models.blocks.parameters import Parameters
+from quire.models.blocks import (
+    DecoderNames,
+    LayerNorm,
+    LayerParameters,
+    SelfAttention,
+    dense_decoder,
+    equal_head_sizes,
+    pre_norm_layer,
+)
 from quire.models.built_model import BuiltModel
-from quire.models.config.reader import LONGEST_HEAD, ConfigReader
+from quire.models.config import ConfigReader
+
+NAMES = DecoderNames(prefixes=("transformer.", ""), embed="wte.weight", layers="h", norm="ln_f")
 
 
 def build_gpt2(config: ConfigReader) -> BuiltModel:
-    hidden_size, num_heads = config.integer("n_embd"), config.integer("n_head")
-    if hidden_size % num_heads:
-        raise config.refusal("n_head", f"it must divide n_embd={hidden_size}")
-    head_dim = hidden_size // num_heads
-    if head_dim > LONGEST_HEAD:
-        raise config.refusal("n_head", f"heads of {head_dim} dimensions; at most {LONGEST_HEAD} are read")
+    config.spelled(hidden_size="n_embd", num_attention_heads="n_head", num_hidden_layers="n_layer")
+    config.defaults(tie_word_embeddings=True)
+    sizes = equal_head_sizes(config)
     norm = LayerNorm(config.number("layer_norm_epsilon", 1e-5, high=1.0))
     act = config.activation("activation_function", "gelu_new")
-    scale = head_dim**-0.5 if config.flag("scale_attn_weights", True) else 1.0
-    attention = AttentionSpec(num_heads, num_heads, head_dim, scale)
+    mlp_size = config.integer("n_inner", 4 * config.integer("hidden_size"))
+    attention = SelfAttention(sizes, None, 0.0 if config.flag("scale_attn_weights", True) else 1.0)
     max_len = config.integer("n_positions")
 
-    def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
-        t = parameters.tracer
-        normed = norm(parameters, x, "ln_1")
+    def attend(parameters: LayerParameters, x: Value) -> Value:
         q, k, v = (
-            _projection(parameters, normed, name, axis * head_dim, "attn.c_attn", part, 3)
-            for part, (name, axis) in enumerate((("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)))
+            _projection(parameters, x, name, rows, "attn.c_attn", part, 3)
+            for part, (name, rows) in enumerate(attention.rows(parameters).items())
         )
-        attended = attend(parameters, (q, k, v), attention, context, None)
-        x = t.add(x, _projection(parameters, attended, "attn.c_proj", x.shape[-1]))
-        hidden = _projection(parameters, norm(parameters, x, "ln_2"), "mlp.c_fc", MLP)
-        return t.add(x, _projection(parameters, t.activation(hidden, act=act), "mlp.c_proj", x.shape[-1]))
+        attended = attention.attend(parameters, (q, k, v))
+        return _projection(parameters, attended, "attn.c_proj", x.shape[-1])
 
-    spec = DecoderSpec(
-        hidden_size=hidden_size,
-        vocab_size=config.integer("vocab_size"),
-        attention=attention,
-        windows=(0,) * config.layers("n_layer"),
-        tied=config.flag("tie_word_embeddings", True),
-        final_norm=norm,
-        axes=mlp_axis(config.integer("n_inner", 4 * hidden_size)),
-        rotary=False,
-        learned_positions=max_len,
-        prefixes=("transformer.", ""),
-        embed_name="wte.weight",
-        layers_name="h",
-        norm_name="ln_f",
-    )
-    return BuiltModel(build_decoder(spec, layer), max_len)
+    def mlp(parameters: LayerParameters, x: Value) -> Value:
+        hidden = _projection(parameters, x, "mlp.c_fc", parameters.axis("mlp", mlp_size))
+        hidden = parameters.tracer.activation(hidden, act=act)
+        return _projection(parameters, hidden, "mlp.c_proj", x.shape[-1])
+
+    layer = pre_norm_layer(norm, attend, mlp, ("ln_1", "ln_2"))
+    return dense_decoder(config, layer, norm, max_len, learned_positions=max_len, names=NAMES)
 
 
 def _projection(
-    parameters: Parameters, x: Value, name: str, out_features: Dim, stored: str = "", part: int = 0, parts: int = 1
+    parameters: LayerParameters, x: Value, name: str, out_features: Dim, stored: str = "", part: int = 0, parts: int = 1
 ) -> Value:
     """x [T, in] through columns `part` of `parts` equal ones of a matrix stored [in, parts*out], with bias."""
     stored, in_features = stored or name, x.shape[-1]

@@ -7,72 +7,67 @@ from __future__ import annotations
 
 from quire.graph.ir import Value
 from quire.graph.shapes import Dim
-from quire.models.blocks.attention import HEADS, KV_HEADS, AttentionSpec, LayerContext, attend
-from quire.models.blocks.decoder import DecoderSpec, build_decoder, mlp_axis
-from quire.models.blocks.mlp import MLP
-from quire.models.blocks.norm import LayerNorm
-from quire.models.blocks.parameters import Parameters
+from quire.models.blocks import (
+    DecoderNames,
+    LayerNorm,
+    LayerParameters,
+    SelfAttention,
+    dense_decoder,
+    equal_head_sizes,
+)
 from quire.models.built_model import BuiltModel
-from quire.models.config.reader import LONGEST_HEAD, ConfigReader
-from quire.models.config.rope import read_rope, scaled_max_len
+from quire.models.config import ConfigReader, read_rope, scaled_max_len
+
+NAMES = DecoderNames(
+    prefixes=("gpt_neox.",),
+    embed="embed_in.weight",
+    norm="final_layer_norm",
+    heads=("embed_out.weight", "lm_head.weight"),
+)
 
 
 def build_gpt_neox(config: ConfigReader) -> BuiltModel:
-    hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    if hidden_size % num_heads:
-        raise config.refusal("num_attention_heads", f"it must divide hidden_size={hidden_size}")
-    head_dim = hidden_size // num_heads
-    if head_dim > LONGEST_HEAD:
-        raise config.refusal("num_attention_heads", f"heads of {head_dim} dimensions; at most {LONGEST_HEAD} are read")
+    config.spelled(rope_theta="rotary_emb_base", partial_rotary_factor="rotary_pct")
+    config.defaults(rotary_pct=0.25)
+    sizes = equal_head_sizes(config)
     norm = LayerNorm(config.number("layer_norm_eps", 1e-5, high=1.0))
     act = config.activation("hidden_act", "gelu")
-    rope = read_rope(config, head_dim, theta_key="rotary_emb_base", partial_key="rotary_pct", default_partial=0.25)
     bias = config.flag("attention_bias", True)
     parallel = config.flag("use_parallel_residual", True)
-    attention = AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5)
+    mlp_size = config.integer("intermediate_size")
+    attention = SelfAttention(sizes, read_rope(config, sizes.head_dim))
 
-    def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
+    def layer(parameters: LayerParameters, x: Value) -> Value:
         t = parameters.tracer
         normed = norm(parameters, x, "input_layernorm")
         q, k, v = (
-            _interleaved(parameters, normed, name, index, axis, head_dim, bias)
-            for index, (name, axis) in enumerate((("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)))
+            _interleaved(parameters, normed, attention, name, rows, bias)
+            for name, rows in attention.rows(parameters).items()
         )
-        attended = attend(parameters, (q, k, v), attention, context, rope)
+        attended = attention.attend(parameters, (q, k, v))
         after = t.add(x, parameters.linear(attended, "attention.dense", x.shape[-1], bias=bias))
         normed = norm(parameters, x if parallel else after, "post_attention_layernorm")
-        hidden = t.activation(parameters.linear(normed, "mlp.dense_h_to_4h", MLP, bias=True), act=act)
+        hidden = parameters.linear(normed, "mlp.dense_h_to_4h", parameters.axis("mlp", mlp_size), bias=True)
+        hidden = t.activation(hidden, act=act)
         return t.add(after, parameters.linear(hidden, "mlp.dense_4h_to_h", x.shape[-1], bias=True))
 
-    spec = DecoderSpec(
-        hidden_size=hidden_size,
-        vocab_size=config.integer("vocab_size"),
-        attention=attention,
-        windows=(0,) * config.layers(),
-        tied=config.flag("tie_word_embeddings", False),
-        final_norm=norm,
-        axes=mlp_axis(config.integer("intermediate_size")),
-        prefixes=("gpt_neox.",),
-        embed_name="embed_in.weight",
-        norm_name="final_layer_norm",
-        head_names=("embed_out.weight", "lm_head.weight"),
-    )
-    return BuiltModel(build_decoder(spec, layer), scaled_max_len(config, rope))
+    return dense_decoder(config, layer, norm, scaled_max_len(config, attention.rope), names=NAMES)
 
 
 def _interleaved(
-    parameters: Parameters, x: Value, name: str, index: int, axis: Dim, head_dim: int, bias: bool
+    parameters: LayerParameters, x: Value, attention: SelfAttention, name: str, rows: Dim, bias: bool
 ) -> Value:
-    """x through q, k or v (index 0, 1, 2) of a matrix whose rows are [heads, 3, head_dim]."""
-    in_features = x.shape[-1]
-    stored, size = "attention.query_key_value", HEADS * head_dim
+    """x through q, k or v of a matrix whose rows are [heads, 3, head_dim]."""
+    index, in_features = "qkv".index(name), x.shape[-1]
+    (heads, _), head_dim = attention.axes(parameters), attention.sizes.head_dim
+    stored, size = "attention.query_key_value", heads * head_dim
     weight = parameters.weight(
         f"attention.{name}.weight",
-        (axis * head_dim, in_features),
+        (rows, in_features),
         stored=f"{stored}.weight",
         view=(
             ("reshape", (size * 3, in_features)),
-            ("reshape", (HEADS, 3, head_dim, in_features)),
+            ("reshape", (heads, 3, head_dim, in_features)),
             ("index", 1, index),
             ("reshape", (size, in_features)),
         ),
@@ -80,11 +75,11 @@ def _interleaved(
     vector = (
         parameters.weight(
             f"attention.{name}.bias",
-            (axis * head_dim,),
+            (rows,),
             stored=f"{stored}.bias",
             view=(
                 ("reshape", (size * 3,)),
-                ("reshape", (HEADS, 3, head_dim)),
+                ("reshape", (heads, 3, head_dim)),
                 ("index", 1, index),
                 ("reshape", (size,)),
             ),

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from quire.graph.ir import Value
-from quire.models.blocks.attention import AttentionSpec, LayerContext, head_sizes, self_attention
-from quire.models.blocks.decoder import DecoderSpec, build_decoder, mlp_axis
-from quire.models.blocks.mlp import gated_mlp
-from quire.models.blocks.norm import RmsNorm
-from quire.models.blocks.parameters import Parameters
+from quire.models.blocks import dense_decoder, pre_norm_layer, read_attention, read_gated_mlp, read_rms_norm
 from quire.models.built_model import BuiltModel
-from quire.models.config.reader import ConfigReader
-from quire.models.config.rope import read_rope, scaled_max_len
+from quire.models.config import ConfigReader, scaled_max_len
 
 
 def build_mistral(config: ConfigReader) -> BuiltModel:
-    num_heads, num_kv_heads, head_dim = head_sizes(config, kv_heads=8)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-6, high=1.0))
-    rope = read_rope(config, head_dim)
-    act = config.activation("hidden_act", "silu")
-    attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5)
-    window = config.window(4096)
-
-    def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
-        t = parameters.tracer
-        x = t.add(x, self_attention(parameters, norm(parameters, x, "input_layernorm"), attention, context, rope))
-        return t.add(x, gated_mlp(parameters, norm(parameters, x, "post_attention_layernorm"), act))
-
-    spec = DecoderSpec(
-        hidden_size=config.integer("hidden_size"),
-        vocab_size=config.integer("vocab_size"),
-        attention=attention,
-        windows=(window,) * config.layers(),
-        tied=config.flag("tie_word_embeddings", False),
-        final_norm=norm,
-        axes=mlp_axis(config.integer("intermediate_size")),
-    )
-    return BuiltModel(build_decoder(spec, layer), scaled_max_len(config, rope))
+    config.defaults(num_key_value_heads=8)
+    norm = read_rms_norm(config)
+    attention = read_attention(config, window=config.window(4096))
+    layer = pre_norm_layer(norm, attention, read_gated_mlp(config))
+    return dense_decoder(config, layer, norm, scaled_max_len(config, attention.rope))

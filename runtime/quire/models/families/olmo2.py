@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 from quire.graph.ir import Value
-from quire.models.blocks.attention import AttentionSpec, LayerContext, attend, head_sizes, project_qkv
-from quire.models.blocks.decoder import DecoderSpec, build_decoder, mlp_axis
-from quire.models.blocks.mlp import gated_mlp
-from quire.models.blocks.norm import RmsNorm
-from quire.models.blocks.parameters import Parameters
+from quire.models.blocks import (
+    LayerParameters,
+    dense_decoder,
+    post_norm_layer,
+    read_attention,
+    read_gated_mlp,
+    read_rms_norm,
+)
 from quire.models.built_model import BuiltModel
-from quire.models.config.reader import ConfigReader
-from quire.models.config.rope import read_rope, scaled_max_len
+from quire.models.config import ConfigReader, scaled_max_len
 
 
 def build_olmo2(config: ConfigReader) -> BuiltModel:
-    num_heads, num_kv_heads, head_dim = head_sizes(config)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-5, high=1.0), round_before_weight=False)
-    rope = read_rope(config, head_dim)
-    act = config.activation("hidden_act", "silu")
-    bias = config.flag("attention_bias", False)
-    attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5, qkv_bias=bias)
+    config.defaults(rms_norm_eps=1e-5)
+    norm, bias = read_rms_norm(config, round_before_weight=False), config.flag("attention_bias", False)
+    attention = read_attention(config, qkv_bias=bias, output_bias=bias)
 
-    def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
-        t = parameters.tracer
-        q, k, v = project_qkv(parameters, x, attention)
+    def normed_attention(parameters: LayerParameters, x: Value) -> Value:
+        q, k, v = attention.project(parameters, x)
         q, k = norm(parameters, q, "self_attn.q_norm"), norm(parameters, k, "self_attn.k_norm")
-        attended = attend(parameters, (q, k, v), attention, context, rope)
-        attended = parameters.linear(attended, "self_attn.o_proj", x.shape[-1], bias=bias)
-        x = t.add(x, norm(parameters, attended, "post_attention_layernorm"))
-        return t.add(x, norm(parameters, gated_mlp(parameters, x, act), "post_feedforward_layernorm"))
+        return attention.project_back(parameters, attention.attend(parameters, (q, k, v)))
 
-    spec = DecoderSpec(
-        hidden_size=config.integer("hidden_size"),
-        vocab_size=config.integer("vocab_size"),
-        attention=attention,
-        windows=(0,) * config.layers(),
-        tied=config.flag("tie_word_embeddings", False),
-        final_norm=norm,
-        axes=mlp_axis(config.integer("intermediate_size")),
-    )
-    return BuiltModel(build_decoder(spec, layer), scaled_max_len(config, rope))
+    layer = post_norm_layer(norm, normed_attention, read_gated_mlp(config))
+    return dense_decoder(config, layer, norm, scaled_max_len(config, attention.rope))

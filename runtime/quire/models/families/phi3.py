@@ -4,54 +4,53 @@ from __future__ import annotations
 
 from quire.graph.ir import Value
 from quire.graph.shapes import Dim
-from quire.models.blocks.attention import HEADS, KV_HEADS, AttentionSpec, LayerContext, attend, head_sizes
-from quire.models.blocks.decoder import DecoderSpec, build_decoder, mlp_axis
-from quire.models.blocks.mlp import MLP
-from quire.models.blocks.norm import RmsNorm
-from quire.models.blocks.parameters import Parameters
+from quire.models.blocks import (
+    GatedMlp,
+    LayerParameters,
+    SelfAttention,
+    dense_decoder,
+    pre_norm_layer,
+    read_attention,
+    read_gated_mlp,
+    read_rms_norm,
+)
 from quire.models.built_model import BuiltModel
-from quire.models.config.reader import ConfigReader
-from quire.models.config.rope import read_rope
+from quire.models.config import ConfigReader, read_rope
 
 
 def build_phi3(config: ConfigReader) -> BuiltModel:
-    num_heads, num_kv_heads, head_dim = head_sizes(config)
-    norm = RmsNorm(config.number("rms_norm_eps", 1e-5, high=1.0))
-    rope = read_rope(config, head_dim)
-    if rope.scaling != "default":
+    config.defaults(rms_norm_eps=1e-5)
+    norm, attention = read_rms_norm(config), read_attention(config, window=config.window())
+    if read_rope(config, attention.sizes.head_dim).scaling != "default":
         raise config.refusal(
             "rope_scaling",
             "Phi-3 is published with the rope types default and longrope; "
             "longrope, which looks at the sequence's length, is not implemented",
         )
-    act = config.activation("hidden_act", "silu")
-    attention = AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5)
-    window = config.window()
-
-    def layer(parameters: Parameters, x: Value, context: LayerContext) -> Value:
-        t = parameters.tracer
-        normed = norm(parameters, x, "input_layernorm")
-        sizes = {"q_proj": HEADS * head_dim, "k_proj": KV_HEADS * head_dim, "v_proj": KV_HEADS * head_dim}
-        q, k, v = _sliced_linears(parameters, normed, "self_attn", "qkv_proj", sizes)
-        out = attend(parameters, (q, k, v), attention, context, rope)
-        x = t.add(x, parameters.linear(out, "self_attn.o_proj", x.shape[-1]))
-        normed = norm(parameters, x, "post_attention_layernorm")
-        gate, up = _sliced_linears(parameters, normed, "mlp", "gate_up_proj", {"gate_proj": MLP, "up_proj": MLP})
-        return t.add(x, parameters.linear(t.gated_activation(gate, up, act=act), "mlp.down_proj", x.shape[-1]))
-
-    spec = DecoderSpec(
-        hidden_size=config.integer("hidden_size"),
-        vocab_size=config.integer("vocab_size"),
-        attention=attention,
-        windows=(window,) * config.layers(),
-        tied=config.flag("tie_word_embeddings", False),
-        final_norm=norm,
-        axes=mlp_axis(config.integer("intermediate_size")),
+    mlp = read_gated_mlp(config)
+    layer = pre_norm_layer(
+        norm,
+        lambda parameters, x: _attention(parameters, x, attention),
+        lambda parameters, x: _gated_mlp(parameters, x, mlp),
     )
-    return BuiltModel(build_decoder(spec, layer), config.integer("max_position_embeddings"))
+    return dense_decoder(config, layer, norm, config.integer("max_position_embeddings"))
 
 
-def _sliced_linears(parameters: Parameters, x: Value, block: str, stored: str, sizes: dict[str, Dim]) -> list[Value]:
+def _attention(parameters: LayerParameters, x: Value, attention: SelfAttention) -> Value:
+    rows = {f"{name}_proj": size for name, size in attention.rows(parameters).items()}
+    q, k, v = _sliced_linears(parameters, x, "self_attn", "qkv_proj", rows)
+    return attention.project_back(parameters, attention.attend(parameters, (q, k, v)))
+
+
+def _gated_mlp(parameters: LayerParameters, x: Value, mlp: GatedMlp) -> Value:
+    rows = parameters.axis("mlp", mlp.size)
+    gate, up = _sliced_linears(parameters, x, "mlp", "gate_up_proj", {"gate_proj": rows, "up_proj": rows})
+    return mlp.project_back(parameters, gate, up)
+
+
+def _sliced_linears(
+    parameters: LayerParameters, x: Value, block: str, stored: str, sizes: dict[str, Dim]
+) -> list[Value]:
     """x through consecutive ranges of rows of one stored matrix."""
     in_features = x.shape[-1]
     total = sum(sizes.values(), Dim.of(0))
