@@ -18,7 +18,8 @@ def test_arrays_come_back_bit_for_bit() -> None:
         "u": np.empty(0, np.uint32),
     }
     vector = layout.pack(arrays)
-    assert (vector.dtype, vector.shape, layout.size) == (np.int32, (11,), 11)
+    assert (vector.dtype, vector.shape, layout.size) == (np.int32, (16,), 16)
+    assert [start for _, start in layout.places()] == [0, 8, 16]
     for name, array in layout.unpack(vector).items():
         assert (array.dtype, array.tobytes()) == (arrays[name].dtype, arrays[name].tobytes())
 

@@ -10,6 +10,7 @@ import torch
 from quire.device.capabilities import Capabilities
 from quire.device.contract import ExecutorPlan, Kernel
 from quire.device.host_cpus import available_cpus
+from quire.device.step_vector import StepLayout
 from quire.errors import BackendError
 from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
 from quire.graph.shapes import concrete
@@ -51,6 +52,11 @@ class TorchLibrary:
     def get(self, array: torch.Tensor) -> np.ndarray:
         """The tensor on the host; waits for it."""
         return host_array(array)
+
+    def put_step(self, vector: I32, layout: StepLayout) -> dict[str, torch.Tensor]:
+        """The arrays of a step, which share one tensor: one copy to the device."""
+        whole = self.put(vector)
+        return {f.name: whole[start : start + f.size].view(f.shape) for f, start in layout.places()}
 
     def put_weight(self, weight: Weight, array: np.ndarray, dtype: str) -> torch.Tensor:
         """A contiguous tensor of the device, rounded to `dtype`; read straight from the mapped file."""

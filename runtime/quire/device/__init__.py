@@ -35,6 +35,7 @@ from quire.device.device_sampling import NOT_FINITE, SamplingLibrary
 from quire.device.dtypes import numpy_dtype
 from quire.device.graph_executor import GraphExecutor
 from quire.device.hookspecs import ENTRY_POINT_GROUP, hookimpl
+from quire.device.library_hooks import LibraryHooks, PartKernel, RunStep
 from quire.device.plan_check import check_plan
 from quire.device.sliced_sampling import SlicedSampler
 from quire.device.step_buckets import StepBuckets
@@ -65,18 +66,21 @@ __all__ = [
     "InternalError",
     "KVPlan",
     "Kernel",
+    "LibraryHooks",
     "LoadProgress",
     "LogprobRows",
     "MemoryReport",
     "OpLibrary",
     "ParallelRank",
     "PaddedStep",
+    "PartKernel",
     "Pending",
     "PendingStep",
     "PoolArray",
     "QuantizedLibrary",
     "QuantizedMatrix",
     "RowDeterminism",
+    "RunStep",
     "SampleResult",
     "SamplingBatch",
     "SamplingLibrary",

@@ -18,11 +18,17 @@ class KVCache:
 
     Groups of one pool whose arrays are equal share storage slot by slot: a block id belongs to one of them at a
     time, so that the pool's memory goes to whichever group needs it.
+
+    Args:
+        spare_blocks: blocks behind the plan's in every pool.
+    Attributes:
+        num_blocks: by group, the plan's; the id of the first spare block.
     """
 
-    def __init__(self, library: OpLibrary, plan: ExecutorPlan, kv_plan: KVPlan) -> None:
+    def __init__(self, library: OpLibrary, plan: ExecutorPlan, kv_plan: KVPlan, *, spare_blocks: int = 0) -> None:
         self._library = library
         self._groups = plan.model.kv_groups
+        self.num_blocks: dict[str, int] = {}
         self._slots: dict[str, list[Mapping[str, Any]]] = {}
         storages: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         for name, group in self._groups.items():
@@ -32,11 +38,12 @@ class KVCache:
                     because=f"the KV plan has {', '.join(sorted(kv_plan.num_blocks)) or 'no pools'}",
                 )
             num_blocks = kv_plan.num_blocks[group.pool]
+            self.num_blocks[name] = num_blocks
             for slot in range(group.layers):
                 key = (group.pool, group.arrays, slot)
                 if key not in storages:
                     storages[key] = library.create_cache(
-                        group, plan.model.axis_sizes(), num_blocks, plan.block_size, plan.kv_dtype
+                        group, plan.model.axis_sizes(), num_blocks + spare_blocks, plan.block_size, plan.kv_dtype
                     )
                 self._slots.setdefault(name, []).append(storages[key])
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from quire.device.contract import ExecutorPlan, Kernel, OpLibrary, StepContext
+from quire.device.library_hooks import LibraryHooks, PartKernel
 from quire.device.plan_check import can_be_lent
 from quire.errors import BackendError
+from quire.graph.interpret import PartRunner
 from quire.graph.ir import Graph, Node, Part
 
 REFERENCE_NAME = "reference"
@@ -24,12 +26,37 @@ class LoweredPart:
     Attributes:
         device_weights: local names of the weights that the library's kernels take.
         host_weights: the weights of kernels lent by the reference: local name -> array, filled by `load`.
+        whole: the library's kernel of the whole part, where it has one; then there are no others.
     """
 
     part: Part
     kernels: tuple[Kernel, ...]
     device_weights: frozenset[str]
     host_weights: dict[str, np.ndarray | None]
+    whole: PartKernel | None = None
+
+    def runner(self, weights: Mapping[str, Any]) -> PartRunner | WholePartRunner:
+        """The part, bound to what `WeightLoader.load` gave."""
+        if self.whole is None:
+            return PartRunner(self.part, self.kernels, weights)
+        return WholePartRunner(self.part, self.whole, weights)
+
+
+@dataclass(frozen=True, slots=True)
+class WholePartRunner:
+    """As `PartRunner`, of a part that the library runs in one call."""
+
+    part: Part
+    kernel: PartKernel
+    weights: Mapping[str, Any]
+
+    def __call__(self, environment: Mapping[str, Any], context: StepContext) -> Mapping[str, Any]:
+        """The part's named outputs. What the kernel raises comes out with a note that names the part."""
+        try:
+            return self.kernel(context, environment, self.weights)
+        except Exception as error:
+            error.add_note(f"part {self.part.prefix}")
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +94,18 @@ def lower_model(library: OpLibrary, plan: ExecutorPlan) -> LoweredModel:
 class _Lowering:
     def __init__(self, library: OpLibrary, plan: ExecutorPlan) -> None:
         self._library, self._plan = library, plan
+        self._lower_part = LibraryHooks.of(library).lower_part
         self.placement: set[tuple[str, str]] = set()
         self._impossible: set[str] = set()
 
     def part(self, part: Part) -> LoweredPart:
+        whole = None if self._lower_part is None else self._lower_part(part, self._plan)
+        if whole is None:
+            return self._by_nodes(part)
+        self.placement.update((node.op, self._library.name) for node in part.graph.nodes)
+        return LoweredPart(part, (), frozenset(part.graph.weights), {}, whole)
+
+    def _by_nodes(self, part: Part) -> LoweredPart:
         kernels: list[Kernel] = []
         host: dict[str, np.ndarray | None] = {}
         device: set[str] = set()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from quire.device.batch import StepBatch
+from quire.device.batch import StepBatch, pad, token_indices
 from quire.device.contract import ExecutorPlan
 from quire.device.step_vector import StepShape
 
@@ -75,6 +76,23 @@ def fitting(sizes: tuple[int, ...], count: int) -> int:
     while size < count:
         size *= 2
     return size
+
+
+def pad_to(batch: StepBatch, shape: StepShape, trash: Mapping[str, int]) -> StepBatch:
+    """The batch in the shape of its bucket, with the first slice of logits rows and without copies.
+
+    Padding tokens stand at position 0, whatever their number, and write to their group's trash block.
+    """
+    if batch.positions is None:
+        batch = replace(batch, positions=token_indices(batch)[1])
+    return pad(
+        replace(batch, logits_indices=batch.logits_indices[: shape.logits], copies={}),
+        num_tokens=shape.tokens,
+        num_seqs=shape.seqs,
+        num_logits=shape.logits,
+        max_blocks=shape.blocks,
+        trash=trash,
+    )
 
 
 def slice_rows(batch: StepBatch, shape: StepShape, number: int) -> tuple[np.ndarray, int]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from quire.device.batch import StepBatch, StepResult, pad, token_indices
+from quire.device.batch import StepBatch, StepResult
 from quire.device.capabilities import Capabilities
 from quire.device.contract import (
     CacheHandle,
@@ -29,7 +29,7 @@ from quire.device.contract import (
 )
 from quire.device.plan_check import check_plan
 from quire.device.sliced_sampling import SlicedSampler
-from quire.device.step_buckets import StepBuckets, slice_rows
+from quire.device.step_buckets import StepBuckets, pad_to, slice_rows
 from quire.device.step_context import step_context
 from quire.device.step_line import PendingStep, StepLine, fed_places
 from quire.device.step_vector import StepShape
@@ -242,16 +242,7 @@ class StepExecutor(ABC):
         )
 
     def __padded(self, batch: StepBatch, shape: StepShape) -> PaddedStep:
-        if batch.positions is None:  # so that padding tokens stand at position 0, whatever their number
-            batch = replace(batch, positions=token_indices(batch)[1])
-        padded = pad(
-            replace(batch, logits_indices=batch.logits_indices[: shape.logits], copies={}),
-            num_tokens=shape.tokens,
-            num_seqs=shape.seqs,
-            num_logits=shape.logits,
-            max_blocks=shape.blocks,
-            trash=self.__trash,
-        )
+        padded = pad_to(batch, shape, self.__trash)
         return PaddedStep(shape, padded, step_context(padded, self.plan.block_size, np.asarray))
 
     def __all_logits(self, slices: list[F32]) -> F32:

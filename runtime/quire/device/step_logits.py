@@ -31,23 +31,23 @@ class StepLogits:
         elif sampling is not None:
             self._on_host = SlicedSampler(sampling)
         self._kept: list[F32] | None = [] if keep else None
-        self._last: tuple[int, Any] | None = None  # first row and device array of the slice that is not fetched yet
+        self._last: tuple[int, int, Any] | None = None  # first row, rows, device array of the slice not fetched yet
 
     def add(self, start: int, num_rows: int, logits: Any) -> None:
-        """The slice of logits rows [start, start + num_rows), on the device."""
+        """The slice of logits rows [start, start + num_rows), on the device; rows beyond are padding."""
         self.take_last()
         if self._on_device is not None:
             self._on_device.add(start, num_rows, logits)
         if self._on_host is not None or self._kept is not None:
-            self._last = start, logits
+            self._last = start, num_rows, logits
 
     def take_last(self) -> None:
         """Waits for the last slice, if somebody on the host needs it."""
         if self._last is None:
             return
-        start, array = self._last
+        start, num_rows, array = self._last
         self._last = None
-        logits = np.asarray(self._library.get(array), np.float32)
+        logits = np.asarray(self._library.get(array), np.float32)[:num_rows]
         if self._on_host is not None:
             self._on_host.add(start, logits)
         if self._kept is not None:

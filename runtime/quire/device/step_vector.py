@@ -49,25 +49,25 @@ class StepField:
 
 @dataclass(frozen=True)
 class StepLayout:
-    """Where each array lies in a vector: one behind the other. Hashable, so that a compiler may key on it."""
+    """Where each array lies in a vector: one behind the other, each at 16 bytes. Hashable: a compiler may key on it."""
 
     fields: tuple[StepField, ...]
 
     @cached_property
     def size(self) -> int:
         """Elements of the vector."""
-        return sum(field.size for field in self.fields)
+        return sum(_aligned(field.size) for field in self.fields)
 
     def places(self) -> Iterator[tuple[StepField, int]]:
         """Every field and the element at which it begins."""
         start = 0
         for field in self.fields:
             yield field, start
-            start += field.size
+            start += _aligned(field.size)
 
     def pack(self, arrays: Mapping[str, np.ndarray]) -> I32:
         """int32 [size]: the bits of every array. Raises ValueError for one that is missing or of another shape."""
-        vector = np.empty(self.size, np.int32)
+        vector = np.zeros(self.size, np.int32)
         for field, start in self.places():
             array = arrays.get(field.name)
             if array is None or array.shape != field.shape:
@@ -83,6 +83,10 @@ class StepLayout:
             field.name: vector[start : start + field.size].view(field.dtype).reshape(field.shape)
             for field, start in self.places()
         }
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 4) * 4
 
 
 @dataclass(frozen=True, slots=True)
