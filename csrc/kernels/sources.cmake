@@ -2,7 +2,7 @@
 # Every ISA lives in one translation unit that is compiled for it; nothing else may use ISA flags, and these
 # units stay out of link-time optimization, or the linker could pick an AVX copy of a shared inline function.
 set(QUIRE_KERNELS_DIR ${CMAKE_CURRENT_LIST_DIR})
-set(QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/select.cpp ${QUIRE_KERNELS_DIR}/isa_portable.cpp)
+set(QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/isa/select.cpp ${QUIRE_KERNELS_DIR}/isa/portable/table.cpp)
 set(QUIRE_KERNEL_DEFINITIONS "")
 
 # Sanitized builds do not need speed, and instrumented -O3 takes minutes.
@@ -11,30 +11,30 @@ if(QUIRE_SANITIZE)
   set(QUIRE_KERNEL_OPTIMIZATION -O1)
 endif()
 set(QUIRE_KERNEL_COMMON_FLAGS ${QUIRE_KERNEL_OPTIMIZATION} -fno-lto -ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-psabi)
-set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_portable.cpp PROPERTIES
+set_source_files_properties(${QUIRE_KERNELS_DIR}/isa/portable/table.cpp PROPERTIES
   COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS}")
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  list(APPEND QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/isa_avx2.cpp)
+  list(APPEND QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/isa/avx2/table.cpp)
   list(APPEND QUIRE_KERNEL_DEFINITIONS QUIRE_HAVE_AVX2=1)
-  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx2.cpp PROPERTIES
+  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa/avx2/table.cpp PROPERTIES
     COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};-mavx2;-mfma;-mf16c")
 
   # AVX-512: the table "avx512", and three more that replace the linears their instructions are for.
   # gcc 12 takes the undefined operands of its own intrinsics for uninitialized ones.
   set(QUIRE_AVX512_FLAGS -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprfchw -mprefer-vector-width=256
     -Wno-uninitialized -Wno-maybe-uninitialized)
-  list(APPEND QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/isa_avx512.cpp ${QUIRE_KERNELS_DIR}/isa_avx512_vnni.cpp
-       ${QUIRE_KERNELS_DIR}/isa_avx512_bf16.cpp ${QUIRE_KERNELS_DIR}/isa_amx.cpp)
+  list(APPEND QUIRE_KERNEL_SOURCES ${QUIRE_KERNELS_DIR}/isa/avx512/table.cpp ${QUIRE_KERNELS_DIR}/isa/avx512_vnni/table.cpp
+       ${QUIRE_KERNELS_DIR}/isa/avx512_bf16/table.cpp ${QUIRE_KERNELS_DIR}/isa/amx/table.cpp)
   list(APPEND QUIRE_KERNEL_DEFINITIONS QUIRE_HAVE_AVX512=1)
-  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx512.cpp PROPERTIES
+  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa/avx512/table.cpp PROPERTIES
     COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS}")
-  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx512_vnni.cpp PROPERTIES
+  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa/avx512_vnni/table.cpp PROPERTIES
     COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS};-mavx512vnni")
-  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_avx512_bf16.cpp PROPERTIES
+  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa/avx512_bf16/table.cpp PROPERTIES
     COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS};-mavx512vnni;-mavx512bf16")
   set(QUIRE_AMX_FLAGS "${QUIRE_KERNEL_COMMON_FLAGS};${QUIRE_AVX512_FLAGS};-mavx512vnni;-mavx512bf16")
-  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa_amx.cpp PROPERTIES
+  set_source_files_properties(${QUIRE_KERNELS_DIR}/isa/amx/table.cpp PROPERTIES
     COMPILE_OPTIONS "${QUIRE_AMX_FLAGS};-mamx-tile;-mamx-int8;-mamx-bf16")
 endif()
 
@@ -42,7 +42,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   list(APPEND QUIRE_KERNEL_DEFINITIONS QUIRE_HAVE_NEON=1)
   foreach(isa IN ITEMS "neon:armv8-a" "neon_dotprod:armv8.2-a+dotprod" "neon_i8mm:armv8.2-a+dotprod+i8mm")
     string(REGEX MATCH "^([^:]+):(.+)$" _ "${isa}")
-    set(source ${QUIRE_KERNELS_DIR}/isa_${CMAKE_MATCH_1}.cpp)
+    set(source ${QUIRE_KERNELS_DIR}/isa/${CMAKE_MATCH_1}/table.cpp)
     list(APPEND QUIRE_KERNEL_SOURCES ${source})
     set_source_files_properties(${source} PROPERTIES
       COMPILE_OPTIONS "${QUIRE_KERNEL_COMMON_FLAGS};-march=${CMAKE_MATCH_2}")
@@ -51,7 +51,7 @@ endif()
 
 # The isa.h of a table's own folder names its namespace, its vectors and its layouts.
 foreach(source IN LISTS QUIRE_KERNEL_SOURCES)
-  if(source MATCHES "isa_([a-z0-9_]+)\\.cpp$")
+  if(source MATCHES "isa/([a-z0-9_]+)/table\\.cpp$")
     set_source_files_properties(${source} PROPERTIES INCLUDE_DIRECTORIES ${QUIRE_KERNELS_DIR}/isa/${CMAKE_MATCH_1})
   endif()
 endforeach()

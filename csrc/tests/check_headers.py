@@ -24,7 +24,7 @@ def tables(build: Path) -> list[tuple[str, list[str], Path]]:
     found = []
     for entry in json.loads((build / "compile_commands.json").read_text()):
         source = Path(entry["directory"], entry["file"]).resolve()
-        if KERNELS not in source.parents or not source.name.startswith("isa_"):
+        if KERNELS not in source.parents or source.name != "table.cpp":
             continue
         command = shlex.split(entry["command"])
         output = command.index("-o")

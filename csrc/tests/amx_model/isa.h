@@ -5,7 +5,7 @@
 
 #define QUIRE_ISA amx_model
 #define QUIRE_AMX_MODEL
-#define QUIRE_VECTORS "impl/vec_avx512.h"
+#define QUIRE_VECTORS "vec/avx512.h"
 #define QUIRE_LANES 16
 
 namespace quire::QUIRE_ISA {

@@ -4,9 +4,9 @@
 #include <stdint.h>
 
 #define QUIRE_ISA avx2
-#define QUIRE_VECTORS "impl/vec_avx2.h"
+#define QUIRE_VECTORS "vec/avx2.h"
 #define QUIRE_LANES 8
-#define QUIRE_LINEARS "impl/ymm_linear.h"
+#define QUIRE_LINEARS "linear/ymm/linear.h"
 
 namespace quire::QUIRE_ISA {
 

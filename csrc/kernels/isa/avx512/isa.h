@@ -4,9 +4,9 @@
 #include <stdint.h>
 
 #define QUIRE_ISA avx512
-#define QUIRE_VECTORS "impl/vec_avx512.h"
+#define QUIRE_VECTORS "vec/avx512.h"
 #define QUIRE_LANES 16
-#define QUIRE_LINEARS "impl/zmm_linear.h"
+#define QUIRE_LINEARS "linear/zmm/linear.h"
 
 namespace quire::QUIRE_ISA {
 

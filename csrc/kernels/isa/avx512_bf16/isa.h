@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 #define QUIRE_ISA avx512_bf16
-#define QUIRE_VECTORS "impl/vec_avx512.h"
+#define QUIRE_VECTORS "vec/avx512.h"
 #define QUIRE_LANES 16
 #define QUIRE_BF16_DOT
 

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 #define QUIRE_ISA avx512_vnni
-#define QUIRE_VECTORS "impl/vec_avx512.h"
+#define QUIRE_VECTORS "vec/avx512.h"
 #define QUIRE_LANES 16
 
 namespace quire::QUIRE_ISA {

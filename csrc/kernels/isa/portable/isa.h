@@ -4,9 +4,9 @@
 #include <stdint.h>
 
 #define QUIRE_ISA portable
-#define QUIRE_VECTORS "impl/vec_portable.h"
+#define QUIRE_VECTORS "vec/portable.h"
 #define QUIRE_LANES 8
-#define QUIRE_LINEARS "impl/linear.h"
+#define QUIRE_LINEARS "linear/portable/linear.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -1,0 +1,2 @@
+// The kernels in plain C++, for any processor; also what the other ISAs are compared with.
+#include "isa/table.h"

@@ -1,2 +1,0 @@
-// The AVX2 + FMA + F16C kernels. Compiled with ISA flags: no std:: headers here, see sources.cmake.
-#include "impl/table.h"

@@ -1,2 +1,0 @@
-// The kernels for baseline NEON. Compiled with ISA flags: no std:: headers here, see sources.cmake.
-#include "impl/table.h"

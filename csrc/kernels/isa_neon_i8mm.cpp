@@ -1,2 +1,0 @@
-// The kernels for NEON with the int8 matrix extension. Compiled with ISA flags: no std:: headers here, see sources.cmake.
-#include "impl/table.h"

@@ -1,2 +1,0 @@
-// The kernels in plain C++, for any processor; also what the other ISAs are compared with.
-#include "impl/table.h"
