@@ -211,11 +211,17 @@ class CacheArray:
 class KVGroupSpec:
     """Layers that share one cache kind and one block table.
 
+    full: every token, for later ones to read. sliding: the same inside a window. latent: as full, what is stored is
+    compressed. state: one slot for a sequence, whatever its length, read before a step and written after it. cross:
+    an encoder's tokens, written once.
+
     Attributes:
-        kind: "full", "sliding", ... ; window: tokens seen by a sliding layer, else 0.
-        arrays: what is stored per token and layer, e.g. k and v of [kv_heads, head_dim].
+        window: tokens seen by a sliding layer, else 0.
+        arrays: what is stored per token and layer, e.g. k and v of [kv_heads, head_dim]; per sequence for `state`.
         layers: number of layer slots.
-        pool: groups with equal page bytes may name one pool and share its block ids.
+        pool: groups with equal page bytes may name one pool and share its block ids. A state group's slots are the
+            blocks of its pool.
+        checkpoint_every: blocks of tokens after which a state is kept for the prefix cache, 0 = never.
     """
 
     kind: CacheKind
@@ -223,6 +229,7 @@ class KVGroupSpec:
     arrays: tuple[CacheArray, ...]
     layers: int
     pool: str
+    checkpoint_every: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class CacheDeclaration:
     kind: CacheKind
     arrays: tuple[CacheArray, ...]
     window: int = 0
+    checkpoint_every: int = 0
 
 
 class Declarations:
@@ -62,15 +63,18 @@ class Declarations:
         """The groups, in the order of their first layers. Those whose blocks are equal in bytes share a pool."""
         pools = self._pools()
         return {
-            name: KVGroupSpec(found.kind, found.window, found.arrays, self._layers[name], pools[name])
+            name: KVGroupSpec(
+                found.kind, found.window, found.arrays, self._layers[name], pools[name], found.checkpoint_every
+            )
             for name, found in self._groups.items()
         }
 
     def _pools(self) -> dict[str, str]:
         """Group -> pool: "kv" where one is enough, else called by the first of its groups."""
-        first: dict[tuple[tuple[CacheArray, ...], int], str] = {}
+        first: dict[tuple[bool, tuple[CacheArray, ...], int], str] = {}
         pools = {
-            name: first.setdefault((found.arrays, self._layers[name]), name) for name, found in self._groups.items()
+            name: first.setdefault((found.kind == "state", found.arrays, self._layers[name]), name)
+            for name, found in self._groups.items()
         }
         return dict.fromkeys(pools, "kv") if len(set(pools.values())) == 1 else pools
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from quire.graph.ir import AxisPolicy, CacheArray, Value
 from quire.graph.shapes import Dim, DimLike, T, shape_of
@@ -46,14 +47,37 @@ class LayerParameters(Parameters):
             window: tokens that a query sees, itself included; 0 = all.
             arrays: name -> shape per token.
         """
-        held = tuple(CacheArray(name, shape_of(*shape)) for name, shape in arrays.items())
-        return self._declarations.cache("kv", CacheDeclaration("sliding" if window else "full", held, window))
+        return self._declarations.cache(
+            "kv", CacheDeclaration("sliding" if window else "full", _held(arrays, "kv"), window)
+        )
+
+    def latent_cache(self, *, arrays: Mapping[str, tuple[DimLike, ...]]) -> LayerCache:
+        """A cache of this layer's own for every token, of what keys and values are made from; arrays as in kv_cache."""
+        return self._declarations.cache("latent", CacheDeclaration("latent", _held(arrays, "kv")))
+
+    def state_cache(self, *, arrays: Mapping[str, tuple[DimLike, ...]], checkpoint_every: int = 0) -> LayerCache:
+        """A float32 state of this layer's own, one for a sequence.
+
+        Args:
+            arrays: name -> shape per sequence.
+            checkpoint_every: blocks of tokens after which it is kept for the prefix cache, 0 = never.
+        """
+        declaration = CacheDeclaration("state", _held(arrays, "f32"), checkpoint_every=checkpoint_every)
+        return self._declarations.cache("state", declaration)
+
+    def cross_cache(self, *, arrays: Mapping[str, tuple[DimLike, ...]]) -> LayerCache:
+        """A cache of this layer's own for an encoder's tokens, written once; arrays as in kv_cache."""
+        return self._declarations.cache("cross", CacheDeclaration("cross", _held(arrays, "kv")))
 
     def bind(self, cache: LayerCache) -> Value:
         """A cache, this layer's own or another's, as an input of this layer."""
         if cache not in self._caches:
             self._caches[cache] = self.tracer.cache(cache.name, cache.ref)
         return self._caches[cache]
+
+
+def _held(arrays: Mapping[str, tuple[DimLike, ...]], dtype: Literal["kv", "f32"]) -> tuple[CacheArray, ...]:
+    return tuple(CacheArray(name, shape_of(*shape), dtype) for name, shape in arrays.items())
 
 
 Mixer = Callable[[LayerParameters, Value], Value]
