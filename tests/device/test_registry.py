@@ -18,7 +18,8 @@ from quire.device.plan_check import check_plan
 from quire.device.registry import device_names, list_devices, resolve_device
 from quire.errors import BackendError, ConfigError
 from quire.graph.ir import CacheRef, Part, Src
-from quire.graph.ops import PLAIN_OPS
+from quire.graph.ops import FUSED_OPS, PLAIN_OPS
+from quire.graph.passes import optimize
 from quire.graph.shapes import T, shape_of
 from quire.graph.trace import Tracer
 from quire.reference.device import CAPABILITIES
@@ -148,6 +149,15 @@ def test_an_op_that_the_device_does_not_declare_is_named_before_anything_is_buil
     assert "linear" not in str(e.value)  # the reference may run it
     with pytest.raises(BackendError, match=r"linear \(needed by .*\), paged_attention \(needed by"):
         backend.create_executor(replace(plan, strict=True))
+
+
+def test_a_fused_op_is_the_executors_own_business() -> None:
+    """The reference runs them all, and asks for none."""
+    plan = make_plan(block_size=16)
+    plan = replace(plan, model=optimize(plan.model, FUSED_OPS))
+    resolve_device("reference").create_executor(plan)
+    with pytest.raises(BackendError, match="device alpha does not implement add_rms_norm"):
+        check_plan(plan, CAPABILITIES, "alpha")
 
 
 def test_an_executor_of_its_own_runs_every_op_itself() -> None:

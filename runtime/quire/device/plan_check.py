@@ -48,14 +48,13 @@ def check_ops(plan: ExecutorPlan, capabilities: Capabilities, device: str, *, le
     A device that declares no op at all runs no graph, as the fake device does; none is asked of it.
 
     Args:
-        lent: leave out the ops that the reference may run in the device's place: those without a cache and without
-            quantized weights, in a plan that is not strict. `GraphExecutor` lends them, other executors do not.
+        lent: leave out what a device may have that does not declare it: the ops that the reference can run in its
+            place (no cache, no quantized weight, a plan that is not strict), and fused ops, which passes make only for
+            devices that ask for them. `GraphExecutor` looks at those itself; other executors have no such help.
     """
     if not capabilities.ops:
         return
-    needed = (
-        (node.op, part) for part, node in _nodes(plan) if not lent or plan.strict or not can_be_lent(node, part.graph)
-    )
+    needed = ((node.op, part) for part, node in _nodes(plan) if not (lent and _may_be_had(node, part.graph, plan)))
     _refuse_missing(device, needed, capabilities.ops | capabilities.fused_ops, "ops")
 
 
@@ -63,6 +62,10 @@ def can_be_lent(node: Node, graph: Graph) -> bool:
     """Whether the reference can run a node for a device: it knows neither its caches nor its quantized weights."""
     cached = any(v >= 0 and graph.values[v].dtype == "cache" for v in (*node.inputs, *node.outputs))
     return not cached and all(not name or graph.weights[name].scheme == "plain" for name in node.weights)
+
+
+def _may_be_had(node: Node, graph: Graph, plan: ExecutorPlan) -> bool:
+    return bool(OPS[node.op].fused_from) or (not plan.strict and can_be_lent(node, graph))
 
 
 def _nodes(plan: ExecutorPlan) -> Iterator[tuple[Part, Node]]:
