@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.reference import cache_write, paged_attention
-from quire.reference.kv_quantization import dequantize_vectors, quantize_vectors
+from quire.ops.cache_write import cache_write
+from quire.ops.kv_quantization import dequantize_vectors, quantize_vectors
+from quire.ops.paged_attention import paged_attention
 
 H, KV, D = 4, 2, 8
 

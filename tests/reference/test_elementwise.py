@@ -9,18 +9,16 @@ import torch
 
 from quire.errors import BackendError, InternalError
 from quire.graph.ops import ACTIVATIONS
-from quire.reference import (
-    activation,
-    add,
-    all_gather,
-    all_reduce,
-    gated_activation,
-    reshape,
-    scale,
-    softcap,
-    split,
-    take_rows,
-)
+from quire.ops.activation import activation
+from quire.ops.add import add
+from quire.ops.all_gather import all_gather
+from quire.ops.all_reduce import all_reduce
+from quire.ops.gated_activation import gated_activation
+from quire.ops.reshape import reshape
+from quire.ops.scale import scale
+from quire.ops.softcap import softcap
+from quire.ops.split import split
+from quire.ops.take_rows import take_rows
 
 _TORCH = {
     "silu": torch.nn.functional.silu,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from quire.errors import InternalError
-from quire.reference import experts, route_experts
+from quire.ops.experts import experts
+from quire.ops.route_experts import route_experts
 
 
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from quire.graph.rope import RopeSpec
-from quire.reference import add, add_rms_norm, cache_write, rms_norm, rotary, rotary_cache_write
+from quire.ops.add import add
+from quire.ops.add_rms_norm import add_rms_norm
+from quire.ops.cache_write import cache_write
+from quire.ops.rms_norm import rms_norm
+from quire.ops.rotary import rotary
+from quire.ops.rotary_cache_write import rotary_cache_write
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])

@@ -6,7 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from quire.reference import embedding, linear
+from quire.ops.embedding import embedding
+from quire.ops.linear import linear
 
 
 @pytest.mark.parametrize("with_bias", [True, False])

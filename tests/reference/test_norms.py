@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from quire.reference import layer_norm, rms_norm
+from quire.ops.layer_norm import layer_norm
+from quire.ops.rms_norm import rms_norm
 
 BF16 = ml_dtypes.bfloat16
 

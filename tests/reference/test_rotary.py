@@ -8,7 +8,7 @@ import pytest
 
 from quire.errors import InternalError
 from quire.graph.rope import RopeSpec
-from quire.reference import rotary
+from quire.ops.rotary import rotary
 
 
 def _by_complex_numbers(x: np.ndarray, positions: np.ndarray, spec: RopeSpec, style: str) -> np.ndarray:

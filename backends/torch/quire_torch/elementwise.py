@@ -1,4 +1,4 @@
-"""Ops without sums, in torch: computed in float32, rounded once, as `quire.reference.elementwise` defines them."""
+"""Ops without sums, in torch: computed in float32, rounded once, as `quire.ops` defines them."""
 
 from __future__ import annotations
 

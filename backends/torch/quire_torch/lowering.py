@@ -13,6 +13,7 @@ from quire.graph.alibi import slopes_of_rank
 from quire.graph.bound_attrs import bound_attrs
 from quire.graph.ir import Graph, Node
 from quire.graph.rope import RopeSpec, rope_rows, rope_table
+from quire.graph.value_dtypes import array_dtype
 from quire_torch import elementwise, experts, linear, norms
 from quire_torch.attention import cache_write
 from quire_torch.rotary import rotary
@@ -180,5 +181,4 @@ def _bound_attrs(node: Node, plan: ExecutorPlan) -> dict[str, Any]:
 
 
 def _result_dtypes(node: Node, graph: Graph, act_dtype: str) -> tuple[torch.dtype, ...]:
-    names = {"act": act_dtype, "f32": "float32", "i32": "int32", "bool": "bool"}
-    return tuple(torch_dtype(names[graph.values[v].dtype]) for v in node.outputs)
+    return tuple(torch_dtype(array_dtype(graph.values[v].dtype, act_dtype)) for v in node.outputs)

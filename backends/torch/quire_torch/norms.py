@@ -1,4 +1,4 @@
-"""Normalizations over the last dimension, in torch, with the rounding points of `quire.reference.norms`."""
+"""Normalizations over the last dimension, in torch, with the rounding points of `quire.ops`."""
 
 from __future__ import annotations
 

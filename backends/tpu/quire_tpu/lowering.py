@@ -16,6 +16,7 @@ from quire.graph.alibi import slopes_of_node
 from quire.graph.ir import Graph, Node
 from quire.graph.rope import RopeSpec
 from quire.graph.shapes import Dim
+from quire.graph.value_dtypes import array_dtype
 from quire_tpu import plain_ops
 from quire_tpu.attention import cache_write, paged_attention
 from quire_tpu.experts import experts, route_experts
@@ -44,8 +45,8 @@ class _Lowering:
         self.world_size = plan.parallel.world_size
 
     def dtype(self, output: int = 0) -> jnp.dtype:
-        names = {"act": self.plan.act_dtype, "f32": "float32", "i32": "int32", "bool": "bool"}
-        return jnp.dtype(numpy_dtype(names[self.graph.values[self.node.outputs[output]].dtype]))
+        value = self.graph.values[self.node.outputs[output]]
+        return jnp.dtype(numpy_dtype(array_dtype(value.dtype, self.plan.act_dtype)))
 
     def first(self, weight: str) -> Callable[[], jax.Array | None]:
         """Gives the rank's first row of a weight whose rows stand for ids, or None where they are not cut."""

@@ -1,4 +1,4 @@
-"""The plain ops in jax.numpy; semantics and rounding are those of `quire.reference`.
+"""The plain ops in jax.numpy; semantics and rounding are those of `quire.ops`.
 
 Every function computes in float32 and rounds its results once, to the dtype of its input. Shapes: T tokens, D hidden.
 """

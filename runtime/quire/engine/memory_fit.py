@@ -19,6 +19,7 @@ from quire.graph.cost import weight_totals
 from quire.graph.ir import ModelGraph
 from quire.graph.kv_budget import dtype_bytes, kv_pools, longest_sequence, pool_block_bytes, sequence_kv_bytes
 from quire.graph.memory import plan_arena
+from quire.graph.value_dtypes import element_bytes
 
 logger = logging.getLogger("quire")
 
@@ -110,7 +111,7 @@ class MemoryFit:
         arena = plan_arena(
             [part.graph for part in model.parts()],
             sizes,
-            dtype_bytes={"act": int(dtypes.value_bytes("act")), "f32": 4, "i32": 4, "bool": 1},
+            dtype_bytes=element_bytes(int(dtypes.value_bytes("act"))),
         )
         return MemoryNeed(
             weights=weight_totals(model, resolved.weight_dtype, bits)[1],

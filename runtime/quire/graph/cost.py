@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from quire.graph.ir import Graph, ModelGraph, Node, Part, ValueDtype, Weight
+from quire.graph.ir import ModelGraph, Node, Part, ValueDtype, Weight
 from quire.graph.kv_budget import bytes_per_block, dtype_bytes
-from quire.graph.ops import OPS
+from quire.graph.op_spec import OpArgs, OpSpec
+from quire.graph.op_table import OPS
 from quire.graph.shapes import num_elements
 from quire.graph.trace import node_args
+from quire.graph.value_dtypes import element_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class Dtypes:
     scheme_bits: Mapping[str, float] = field(default_factory=dict)
 
     def value_bytes(self, dtype: ValueDtype) -> float:
-        return {"act": dtype_bytes(self.act), "f32": 4.0, "i32": 4.0, "bool": 1.0, "cache": 0.0}[dtype]
+        """Bytes of an element; a cache's are counted apart."""
+        return dtype_bytes(self.act) if dtype == "act" else element_bytes(0).get(dtype, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,7 @@ def node_cost(model: ModelGraph, part: Part, node: Node, step: Step, dtypes: Dty
     sizes["C"] = step.mean_kv_tokens(attrs.get("window", 0), causal=attrs.get("causal", True))
     if spec.view:
         return Cost()
-    moved = [*node.inputs, *node.outputs]
-    if node.op == "take_rows":  # reads the rows it takes
-        moved = [*node.outputs, *node.outputs]
+    moved = [*(node.outputs if spec.reads_what_it_gives else node.inputs), *node.outputs]
     activation = sum(
         num_elements(graph.values[v].shape).evaluate(sizes) * dtypes.value_bytes(graph.values[v].dtype)
         for v in moved
@@ -154,7 +155,7 @@ def node_cost(model: ModelGraph, part: Part, node: Node, step: Step, dtypes: Dty
     )
     return Cost(
         int(spec.flops(args).evaluate(sizes)),
-        _weight_bytes(graph, node, sizes, dtypes),
+        _weight_bytes(spec, args, sizes, dtypes),
         int(activation),
         _kv_bytes(model, part, node, step, dtypes),
     )
@@ -181,18 +182,10 @@ def prefill_cost(model: ModelGraph, num_tokens: int, dtypes: Dtypes) -> Cost:
     return model_cost(model, Step(num_tokens, 1, 1, num_tokens), dtypes)
 
 
-def _weight_bytes(graph: Graph, node: Node, sizes: Mapping[str, int], dtypes: Dtypes) -> int:
-    weights = [graph.weights[name] for name in node.weights if name]
+def _weight_bytes(spec: OpSpec, args: OpArgs, sizes: Mapping[str, int], dtypes: Dtypes) -> int:
+    weights = [weight for weight in args.weights if weight is not None]
     total = sum(weight_num_bytes(weight, sizes, dtypes.weight, dtypes.scheme_bits) for weight in weights)
-    if node.op == "embedding":
-        num_rows = num_elements(graph.values[node.inputs[0]].shape).evaluate(sizes)
-        return total * min(num_rows, stored := weights[0].shape[0].evaluate(sizes)) // stored
-    if node.op == "experts":
-        rows, k = (dim.evaluate(sizes) for dim in graph.values[node.inputs[1]].shape)
-        num_experts = weights[0].shape[0].evaluate(sizes)
-        reached = 1 - (1 - min(1.0, k / num_experts)) ** rows
-        return int(total * reached)
-    return total
+    return total if spec.weight_bytes_read is None else spec.weight_bytes_read(args, sizes, total)
 
 
 def _kv_bytes(model: ModelGraph, part: Part, node: Node, step: Step, dtypes: Dtypes) -> int:

@@ -19,12 +19,13 @@ from math import prod
 
 from quire.errors import InternalError
 from quire.graph.ir import Graph, Node, ValueDtype
-from quire.graph.ops import OPS
+from quire.graph.op_table import OPS
 from quire.graph.shapes import concrete
 from quire.graph.storage import Storage, assign_storage
 from quire.graph.trace import node_args
+from quire.graph.value_dtypes import element_bytes
 
-ACT_F32_BYTES: Mapping[ValueDtype, int] = {"act": 4, "f32": 4, "i32": 4, "bool": 1}
+ACT_F32_BYTES: Mapping[ValueDtype, int] = element_bytes(4)
 """Bytes per element where activations are held in float32."""
 
 WorkspaceRule = Callable[[Graph, Node], int]

@@ -52,19 +52,23 @@ def _no_workspace(_: OpArgs) -> Dim:
     return Dim.of(0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpSpec:
-    """One op of the neutral set.
+    """What graphs and passes know of one op; `quire.ops` declares it, beside what it computes.
 
     Attributes:
         name: as in `Node.op`.
         inputs, weights: operand names in order; a trailing "?" marks an optional one.
         outputs: result names; empty when their number depends on attributes (`split`).
         attrs: attribute -> default, or REQUIRED.
+        attr_types: annotations for model files, of attributes that are REQUIRED or whose default does not show it.
         shape: result shapes and dtypes; raises ModelError naming the op on a mismatch.
         flops: floating-point operations as a Dim over T, S, L, axes and C (KV tokens a query row sees on average).
         workspace: scratch bytes beyond inputs and outputs.
         contracts: Dims that are summed away; if one holds a cut axis, the result is a partial sum.
+        weight_bytes_read: bytes of the weights that a step reads, of their total, under sizes; None = all of them.
+        reads_what_it_gives: of input 0, as many elements are read as the result has, not all.
+        reads_whole_rows: the last dimension is needed whole, so that no rank can have a part of it.
         in_place: (input, output) index pairs that may share memory.
         view: results alias input 0; no work is done.
         row_independent: row t of the result depends on row t of the inputs only (and on the cache).
@@ -82,8 +86,12 @@ class OpSpec:
     attrs: Mapping[str, Any]
     shape: Callable[[OpArgs], Outputs]
     flops: Callable[[OpArgs], Dim]
+    attr_types: Mapping[str, str] = field(default_factory=dict)
     workspace: Callable[[OpArgs], Dim] = _no_workspace
     contracts: Callable[[OpArgs], tuple[Dim, ...]] = _no_dims
+    weight_bytes_read: Callable[[OpArgs, Mapping[str, int], int], int] | None = None
+    reads_what_it_gives: bool = False
+    reads_whole_rows: bool = False
     in_place: tuple[tuple[int, int], ...] = ()
     view: bool = False
     row_independent: bool = True

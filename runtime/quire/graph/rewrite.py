@@ -13,7 +13,7 @@ from dataclasses import replace
 from quire.errors import InternalError
 from quire.graph.ir import Attrs, Graph, ModelGraph, Node, Part, Value, Weight
 from quire.graph.op_spec import OpArgs
-from quire.graph.ops import OPS
+from quire.graph.op_table import OPS
 
 GraphPass = Callable[[Graph], Graph]
 

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from quire.errors import ConfigError, InternalError
 from quire.graph.ir import Axis, Graph, ModelGraph, Node, Part
-from quire.graph.ops import OPS
+from quire.graph.op_table import OPS
 from quire.graph.rewrite import make_node, map_graphs, rebuild
 from quire.graph.shapes import Dim
 from quire.graph.trace import node_args
@@ -106,7 +106,7 @@ def _reduce_partial_sums(graph: Graph, axes: Mapping[str, Axis], shared: frozens
 
 
 def _refuse_uncuttable(node: Node, cut_columns: list[str], shared_sums: frozenset[str]) -> None:
-    if "norm" in node.op and cut_columns:
+    if OPS[node.op].reads_whole_rows and cut_columns:
         raise ConfigError(
             f"op {node.op} over {cut_columns[0]} cannot run on several devices",
             because=f"it needs the mean over all {cut_columns[0]}, of which each device holds a part",

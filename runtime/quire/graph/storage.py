@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from quire.graph.ir import Graph, Node
-from quire.graph.ops import OPS
+from quire.graph.op_table import OPS
 from quire.graph.shapes import concrete
 
 

@@ -6,23 +6,24 @@
     t.output("hidden", t.add(x, t.linear(attended, w)))
     part = t.part("model.layers.0.")
 
-Every op of `quire.graph.ops` is a method: values are its inputs, weights its weights (None = an absent
+Every op of `quire.ops` is a method (`OpMethods`): values are its inputs, weights its weights (None = an absent
 optional operand), keywords its attributes. Shapes are checked as the node is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from quire.errors import InternalError
 from quire.graph.ir import CacheRef, Graph, Node, Part, Source, Value, ValueDtype, Weight
+from quire.graph.op_methods import OpMethods
 from quire.graph.op_spec import OpArgs, OpSpec, args_of_node
-from quire.graph.ops import OPS
+from quire.graph.op_table import OPS
 from quire.graph.shapes import DimLike, shape_of
 
 
-class Tracer:
+class Tracer(OpMethods):
     """Records one part. Not reusable after `part()`."""
 
     def __init__(self) -> None:
@@ -62,18 +63,19 @@ class Tracer:
         return Part(graph, prefix, self._caches)
 
     def apply(self, op: str, operands: tuple[Value | Weight | None, ...], attrs: Mapping[str, Any]) -> Any:
-        """Adds one node; returns its value, or a tuple when the op has several results."""
+        """Adds one node of an op by its name; returns its value, or a tuple when the op has several results."""
+        results = self._add_node(op, operands, attrs)
+        return results[0] if len(results) == 1 else results
+
+    def _add_node(
+        self, op: str, operands: tuple[Value | Weight | None, ...], attrs: Mapping[str, Any]
+    ) -> tuple[Value, ...]:
         spec = OPS[op]
         inputs, weights = _sort_operands(spec, operands)
         args = OpArgs(inputs, weights, spec.resolve_attrs(attrs))
         outputs = tuple(self._new_value(shape, dtype) for shape, dtype in spec.shape(args))
         self._nodes.append(spec.node(args, tuple(value.id for value in outputs)))
-        return outputs[0] if len(outputs) == 1 else outputs
-
-    def __getattr__(self, op: str) -> Callable[..., Any]:
-        if op not in OPS:
-            raise AttributeError(f"no op {op!r}; the op set is {', '.join(sorted(OPS))}")
-        return lambda *operands, **attrs: self.apply(op, operands, attrs)
+        return outputs
 
     def _new_value(self, shape: tuple[Any, ...], dtype: ValueDtype) -> Value:
         value = Value(len(self._values), shape, dtype)

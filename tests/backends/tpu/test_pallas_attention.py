@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quire.reference.attention import paged_attention as reference_attention
+from quire.ops.paged_attention import paged_attention as reference_attention
 from quire_tpu.attention import paged_attention
 from quire_tpu.kernels import ragged_paged_attention as kernel_module
 from quire_tpu.kernels.ragged_paged_attention import ragged_paged_attention

@@ -21,13 +21,13 @@ from quire.device import (
 from quire.device.plugin import load_plugin
 from quire.graph.ir import Graph, Node
 from quire.graph.ops import FUSED_OPS, PLAIN_OPS
+from quire.ops import DECLARED
 from quire.reference import device
 from quire.testing.conform import Subject, level_cases, run_case, subject_of_plugin
 from quire.testing.conform.from_model import model_cases
 from quire.testing.conform.op_case import op_model
-from quire.testing.conform.op_cases import FIXED, fixed_cases
+from quire.testing.conform.op_cases import fixed_cases
 from quire.testing.conform.op_draws import drawn_cases
-from quire.testing.conform.op_models import BUILDERS
 from quire.testing.conform.ops import as_case
 
 CONFIG = {
@@ -56,7 +56,8 @@ def subject() -> Subject:
 
 
 def test_every_op_has_cases() -> None:
-    assert set(FIXED) == set(BUILDERS) == PLAIN_OPS | FUSED_OPS
+    assert set(DECLARED) == PLAIN_OPS | FUSED_OPS
+    assert all(op.kit.cases for op in DECLARED.values())
 
 
 def test_case_names_are_unique_and_stable(subject: Subject) -> None:
@@ -65,11 +66,11 @@ def test_case_names_are_unique_and_stable(subject: Subject) -> None:
     assert names == [case.name for case in level_cases(subject)]
 
 
-@pytest.mark.parametrize("op", sorted(FIXED))
+@pytest.mark.parametrize("op", sorted(DECLARED))
 def test_the_op_is_in_its_model_once(subject: Subject, op: str) -> None:
     """A case that does not run its op would prove nothing."""
     for case in fixed_cases(op, subject.capabilities, 0):
-        model = op_model(case, BUILDERS[op](case))
+        model = op_model(case, DECLARED[op].kit.body(case))
         used = [node.op for part in model.parts() for node in part.graph.nodes]
         assert op in used, case.name
 

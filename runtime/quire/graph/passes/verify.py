@@ -8,7 +8,7 @@ from quire.errors import InternalError, QuireError
 from quire.graph.cost import cache_group
 from quire.graph.ir import Graph, ModelGraph, Part, Weight, dims_text
 from quire.graph.op_spec import OpSpec
-from quire.graph.ops import OPS
+from quire.graph.op_table import OPS
 from quire.graph.passes.rotate import HIDDEN, NORMED
 from quire.graph.shapes import STEP_SYMBOLS, Shape
 from quire.graph.trace import node_args

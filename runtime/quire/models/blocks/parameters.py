@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.graph.ir import OneOf, Source, Src, Value, Weight
+from quire.graph.ir import OneOf, Source, Src, Value, ValueDtype, Weight
 from quire.graph.shapes import DimLike, shape_of
 from quire.graph.trace import Tracer
 
@@ -36,7 +36,7 @@ class Parameters:
         return self.tracer.weight(name, shape, source)
 
     def linear(
-        self, x: Value, name: str, out_features: DimLike, *, bias: bool = False, out_dtype: str = "act"
+        self, x: Value, name: str, out_features: DimLike, *, bias: bool = False, out_dtype: ValueDtype = "act"
     ) -> Value:
         """x [T, in] through `name.weight` [out, in] and, with `bias`, `name.bias` [out]."""
         matrix = self.weight(f"{name}.weight", (out_features, x.shape[-1]))

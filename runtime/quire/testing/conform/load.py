@@ -11,11 +11,11 @@ from quire.device.contract import ExecutorPlan
 from quire.device.dtypes import numpy_dtype
 from quire.errors import BackendError, ConfigError, QuireError
 from quire.graph.ops import FUSED_OPS, OP_FEATURES, PLAIN_OPS
+from quire.ops import DECLARED
 from quire.sampling.batch import FEATURES
 from quire.testing.conform.case import Case, CheckFailedError, Finding, NotApplicableError, require
 from quire.testing.conform.op_case import op_model, op_weights
-from quire.testing.conform.op_cases import FIXED, fixed_cases
-from quire.testing.conform.op_models import BUILDERS
+from quire.testing.conform.op_cases import fixed_cases
 from quire.testing.conform.ops import require_on_device
 from quire.testing.conform.subject import Dtypes, Subject
 from quire.testing.conform.tiny_models import CONFIGS, tiny_model
@@ -199,10 +199,10 @@ def _undeclared_plan(subject: Subject, what: str) -> ExecutorPlan:
 
 def _has_op(subject: Subject, op: str) -> Finding:
     """The op runs on the device itself: the placement table says so."""
-    if op not in FIXED:
+    if op not in DECLARED:
         raise CheckFailedError(f"op {op} is not in the op set")
     case = next(fixed_cases(op, subject.capabilities, 0))
-    body = BUILDERS[op](case)
+    body = DECLARED[op].kit.body(case)
     model = op_model(case, body)
     plan = subject.op_plan(model, case.dtypes)
     executor = subject.create(plan)

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from quire.graph.ir import Axis, CacheArray, CacheRef, KVGroupSpec, ModelGraph, Part, Src, Value, Weight
-from quire.graph.shapes import DimLike, L, T, shape_of
+from quire.graph.ir import Axis, CacheArray, CacheRef, KVGroupSpec, ModelGraph, Part, Src
+from quire.graph.shapes import L, T, shape_of
 from quire.graph.trace import Tracer
+from quire.ops.kit import OpBody, OpTrace
 from quire.testing.conform.random_weights import RandomWeights
 from quire.testing.conform.subject import Dtypes
 
@@ -26,7 +27,7 @@ class OpCase:
 
     Attributes:
         op: as in the op set. variant: short name, unique for the op.
-        sizes: sizes by name, as the op's builder in `op_models` reads them.
+        sizes: sizes by name, as the op's body reads them.
         attrs: attributes of the node.
         lines: (tokens in the cache before, tokens of the step) of each sequence.
         spread: scale of the operands. zero_weights: weights of these names are 0.
@@ -54,59 +55,6 @@ class OpCase:
 
     def size(self, name: str, default: int = 0) -> int:
         return self.sizes.get(name, default)
-
-
-class OpTrace:
-    """What a builder traces with: the layer's operands beside the tracer.
-
-    Attributes:
-        t: the tracer. x: [T, in_width]. positions: i32 [T]. cache: the layer's cache value.
-    """
-
-    def __init__(self, t: Tracer, x: Value, positions: Value | None, cache: Value | None) -> None:
-        self.t, self.x, self._positions, self._cache = t, x, positions, cache
-        self.written: Value | None = None
-
-    @property
-    def positions(self) -> Value:
-        assert self._positions is not None, "only layers have positions"
-        return self._positions
-
-    @property
-    def cache(self) -> Value:
-        assert self._cache is not None, "only layers have a cache"
-        return self._cache
-
-    def weight(self, name: str, *shape: DimLike) -> Weight:
-        """A random weight of the case."""
-        return self.t.weight(name, shape, Src(f"op.{name}", shape_of(*shape)))
-
-    def heads(self, x: Value, num_heads: DimLike, head_dim: int) -> Value:
-        """[T, heads * d] as [T, heads, d]."""
-        return self.t.reshape(x, shape=shape_of(T, num_heads, head_dim))
-
-    def flat(self, x: Value, width: DimLike) -> Value:
-        """[T, heads, d] as [T, heads * d]."""
-        return self.t.reshape(x, shape=shape_of(T, width))
-
-
-@dataclass(frozen=True, slots=True)
-class OpBody:
-    """A traced op: operand width, result width, how it is traced; where it stands.
-
-    Attributes:
-        trace: OpTrace -> [T, out_width] (in the head float32 [L, out_width]).
-        in_head: the op stands behind the identity of the head.
-        uses_cache, uses_positions: what the layer needs.
-    """
-
-    in_width: int
-    out_width: int
-    trace: Any
-    in_head: bool = False
-    uses_cache: bool = False
-    uses_positions: bool = False
-    embed_scale: float = 1.0
 
 
 def op_model(case: OpCase, body: OpBody) -> ModelGraph:

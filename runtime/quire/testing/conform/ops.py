@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from quire.device.contract import MemoryReport
-from quire.graph.ops import FUSED_OPS, OPS, PLAIN_OPS
+from quire.ops import DECLARED
 from quire.testing.conform.case import Case, Finding, NotApplicableError, require, require_close
 from quire.testing.conform.op_case import OpCase, op_model, op_weights
 from quire.testing.conform.op_cases import fixed_cases, tolerance
 from quire.testing.conform.op_draws import drawn_cases, hypothesis_version
-from quire.testing.conform.op_models import BUILDERS
 from quire.testing.conform.schemes import scheme_op_cases
 from quire.testing.conform.step_driver import Chunk, StepDriver
 from quire.testing.conform.subject import Subject, reference_driver
@@ -23,12 +22,12 @@ DRAWN_PER_OP = 6
 def op_level(subject: Subject, seed: int, extra: tuple[OpCase, ...] = ()) -> Iterator[Case]:
     """The cases of L2; `extra` are those of a real checkpoint's shapes."""
     capabilities = subject.capabilities
-    for op in sorted(PLAIN_OPS | FUSED_OPS):
+    for op in sorted(DECLARED):
         why_not = _not_applicable(op, subject)
         if why_not:
             yield Case(f"L2/{op}", _refuse(why_not))
             continue
-        for name in OPS[op].features:
+        for name in DECLARED[op].spec.features:
             if (feature := f"{op}.{name}") not in capabilities.op_features:
                 yield Case(f"L2/{op}/{name}", _refuse(f"the device does not declare {feature}"))
         cases = list(fixed_cases(op, capabilities, seed))
@@ -51,7 +50,7 @@ def as_case(case: OpCase) -> Case:
 
 def check_op(subject: Subject, case: OpCase) -> Finding:
     """The results of every row of every line, prefixes included, against the reference's."""
-    body = BUILDERS[case.op](case)
+    body = DECLARED[case.op].kit.body(case)
     model = op_model(case, body)
     weights = op_weights(case, model, body)
     plan = subject.op_plan(model, case.dtypes)
@@ -82,7 +81,7 @@ def run_op(driver: StepDriver, case: OpCase) -> np.ndarray:
         for start in range(0, before, most):
             driver.run([(line, min(most, before - start))])
     step = [(line, new) for line, _, new in lines]
-    if case.op == "take_rows":
+    if DECLARED[case.op].kit.shuffles_rows:
         return _run_shuffled(driver, case, step)
     driver.run(step)
     return np.concatenate([line.all_logits() for line, _, _ in lines])

@@ -15,9 +15,9 @@ import numpy as np
 from quire.device.contract import WeightSource
 from quire.graph.ir import ModelGraph, Weight
 from quire.graph.passes.assign_schemes import assign_schemes, matrices
+from quire.ops import DECLARED
 from quire.testing.conform.case import Case, CheckFailedError, Finding, NotApplicableError, worst_error
 from quire.testing.conform.op_case import OpCase, op_model, op_weights
-from quire.testing.conform.op_models import BUILDERS
 from quire.testing.conform.random_weights import RandomWeights
 from quire.testing.conform.step_driver import StepDriver
 from quire.testing.conform.subject import Subject, reference_driver
@@ -73,7 +73,7 @@ def scheme_bits_cases(subject: Subject) -> Iterator[Case]:
                     yield Case(f"L6/{family}/{name}/{what}", _bits_check(family, name, scenario))
 
 
-class _StoredIntegers(WeightSource):
+class _StoredIntegers:
     """A WeightSource whose matrices exist in integers only: rounding what they stand for would give others."""
 
     fingerprint = ""
@@ -109,7 +109,7 @@ def _op_check(case: OpCase, name: str, source: str) -> Callable[[Subject], Findi
     def check(subject: Subject) -> Finding:
         if case.op not in subject.capabilities.ops:
             raise NotApplicableError("the device does not declare it")
-        body = BUILDERS[case.op](case)
+        body = DECLARED[case.op].kit.body(case)
         plain = op_model(case, body)
         ours = {
             found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quire.reference.rounding import as_f32
+from quire.ops.rounding import as_f32
 
 
 def quantize_vectors(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
