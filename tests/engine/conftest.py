@@ -9,6 +9,7 @@ import pytest
 
 from quire.engine.core import EngineCore
 from quire.engine.messages import EngineRequest, SequenceOutput
+from quire.graph.ir import KVGroupSpec
 from quire.kv.audit import audit
 from quire.sampling_params import SamplingParams
 from quire.testing import FakeExecutor, fake_executor, fake_model
@@ -84,6 +85,7 @@ def drive() -> Callable[..., Driver]:
         *,
         windows: Mapping[str, int] | None = None,
         shared_pool: bool = False,
+        groups: Mapping[str, KVGroupSpec] | None = None,
         vocab_size: int = 50,
         block_size: int = 4,
         max_model_len: int = 48,
@@ -92,7 +94,7 @@ def drive() -> Callable[..., Driver]:
         depth: int = 2,
         **options: Any,
     ) -> Driver:
-        model = fake_model(vocab_size, windows=windows, shared_pool=shared_pool)
+        model = fake_model(vocab_size, windows=windows, shared_pool=shared_pool, groups=groups)
         executor, kv_plan = fake_executor(
             model,
             num_blocks,

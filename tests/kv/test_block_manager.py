@@ -249,21 +249,17 @@ def test_room_counts_shared_and_free_hits() -> None:
     assert not manager.has_room(hit, hashes(2), 17)
 
 
-def test_group_kinds_and_empty_pools_are_refused() -> None:
-    def refuse(spec: KVGroupSpec, num_blocks: int, match: str) -> None:
-        with pytest.raises(ConfigError, match=match):
-            BlockManager(
-                {"g": spec},
-                KVPlan(num_blocks={"p": num_blocks}),
-                block_size=4,
-                max_model_len=8,
-                max_num_seqs=1,
-                max_num_batched_tokens=8,
-                enable_prefix_caching=True,
-            )
-
-    refuse(KVGroupSpec("state", 0, (), 1, "p"), 1, "state")
-    refuse(KVGroupSpec("full", 0, (), 1, "p"), 0, "no blocks")
+def test_empty_pools_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no blocks"):
+        BlockManager(
+            {"g": KVGroupSpec("full", 0, (), 1, "p")},
+            KVPlan(num_blocks={"p": 0}),
+            block_size=4,
+            max_model_len=8,
+            max_num_seqs=1,
+            max_num_batched_tokens=8,
+            enable_prefix_caching=True,
+        )
 
 
 @pytest.mark.parametrize("damage", ["leak", "double", "stale"])

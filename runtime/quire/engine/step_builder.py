@@ -13,7 +13,7 @@ from operator import add
 
 import numpy as np
 
-from quire.device.batch import GroupBatch, StepBatch
+from quire.device.batch import StepBatch
 from quire.engine.sampling_rows import SamplingRows, num_logprobs
 from quire.kv.block_manager import BlockManager
 from quire.sampling.batch import I32, SamplingBatch
@@ -74,10 +74,7 @@ class StepBuilder:
             query_start_loc=query_start_loc,
             num_computed=num_computed,
             prev_row=np.array(plan.prev_rows, np.int32),
-            groups={
-                name: GroupBatch(group.tables[:, :width].take(table_rows, axis=0))
-                for name, group in self._blocks.groups.items()
-            },
+            groups={name: group.batch(table_rows, width) for name, group in self._blocks.groups.items()},
             logits_indices=logits_indices,
             sampling=sampling,
             copies=plan.copies,

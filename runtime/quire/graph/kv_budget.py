@@ -74,15 +74,21 @@ def blocks_needed(
 ) -> int:
     """Most blocks that `num_seqs` sequences of `num_tokens` tokens each hold at one time.
 
-    A sliding layer holds its window (which starts anywhere in a block) and the tokens of the step in flight.
+    A sliding layer holds its window (which starts anywhere in a block) and the tokens of the step in flight. Of a state
+    group a block is a slot.
     """
     if group.kind == "state":
-        return num_seqs
+        return num_seqs * state_slots(group)
     all_blocks = num_seqs * _ceil_div(num_tokens, block_size)
     if not group.window:
         return all_blocks
     windows = num_seqs * (_ceil_div(group.window, block_size) + 1)
     return min(all_blocks, windows + _ceil_div(max_num_batched_tokens, block_size))
+
+
+def state_slots(group: KVGroupSpec) -> int:
+    """Most slots of a state group that a sequence holds: to read, to write, and one that the prefix cache gets."""
+    return 3 if group.checkpoint_every else 2
 
 
 def fit_kv_blocks(

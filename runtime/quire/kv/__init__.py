@@ -3,6 +3,7 @@
 from quire.kv.block_hash import extend_block_hashes, root_hash
 from quire.kv.block_manager import BlockManager, PrefixHit
 from quire.kv.block_pool import BlockPool
-from quire.kv.block_table import KVGroup, SequenceBlocks
+from quire.kv.kinds import KVGroup
+from quire.kv.sequence_blocks import SequenceBlocks
 
 __all__ = ["BlockManager", "BlockPool", "KVGroup", "PrefixHit", "SequenceBlocks", "extend_block_hashes", "root_hash"]

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from quire.errors import InternalError
 from quire.kv.block_manager import BlockManager
-from quire.kv.block_table import SequenceBlocks
+from quire.kv.sequence_blocks import SequenceBlocks
 
 
 def audit(manager: BlockManager, live: Collection[SequenceBlocks]) -> None:
@@ -22,12 +22,15 @@ def audit(manager: BlockManager, live: Collection[SequenceBlocks]) -> None:
     _require(len(set(rows)) == len(rows), "two sequences have one row")
     for group in manager.groups.values():
         for blocks in live:
-            table = group.tables[blocks.row].tolist()
-            first = blocks.first_resident[group.name]
-            resident = table[first : blocks.num_blocks]
-            _require(all(block_id >= 0 for block_id in resident), "a needed block is not resident")
-            _require(all(block_id == -1 for block_id in (*table[:first], *table[blocks.num_blocks :])), "a stale entry")
-            expected[names[id(group.pool)]].update(resident)
+            held = group.held(blocks)
+            expected[names[id(group.pool)]].update(held)
+            if group.holds_tokens:
+                table = group.tables[blocks.row].tolist()
+                first = blocks.num_blocks - len(held)
+                _require(all(block_id >= 0 for block_id in held), "a needed block is not resident")
+                _require(table[first : blocks.num_blocks] == held, "what is held is not what the table says")
+                stale = (*table[:first], *table[blocks.num_blocks :])
+                _require(all(block_id == -1 for block_id in stale), "a stale entry")
         idle = set(range(len(group.tables))) - set(rows)
         _require(bool((group.tables[sorted(idle)] == -1).all()), "a row that nobody has is not empty")
     for name, pool in manager.pools.items():

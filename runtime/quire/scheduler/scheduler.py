@@ -163,7 +163,9 @@ class Scheduler:
         num_new = seq.num_tokens - num_computed
         if num_new == 1:
             return 1
-        return min(num_new, budget, self._limits.long_prefill_token_threshold or budget)
+        num_new = min(num_new, budget, self._limits.long_prefill_token_threshold or budget)
+        every = self.blocks.checkpoint_tokens
+        return min(num_new, every - num_computed % every) if every else num_new
 
     def _allocate_or_preempt(self, seq: Sequence, num_new: int, plan: StepPlan) -> bool:
         """Slots for `seq`, at the cost of the last running ones; False when `seq` was the last and lost its own."""

@@ -8,7 +8,7 @@ from enum import Enum
 import numpy as np
 
 from quire.kv.block_hash import extend_block_hashes
-from quire.kv.block_table import SequenceBlocks
+from quire.kv.sequence_blocks import SequenceBlocks
 from quire.outputs import FinishReason
 from quire.sampling.batch import I32
 from quire.sampling_params import SamplingParams

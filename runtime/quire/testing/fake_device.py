@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -22,24 +22,30 @@ from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceRepo
 from quire.device.contract import Executor, ExecutorPlan, KVPlan, LoadProgress, MemoryReport, WeightSource
 from quire.device.hookspecs import hookimpl
 from quire.errors import BackendError, ConfigError
-from quire.graph.ir import Axis, Graph, KVGroupSpec, ModelGraph, Part
+from quire.graph.ir import Axis, CacheKind, Graph, KVGroupSpec, ModelGraph, Part
 from quire.sampling.batch import F32, I32, NOT_FINITE, SampleResult, features_used
 from quire.sampling.sampler import sample
 from quire.testing.fake_pages import ROOT, FakeDeviceFault, FakePages, extend_chain
+from quire.testing.fake_states import read_encoded, read_state, write_encoded, write_states
 
 _PEAK = 4.0  # how far the logit of last + 1 stands above the others' noise in [0, 2)
 
 
 def fake_model(
-    vocab_size: int = 100, *, windows: Mapping[str, int] | None = None, shared_pool: bool = False
+    vocab_size: int = 100,
+    *,
+    windows: Mapping[str, int] | None = None,
+    shared_pool: bool = False,
+    groups: Mapping[str, KVGroupSpec] | None = None,
 ) -> ModelGraph:
     """A model that is nothing but its KV groups.
 
     Args:
         windows: group name -> window, 0 = full, else at least 2; by default one full group.
         shared_pool: all groups take their blocks from one pool "kv", else each from a pool of its own name.
+        groups: of any kinds, in place of those.
     """
-    groups = {
+    groups = groups or {
         name: KVGroupSpec("sliding" if window else "full", window, (), 1, "kv" if shared_pool else name)
         for name, window in (windows or {"full": 0}).items()
     }
@@ -87,6 +93,7 @@ def fake_capabilities(async_depth: int = 2) -> Capabilities:
         block_sizes=(16, 1, 2, 4, 8, 32),
         ops=frozenset(),
         async_depth=async_depth,
+        group_kinds=frozenset(get_args(CacheKind)),
         row_determinism="batch_invariant",
         read_write_blocks=True,
     )
@@ -167,7 +174,11 @@ class FakeExecutor:
             raise BackendError(
                 f"out of memory: {num_blocks} KV blocks", because=f"{self.memory_blocks} fit", hint="fewer blocks"
             )
-        self._pages = {pool: FakePages(count, self.plan.block_size) for pool, count in plan.num_blocks.items()}
+        states = {group.pool for group in self.plan.model.kv_groups.values() if group.kind == "state"}
+        self._pages = {
+            pool: FakePages(count, 1 if pool in states else self.plan.block_size)
+            for pool, count in plan.num_blocks.items()
+        }
 
     def submit(self, batch: StepBatch) -> FakeStep:
         """Queues a step; it runs when its result, or a later one's, is asked for."""
@@ -209,6 +220,12 @@ class FakeExecutor:
         self._queue.clear()
 
     # ---- for tests ------------------------------------------------------------------------------------
+
+    def encode(self, group: str, block_ids: I32, token_ids: I32) -> None:
+        """Writes an encoder's output, which stands for `token_ids`, to the blocks of one sequence of a cross group."""
+        self._run_all()
+        owner = list(self.plan.model.kv_groups).index(group)
+        write_encoded(self._pages_of(group), owner, block_ids, token_ids)
 
     def poison(self, pool: str, block_ids: I32) -> None:
         """Empties blocks after every step submitted so far."""
@@ -272,6 +289,10 @@ class FakeExecutor:
                 chains_T[t] = chain
         written: dict[str, list[I32]] = {}
         for owner, (name, group) in enumerate(self.plan.model.kv_groups.items()):
+            if group.kind == "state":
+                write_states(self._pages[group.pool], owner, batch, batch.groups[name], token_ids, chains_T)
+            if group.kind in ("state", "cross"):
+                continue
             positions = _positions(batch)
             seq_ids = np.repeat(np.arange(batch.num_seqs), np.diff(batch.query_start_loc))
             block_ids = batch.groups[name].block_tables[seq_ids, positions // self.plan.block_size]
@@ -288,6 +309,13 @@ class FakeExecutor:
         """Chain of sequence s before position `start`, read and checked in every group."""
         chains = {ROOT} if start == 0 else set()
         for owner, (name, group) in enumerate(self.plan.model.kv_groups.items()):
+            if group.kind == "state":
+                slot = int(batch.groups[name].block_tables[s, 0])
+                chains.add(read_state(self._pages[group.pool], owner, slot, start))
+                continue
+            if group.kind == "cross":
+                read_encoded(self._pages[group.pool], owner, batch.groups[name], s)
+                continue
             first = max(0, start - group.window + 1) if group.window else 0
             if start > first:
                 positions = np.arange(first, start, dtype=np.int32)
