@@ -25,7 +25,7 @@ from quire.sampling.batch import I32
 from quire_cpu import _native
 from quire_cpu.flatten import FlatPlan
 from quire_cpu.options import CpuOptions
-from quire_cpu.packed_cache import PackedCache
+from quire_cpu.packed_weights_file import PackedWeightsFile
 from quire_cpu.row_split import RowSplit
 
 logger = logging.getLogger("quire")
@@ -75,11 +75,11 @@ class CpuExecutor:
         With the option packed_weights they are mapped from what an earlier start packed, where there is such a file.
         """
         flat = self._open()
-        cache = self._packed_cache(weights)
-        if cache is None or not cache.map(flat.native):
+        packed = self._packed_weights_file(weights)
+        if packed is None or not packed.map(flat.native):
             flat.weights.load(weights, progress)
-            if cache is not None:
-                cache.store(flat.native)
+            if packed is not None:
+                packed.store(flat.native)
         self._loaded = True
         ops = {node.op for part in self._plan.model.parts() for node in part.graph.nodes}
         native = flat.native
@@ -189,14 +189,14 @@ class CpuExecutor:
         )
         return CpuStep(queue, number, split, batch.step)
 
-    def _packed_cache(self, weights: WeightSource) -> PackedCache | None:
+    def _packed_weights_file(self, weights: WeightSource) -> PackedWeightsFile | None:
         folder = self._options.packed_weights
         if folder is None:
             return None
         if not weights.fingerprint:
             logger.warning("packed weights are not kept: these weights do not come from files")
             return None
-        return PackedCache(folder, self._open().identity(), weights.fingerprint)
+        return PackedWeightsFile(folder, self._open().identity(), weights.fingerprint)
 
     def _open(self) -> FlatPlan:
         self._line.refuse_closed()

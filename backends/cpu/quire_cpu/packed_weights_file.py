@@ -29,7 +29,7 @@ _ENTRY_BYTES = 24
 """Magic, number of pieces, bytes of the file, checksum of the table; then a table entry for each piece."""
 
 
-class PackedCache:
+class PackedWeightsFile:
     """The file of one plan's weights.
 
     Args:
