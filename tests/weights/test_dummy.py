@@ -82,6 +82,15 @@ def test_ranks_hold_cuts_of_one_model() -> None:
     np.testing.assert_array_equal(local[f"{layer}input_layernorm.weight"], whole[f"{layer}input_layernorm.weight"])
 
 
+def test_pieces_and_ranks_are_cuts_of_the_same_numbers() -> None:
+    model = shard(MIXTRAL, 2)
+    first, second = (DummyWeights(model, dtype="float32", rank=rank, world_size=2) for rank in range(2))
+    experts = model.layers[0].graph.weights["mlp.experts.gate_up_proj"]
+    np.testing.assert_array_equal(first.for_rank(1).read(experts), second.read(experts))
+    rows = np.concatenate(list(second.pieces(experts)))
+    np.testing.assert_array_equal(rows, second.read(experts).reshape(rows.shape))
+
+
 def test_rows_of_large_matrices_differ() -> None:
     model = model_of("LlamaForCausalLM", "llama", vocab_size=5000)
     table = DummyWeights(model).read(model.embed.graph.weights["embed_tokens.weight"])

@@ -212,6 +212,29 @@ def test_ranks_read_their_rows_and_dequantized_cuts(model: ModelGraph) -> None:
     np.testing.assert_array_equal(parts[1].read(weight), dequantize(matrices[1]))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("scheme", ["int8", PLAIN])
+def test_pieces_are_the_rows_of_the_weight(model: ModelGraph, scheme: str) -> None:
+    files = quantized_files(model, "int8")
+    weight = projection(model, scheme)
+    merged = replace(weight, source=Cat((weight.source, weight.source)))
+    pieces = list(CheckpointWeights(files, model).pieces(merged))
+    assert len(pieces) == 2
+    assert all(isinstance(piece, QuantizedMatrix) is (scheme != PLAIN) for piece in pieces)
+    for piece in pieces:
+        array = dequantize(piece) if isinstance(piece, QuantizedMatrix) else piece
+        np.testing.assert_array_equal(array, CheckpointWeights(files, model).read(weight))
+
+
+def test_a_source_gives_those_of_the_other_ranks(model: ModelGraph) -> None:
+    files = quantized_files(model, "int8")
+    cut = shard(model, 2)
+    weight = cut.layers[0].graph.weights["mlp.up_proj.weight"]
+    first, second = (CheckpointWeights(files, cut, rank, 2) for rank in range(2))
+    assert first.for_rank(0) is first
+    np.testing.assert_array_equal(first.for_rank(1).read(weight), second.read(weight))
+    np.testing.assert_array_equal(second.for_rank(0).read(weight), first.read(weight))
+
+
 def test_bytes_are_those_that_are_read(model: ModelGraph) -> None:
     files = quantized_files(model, "int8")
     marked = replace(

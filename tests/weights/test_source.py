@@ -10,7 +10,7 @@ import pytest
 from quire.errors import InternalError
 from quire.graph.ir import Axis, Cat, OneOf, Source, Src, Stack
 from quire.graph.shapes import Dim, shape_of
-from quire.weights.source import RankCut, apply_view, resolve
+from quire.weights.source import RankCut, apply_view, resolve, row_parts
 
 AXES = {
     "heads": Axis(2, "split", 4),
@@ -83,6 +83,28 @@ def test_one_of_takes_the_first_complete_option() -> None:
     np.testing.assert_array_equal(read(source, fused, 0), fused["c"])
     fused["b"] = counting(2)
     np.testing.assert_array_equal(read(source, fused, 0), [0, 1, 0, 1])
+
+
+def test_parts_of_rows_are_the_tensors_that_a_source_joins() -> None:
+    expert = [Cat((Src(f"gate{e}", (MLP, Dim.of(2))), Src(f"up{e}", (MLP, Dim.of(2))))) for e in range(4)]
+    source = OneOf((Src("absent", shape_of(2)), Stack(tuple(expert), "ep")))
+    tensors = Arrays({f"{name}{e}": counting(6, 2) + 100 * e for name in ("gate", "up") for e in range(4)})
+    cut = RankCut(AXES, 1, 2)
+    parts = list(row_parts(source, tensors, cut))
+    assert [part.name for part in parts if isinstance(part, Src)] == ["gate2", "up2", "gate3", "up3"]
+    rows = np.concatenate([resolve(part, tensors, cut) for part in parts])
+    np.testing.assert_array_equal(rows, resolve(source, tensors, cut).reshape(-1, 2))
+
+
+def test_what_is_no_whole_row_stays_one_part() -> None:
+    tensors = Arrays(a=counting(3), b=counting(3) + 10, w=counting(2, 3), v=counting(2, 3))
+    columns = Cat((Src("w", shape_of(2, 3)), Src("v", shape_of(2, 3))), axis=1)
+    biases = Stack((Cat((Src("a", shape_of(3)), Src("b", shape_of(3)))),) * 4, "ep")
+    for source, count in ((columns, 1), (biases, 2)):
+        parts = list(row_parts(source, tensors, RankCut(AXES, 0, 2)))
+        assert len(parts) == count
+        rows = [np.atleast_2d(resolve(part, tensors, RankCut(AXES, 0, 2))) for part in parts]
+        np.testing.assert_array_equal(np.concatenate(rows), read(source, tensors, 0))
 
 
 def test_views_are_made_of_uncut_sizes() -> None:

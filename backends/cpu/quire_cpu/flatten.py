@@ -22,7 +22,7 @@ from quire_cpu import _native
 from quire_cpu.fused_linears import added_operand, gates_its_halves
 from quire_cpu.native_ops import LOWERINGS, OpSite, gated_linear, linear_add
 from quire_cpu.options import CpuOptions
-from quire_cpu.weights import PlanWeights
+from quire_cpu.weights import NativeWeights
 
 LOGITS = "logits"
 
@@ -69,7 +69,7 @@ class FlatPlan:
         )
         self.pools: list[str] = []
         self.group_index = self._add_groups()
-        self.weights = PlanWeights(plan, self.native)
+        self.weights = NativeWeights(plan, self.native)
         self._rope_tables: dict[RopeSpec, int] = {}
         self._rope_rows = rope_rows(1, plan.max_model_len)
         self._constants: dict[bytes, int] = {}

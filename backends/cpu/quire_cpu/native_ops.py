@@ -16,7 +16,7 @@ from quire.graph.alibi import slopes_of_node
 from quire.graph.ir import Axis, CacheRef, Graph, Node, Weight
 from quire.graph.rope import RopeSpec
 from quire_cpu import _native
-from quire_cpu.weights import PlanWeights
+from quire_cpu.weights import NativeWeights
 
 Operand = _native.Operand
 
@@ -39,7 +39,7 @@ class OpSite:
     operands: Mapping[int, Any]
     caches: dict[int, CacheRef]
     group_index: Mapping[str, int]
-    weights: PlanWeights
+    weights: NativeWeights
     rope_table: Callable[[RopeSpec], int]
     constant: Callable[[np.ndarray | None], int | None]
     axes: Mapping[str, Axis]

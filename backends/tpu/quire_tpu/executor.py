@@ -32,7 +32,7 @@ class JaxExecutor:
     """Runs a plan on JAX devices; an `Executor` of `quire.device.contract`.
 
     One process drives all ranks of a tensor-parallel group: the plan's model is one rank's, as `shard` makes it, and
-    the weight source gives every rank's weights (`weight_loader.RankedWeights`).
+    the weight source gives every rank's weights (`WeightSource.for_rank`).
 
     Raises, when made: BackendError for a plan that the capabilities do not cover, or with more ranks than devices.
     """

@@ -27,6 +27,7 @@ from quire.device import (
     StepContext,
     StepExecutor,
     WeightSource,
+    WeightStream,
     hookimpl,
     numpy_dtype,
 )
@@ -73,19 +74,19 @@ class TemplateExecutor(StepExecutor):
         self._runners: dict[str, PartRunner] = {}
 
     def load(self, weights: WeightSource, progress: LoadProgress) -> MemoryReport:
-        """Each checkpoint expression once, however many parts read it (a tied embedding is one)."""
-        held: dict[Any, np.ndarray] = {}
+        """Every weight once, however many parts read it (a tied embedding is one)."""
+        num_bytes = 0
+        bound: dict[int, dict[str, np.ndarray]] = {id(part): {} for part in self.plan.model.parts()}
+        for planned, reader in WeightStream(self.plan, weights, progress):
+            held = np.array(reader.array(), np.float32, order="C")
+            num_bytes += held.nbytes
+            for use in planned.uses:
+                bound[id(use.part)][use.name] = held
         for part in self.plan.model.parts():
-            bound = {}
-            for name, weight in part.graph.weights.items():
-                if weight.source not in held:
-                    held[weight.source] = np.array(weights.read(weight), np.float32, order="C")
-                    progress(sum(array.nbytes for array in held.values()), weights.total_bytes)
-                bound[name] = held[weight.source]
             kernels = [_kernel(node, self.plan) for node in part.graph.nodes]
-            self._runners[part.prefix] = PartRunner(part, kernels, bound)
+            self._runners[part.prefix] = PartRunner(part, kernels, bound[id(part)])
         return MemoryReport(
-            bytes_by_purpose={"weights": sum(array.nbytes for array in held.values())},
+            bytes_by_purpose={"weights": num_bytes},
             available_bytes=host_memory()[1],
             placement=tuple(sorted({(node.op, NAME) for part in self.plan.model.parts() for node in part.graph.nodes})),
         )

@@ -22,14 +22,12 @@ from quire.device.contract import (
     ExecutorPlan,
     Kernel,
     KVPlan,
-    LoadProgress,
     MemoryReport,
     OpLibrary,
     ParallelRank,
     Pending,
     QuantizedLibrary,
     StepContext,
-    WeightSource,
 )
 from quire.device.device_sampling import NOT_FINITE, SamplingLibrary
 from quire.device.dtypes import numpy_dtype
@@ -37,12 +35,15 @@ from quire.device.graph_executor import GraphExecutor
 from quire.device.hookspecs import ENTRY_POINT_GROUP, hookimpl
 from quire.device.library_hooks import LibraryHooks, PartKernel, RunStep
 from quire.device.plan_check import check_plan
+from quire.device.plan_weights import PlanWeight, WeightUse, plan_weights
 from quire.device.sliced_sampling import SlicedSampler
 from quire.device.step_buckets import StepBuckets
 from quire.device.step_context import step_context
 from quire.device.step_executor import PaddedStep, PoolArray, StepExecutor
 from quire.device.step_line import PendingStep, StartedStep, StepLine, fed_places
 from quire.device.step_vector import StepField, StepLayout, StepShape, pack_step
+from quire.device.weight_source import LoadProgress, WeightPiece, WeightSource
+from quire.device.weight_stream import WeightReader, WeightStream
 from quire.errors import BackendError, ConfigError, ContractError, InternalError
 from quire.sampling.batch import FEATURES, LogprobRows, SampleResult, SamplingBatch, TokenLists, features_used
 from quire.weights.schemes import QuantizedMatrix, WeightScheme, dequantize, quantize
@@ -77,6 +78,7 @@ __all__ = [
     "Pending",
     "PendingStep",
     "PoolArray",
+    "PlanWeight",
     "QuantizedLibrary",
     "QuantizedMatrix",
     "RowDeterminism",
@@ -96,8 +98,12 @@ __all__ = [
     "StepResult",
     "StepShape",
     "TokenLists",
+    "WeightPiece",
+    "WeightReader",
     "WeightScheme",
     "WeightSource",
+    "WeightStream",
+    "WeightUse",
     "check_plan",
     "dequantize",
     "derive",
@@ -107,6 +113,7 @@ __all__ = [
     "numpy_dtype",
     "pack_step",
     "pad",
+    "plan_weights",
     "quantize",
     "step_context",
     "token_indices",

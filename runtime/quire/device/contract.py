@@ -19,6 +19,7 @@ import numpy as np
 
 from quire.device.batch import StepBatch, StepResult
 from quire.device.capabilities import Capabilities
+from quire.device.weight_source import LoadProgress, WeightSource
 from quire.graph.ir import Graph, KVGroupSpec, ModelGraph, Node, Weight
 from quire.sampling.batch import I32
 from quire.weights.schemes import QuantizedMatrix
@@ -88,38 +89,6 @@ class MemoryReport:
     bytes_by_purpose: Mapping[str, int]
     available_bytes: int
     placement: tuple[tuple[str, str], ...] = ()
-
-
-LoadProgress = Callable[[int, int], None]
-"""Called as progress(bytes_done, bytes_total) while weights stream in."""
-
-
-class WeightSource(Protocol):
-    """Where weights come from. `quire.weights` implements it over checkpoints and random numbers."""
-
-    total_bytes: int
-
-    @property
-    def fingerprint(self) -> str:
-        """Differs when the weights do, for devices that keep what they made of them; "" = unknown.
-
-        Since contract 1.1.
-        """
-
-    def read(self, weight: Weight) -> np.ndarray:
-        """The weight's array for this rank, C-contiguous or strided, in its stored dtype (ml_dtypes for bf16).
-
-        Often a read-only view of a mapped file: copy or convert, never write. Where the files hold integers they are
-        dequantized to float32, whatever `weight.scheme`. Raises ModelError by name.
-        """
-
-    def read_quantized(self, weight: Weight) -> QuantizedMatrix | None:
-        """The weight in integers of `weight.scheme`, which is not "plain"; since contract 1.1.
-
-        Experts [E, N, K] come as one matrix [E * N, K]. None when the weight is stored in floating-point numbers: then
-        `read` it and round (`quire.weights.schemes.quantize` says how). Raises ModelError by name, ConfigError when
-        this rank's inputs would begin inside a group.
-        """
 
 
 class Pending(Protocol):

@@ -31,7 +31,8 @@ from quire.device.step_context import step_context
 from quire.device.step_line import PendingStep, StepLine, fed_places
 from quire.device.step_logits import StepLogits
 from quire.device.step_vector import StepShape
-from quire.device.weight_loader import WeightLoader
+from quire.device.weight_loader import load_weights
+from quire.device.weight_stream import WeightStream
 from quire.errors import BackendError, InternalError, QuireError
 from quire.graph.interpret import PartRunner
 from quire.graph.kv_budget import pools_bytes
@@ -69,14 +70,14 @@ class GraphExecutor:
         """Streams every weight to the device; one that several parts share is read and held once."""
         self._line.refuse_closed()
         before, _ = self._library.memory()
-        loader = WeightLoader(self._library, self._plan, weights, progress)
-        runners = {id(part): part.runner(loader.load(part)) for part in self._lowered.parts()}
+        loaded = load_weights(self._library, self._lowered, WeightStream(self._plan, weights, progress))
+        runners = {id(part): part.runner(loaded.of(part.part)) for part in self._lowered.parts()}
         self._trunk = tuple(runners[id(part)] for part in (self._lowered.embed, *self._lowered.layers))
         self._heads = {name: runners[id(part)] for name, part in self._lowered.heads.items()}
         used, free = self._library.memory()
         purposes = {"weights": used - before}
-        if loader.host_bytes:
-            purposes["host copies for the reference"] = loader.host_bytes
+        if loaded.host_bytes:
+            purposes["host copies for the reference"] = loaded.host_bytes
         return MemoryReport(bytes_by_purpose=purposes, available_bytes=free, placement=self._lowered.placement)
 
     def allocate_kv(self, plan: KVPlan) -> None:

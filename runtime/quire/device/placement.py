@@ -25,7 +25,7 @@ class LoweredPart:
 
     Attributes:
         device_weights: local names of the weights that the library's kernels take.
-        host_weights: the weights of kernels lent by the reference: local name -> array, filled by `load`.
+        host_weights: the weights of kernels lent by the reference: local name -> array, filled by `load_weights`.
         whole: the library's kernel of the whole part, where it has one; then there are no others.
     """
 
@@ -36,7 +36,7 @@ class LoweredPart:
     whole: PartKernel | None = None
 
     def runner(self, weights: Mapping[str, Any]) -> PartRunner | WholePartRunner:
-        """The part, bound to what `WeightLoader.load` gave."""
+        """The part, bound to what `LibraryWeights.of` gave."""
         if self.whole is None:
             return PartRunner(self.part, self.kernels, weights)
         return WholePartRunner(self.part, self.whole, weights)

@@ -30,7 +30,6 @@ from quire.models import ModelSpec, build_model, differing_head
 from quire.weights import CheckpointFiles, CheckpointWeights, DummyWeights, open_checkpoint, open_weights
 from quire.weights.gguf import is_gguf
 from quire.weights.hub import resolve_model
-from quire.weights.ranks import AllRanks
 
 logger = logging.getLogger("quire")
 
@@ -191,24 +190,18 @@ def _open_weights(
     files: CheckpointFiles | None,
     folder: Path,
     model: ModelGraph,
-) -> CheckpointWeights | DummyWeights | AllRanks:
+) -> CheckpointWeights | DummyWeights:
     """The weights, checked against the model; none is read yet."""
-    world_size = config.tensor_parallel_size
-
-    def open_rank(rank: int) -> CheckpointWeights | DummyWeights:
-        return open_weights(
-            files,
-            model,
-            load_format=config.load_format,
-            seed=config.seed,
-            dtype=resolved.weight_dtype,
-            rank=rank,
-            world_size=world_size,
-            ignorable_tensors=spec.ignorable_tensors,
-            where=str(folder),
-        )
-
-    return open_rank(0) if world_size == 1 else AllRanks(open_rank)
+    return open_weights(
+        files,
+        model,
+        load_format=config.load_format,
+        seed=config.seed,
+        dtype=resolved.weight_dtype,
+        world_size=config.tensor_parallel_size,
+        ignorable_tensors=spec.ignorable_tensors,
+        where=str(folder),
+    )
 
 
 def _kv_plan(

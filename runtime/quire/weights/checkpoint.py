@@ -19,7 +19,7 @@ from quire.weights.fingerprint import fingerprint
 from quire.weights.open_checkpoint import open_checkpoint
 from quire.weights.quantized_source import resolve_quantized, stored_scheme
 from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme
-from quire.weights.source import RankCut, is_complete, resolve, used_tensors
+from quire.weights.source import RankCut, is_complete, resolve, row_parts, used_tensors
 from quire.weights.viewed_tensors import ViewedTensors
 
 _MOST_NAMES_SHOWN = 40
@@ -47,10 +47,11 @@ class CheckpointWeights:
         *,
         where: str = "",
     ) -> None:
-        files = open_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-        cut = RankCut(model.axes, rank, world_size)
-        self._tensors = ViewedTensors(files, cut.full_sizes)
-        self._cut = cut
+        self._files = open_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+        self._model, self._rank, self._world_size = model, rank, world_size
+        self._ignorable_tensors = ignorable_tensors
+        self._cut = RankCut(model.axes, rank, world_size)
+        self._tensors = ViewedTensors(self._files, self._cut.full_sizes)
         weights = {weight.source: weight for part in model.parts() for weight in part.graph.weights.values()}
         self._where = where or (str(checkpoint) if isinstance(checkpoint, Path) else "the checkpoint")
         with reading(self._where):
@@ -60,7 +61,7 @@ class CheckpointWeights:
     @cached_property
     def fingerprint(self) -> str:
         """Differs when the files do; see `quire.weights.fingerprint`."""
-        return fingerprint(self._tensors.files.paths)
+        return fingerprint(self._files.paths)
 
     def read(self, weight: Weight) -> np.ndarray:
         """The rank's array, dequantized where the files hold integers, else in its stored dtype.
@@ -69,9 +70,7 @@ class CheckpointWeights:
         """
         with reading(lambda: f"{self._where}: weight {weight.name}"):
             self._require(weight)
-            array = resolve(weight.source, self._tensors, self._cut)
-            array.setflags(write=False)
-            return array
+            return self._array(weight.source)
 
     def read_quantized(self, weight: Weight) -> QuantizedMatrix | None:
         """The rank's matrix in integers, of `weight.scheme`; None when the files hold floating-point numbers.
@@ -80,20 +79,51 @@ class CheckpointWeights:
         """
         with reading(lambda: f"{self._where}: weight {weight.name}"):
             self._require(weight)
-            if all(self._tensors.scheme(tensor.name) == PLAIN for tensor in used_tensors(weight.source, self._tensors)):
+            if self._is_in_numbers(weight):
                 return None
-            stored = stored_scheme(weight.source, self._tensors)
-            if stored != weight.scheme:
-                names = ", ".join(_first_few(used_tensors(weight.source, self._tensors)))
-                held = stored if stored != PLAIN else "integers that do not join"
-                raise ModelError(
-                    f"weight {weight.name} cannot be read as {weight.scheme}", because=f"{names}: stored as {held}"
-                )
             return resolve_quantized(weight.source, self._tensors, self._cut)
+
+    def pieces(self, weight: Weight) -> Iterator[np.ndarray | QuantizedMatrix]:
+        """The rank's rows, in order, tensor by tensor, where `read` and `read_quantized` would join them.
+
+        Integers where the weight has a scheme and the files hold it, else arrays. Raises as those two do.
+        """
+        with reading(lambda: f"{self._where}: weight {weight.name}"):
+            self._require(weight)
+            in_numbers = weight.scheme == PLAIN or self._is_in_numbers(weight)
+        for part in row_parts(weight.source, self._tensors, self._cut):
+            with reading(lambda: f"{self._where}: weight {weight.name}"):
+                piece = self._array(part) if in_numbers else resolve_quantized(part, self._tensors, self._cut)
+            yield piece
+
+    def for_rank(self, rank: int) -> CheckpointWeights:
+        """The source of another rank's cuts, over the same files."""
+        if rank == self._rank:
+            return self
+        ignorable, where = self._ignorable_tensors, self._where
+        return CheckpointWeights(self._files, self._model, rank, self._world_size, ignorable, where=where)
 
     def stored_scheme(self, weight: Weight) -> str:
         """The scheme in which `read_quantized` can give the weight, or "plain"."""
         return stored_scheme(weight.source, self._tensors)
+
+    def _array(self, source: Source) -> np.ndarray:
+        array = resolve(source, self._tensors, self._cut)
+        array.setflags(write=False)
+        return array
+
+    def _is_in_numbers(self, weight: Weight) -> bool:
+        """Whether the files hold floating-point numbers. Raises ModelError for integers of another scheme."""
+        if all(self._tensors.scheme(tensor.name) == PLAIN for tensor in used_tensors(weight.source, self._tensors)):
+            return True
+        stored = stored_scheme(weight.source, self._tensors)
+        if stored != weight.scheme:
+            names = ", ".join(_first_few(used_tensors(weight.source, self._tensors)))
+            held = stored if stored != PLAIN else "integers that do not join"
+            raise ModelError(
+                f"weight {weight.name} cannot be read as {weight.scheme}", because=f"{names}: stored as {held}"
+            )
+        return False
 
     def _require(self, weight: Weight) -> None:
         if not is_complete(weight.source, self._tensors):

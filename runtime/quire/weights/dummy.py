@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +13,7 @@ import numpy as np
 from quire.errors import ConfigError
 from quire.graph.ir import ModelGraph, OneOf, Source, Src, Weight, source_tensors
 from quire.graph.shapes import concrete
-from quire.weights.source import RankCut, resolve
+from quire.weights.source import RankCut, resolve, row_parts
 
 DUMMY_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -45,6 +45,8 @@ class DummyWeights:
     ) -> None:
         if dtype not in DUMMY_DTYPES:
             raise ConfigError(f"dtype {dtype!r} for random weights", because=f"it is one of {', '.join(DUMMY_DTYPES)}")
+        self._model, self._seed, self._dtype = model, seed, dtype
+        self._rank, self._world_size = rank, world_size
         self._cut = RankCut(model.axes, rank, world_size)
         self._tensors = _RandomTensors(model, seed, DUMMY_DTYPES[dtype], self._cut.full_sizes)
         shapes = {weight.source: weight.shape for part in model.parts() for weight in part.graph.weights.values()}
@@ -54,12 +56,26 @@ class DummyWeights:
 
     def read(self, weight: Weight) -> np.ndarray:
         """The rank's array."""
-        array = resolve(weight.source, self._tensors, self._cut)
-        array.setflags(write=False)
-        return array
+        return self._array(weight.source)
 
     def read_quantized(self, weight: Weight) -> None:
         """None: random numbers are floating-point; a device that wants integers rounds them."""
+
+    def pieces(self, weight: Weight) -> Iterator[np.ndarray]:
+        """The rank's rows, in order, tensor by tensor."""
+        for part in row_parts(weight.source, self._tensors, self._cut):
+            yield self._array(part)
+
+    def for_rank(self, rank: int) -> DummyWeights:
+        """The source of another rank's cuts of the same numbers."""
+        return (
+            self if rank == self._rank else DummyWeights(self._model, self._seed, self._dtype, rank, self._world_size)
+        )
+
+    def _array(self, source: Source) -> np.ndarray:
+        array = resolve(source, self._tensors, self._cut)
+        array.setflags(write=False)
+        return array
 
 
 class _RandomTensors:

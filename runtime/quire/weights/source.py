@@ -112,6 +112,31 @@ def resolve(source: Source, tensors: Tensors, cut: RankCut) -> np.ndarray:
     return out
 
 
+def row_parts(source: Source, tensors: Tensors, cut: RankCut) -> Iterator[Source]:
+    """The rank's parts whose rows, in order, are the source's, options chosen: what needs no joined copy.
+
+    A source joined along another axis is one part; so is a row joined of several tensors.
+    """
+    if isinstance(source, OneOf):
+        yield from row_parts(choose(source, tensors), tensors, cut)
+    elif isinstance(source, Cat) and source.axis == 0:
+        for part in source.parts:
+            yield from row_parts(part, tensors, cut)
+    elif isinstance(source, Stack):
+        for part in own_parts(source, cut):
+            yield from row_parts(part, tensors, cut) if _num_dims(part) > 1 else (part,)
+    else:
+        yield source
+
+
+def _num_dims(source: Source) -> int:
+    if isinstance(source, Src):
+        return len(source.shape)
+    if isinstance(source, Stack):
+        return 1 + _num_dims(source.parts[0])
+    return _num_dims(source.options[0] if isinstance(source, OneOf) else source.parts[0])
+
+
 def _fill(out: np.ndarray, source: Source, tensors: Tensors, cut: RankCut) -> None:
     """Assigns in place: numpy's concatenate goes element by element for the dtypes of ml_dtypes."""
     if isinstance(source, OneOf):

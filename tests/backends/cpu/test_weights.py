@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from quire.errors import ModelError
 from quire.graph.ir import Cat, ModelGraph, OneOf, Src, Stack, Value, Weight
 from quire.graph.shapes import Dim, shape_of
+from quire.weights.source import RankCut, resolve, row_parts
 from tests.backends.cpu.devices import OneNode, cpu_driver, cpu_plan, executor_of, one_node_logits, one_node_model
 from tests.device.conftest import Driver, Line, RandomWeights, build_model
 
@@ -130,36 +133,46 @@ def _stacked(n: OneNode, x: Value) -> Value:
     return n.t.experts(x, ids, weights, w13, w2, act="silu")
 
 
+class Named:
+    """Tensors by name, of which "absent" is not there."""
+
+    def __contains__(self, name: object) -> bool:
+        return name != "absent"
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+    def array(self, source: Src) -> np.ndarray:
+        shape = tuple(dim.evaluate({"vocab": 64}) for dim in source.shape)
+        return np.random.default_rng(sum(map(ord, source.name))).standard_normal(shape).astype(np.float32)
+
+
 class Expressions:
-    """A WeightSource that resolves source expressions itself, and may refuse to resolve any but plain tensors."""
+    """A WeightSource over those tensors, which gives pieces of weights, or joined copies of them, not both."""
 
     total_bytes = 0
 
-    def __init__(self, *, plain_only: bool) -> None:
-        self._plain_only = plain_only
+    def __init__(self, model: ModelGraph, *, in_pieces: bool) -> None:
+        self._in_pieces, self._cut = in_pieces, RankCut(model.axes)
 
     def read(self, weight: Weight) -> np.ndarray:
-        source = weight.source
-        if isinstance(source, Src):
-            if source.name == "absent":
-                raise ModelError("tensor absent is not in the checkpoint")
-            shape = tuple(dim.evaluate({"vocab": 64}) for dim in source.shape)
-            rng = np.random.default_rng(sum(map(ord, source.name)))
-            return rng.standard_normal(shape).astype(np.float32)
-        assert not self._plain_only, "a joined copy was asked for"
-        if isinstance(source, OneOf):
-            return self.read(replace(weight, source=source.options[1]))
-        parts = [self.read(replace(weight, source=part)) for part in source.parts]
-        return np.concatenate(parts, source.axis) if isinstance(source, Cat) else np.stack(parts)
+        assert not self._in_pieces, "a joined copy was asked for"
+        return resolve(weight.source, Named(), self._cut)
+
+    def pieces(self, weight: Weight) -> Iterator[np.ndarray]:
+        assert self._in_pieces
+        for part in row_parts(weight.source, Named(), self._cut):
+            assert isinstance(part, Src)
+            yield resolve(part, Named(), self._cut)
 
 
 @pytest.mark.parametrize("body", [_joined, _stacked])
 def test_joined_weights_are_read_part_by_part(body: object, monkeypatch: pytest.MonkeyPatch) -> None:
     model = one_node_model(body, 48)  # type: ignore[arg-type]
     model = replace(model, axes={**model.axes, "experts": replace(model.axes["vocab"], size=4)})
-    monkeypatch.setattr("tests.backends.cpu.devices.NormalWeights", lambda model: Expressions(plain_only=True))
+    monkeypatch.setattr("tests.backends.cpu.devices.NormalWeights", lambda model: Expressions(model, in_pieces=True))
     found = one_node_logits("cpu", model, STEPS)
-    monkeypatch.setattr("tests.backends.cpu.devices.NormalWeights", lambda model: Expressions(plain_only=False))
+    monkeypatch.setattr("tests.backends.cpu.devices.NormalWeights", lambda model: Expressions(model, in_pieces=False))
     expected = one_node_logits("reference", model, STEPS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from quire.graph.ir import ModelGraph, Src, Weight, source_tensors
 from quire.graph.shapes import concrete
-from quire.weights.source import RankCut, resolve
+from quire.weights.source import RankCut, resolve, row_parts
 
 _MATRIX_GAIN = 1.5  # large enough that every term of the computation shows in the logits
 
@@ -51,6 +52,11 @@ class RandomWeights:
 
     def read_quantized(self, weight: Weight) -> None:
         """None: random numbers are floating-point; a device that wants integers rounds them."""
+
+    def pieces(self, weight: Weight) -> Iterator[np.ndarray]:
+        """The weight's rows, in order, tensor by tensor."""
+        for part in row_parts(weight.source, self._tensors, self._cut):
+            yield self.read(replace(weight, source=part))
 
     def for_rank(self, rank: int) -> RandomWeights:
         """Another rank's source."""

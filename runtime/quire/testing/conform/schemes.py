@@ -73,7 +73,7 @@ def scheme_bits_cases(subject: Subject) -> Iterator[Case]:
                     yield Case(f"L6/{family}/{name}/{what}", _bits_check(family, name, scenario))
 
 
-class _StoredIntegers:
+class _StoredIntegers(WeightSource):
     """A WeightSource whose matrices exist in integers only: rounding what they stand for would give others."""
 
     fingerprint = ""
