@@ -15,7 +15,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from quire.weights.safetensors_file import SafetensorsCheckpoint
+from quire.weights.formats.safetensors.checkpoint import SafetensorsCheckpoint
 
 ARCHITECTURE = {
     "llama": "llama",

@@ -19,7 +19,7 @@ from quire.models import ModelSpec, build_model_from_config
 from quire.reference.device import CAPABILITIES
 from quire.weights.schemes import WeightScheme, quantize
 from tests.weights.test_checkpoint import SHAPE
-from tests.weights.test_quantized_source import Files, random_matrix
+from tests.weights.test_quantized_expressions import Files, random_matrix
 
 PLAIN_ONLY = replace(CAPABILITIES, weight_schemes=frozenset({"plain"}))
 EIGHT_BITS = replace(CAPABILITIES, weight_schemes=frozenset({"plain", "int8"}))

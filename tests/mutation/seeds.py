@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from quire.models import build_model
 from quire.weights import DummyWeights
-from quire.weights.source import used_tensors
+from quire.weights.expressions import used_tensors
 from tests.byte_model import CHAT_TEMPLATE, CONFIG, EOS, save_byte_model
 from tests.gguf_export import add_tokenizer_json, everything, export
 

@@ -28,7 +28,7 @@ from quire.graph.report import schemes_text
 from quire.graph.shard import shard
 from quire.models import ModelSpec, build_model, differing_head
 from quire.weights import CheckpointFiles, CheckpointWeights, DummyWeights, open_checkpoint, open_weights
-from quire.weights.gguf import is_gguf
+from quire.weights.formats.gguf import is_gguf
 from quire.weights.hub import resolve_model
 
 logger = logging.getLogger("quire")

@@ -15,8 +15,8 @@ from quire.graph.passes.assign_schemes import Role, assign_schemes, matrices
 from quire.graph.shapes import num_elements
 from quire.models import ModelSpec
 from quire.weights import CheckpointFiles
-from quire.weights.quantized_formats import OPENERS
-from quire.weights.quantized_source import StoredSchemes
+from quire.weights.formats.quantized.registry import OPENERS
+from quire.weights.quantized_expressions import StoredSchemes
 from quire.weights.schemes import PLAIN, WeightScheme
 
 ALIASES: Mapping[str, Mapping[Role, str]] = {

@@ -34,7 +34,7 @@ class TextSource:
 
 def find_text_source(config: EngineConfig) -> TextSource:
     """Where the tokenizer of a model is. Raises ModelError when it cannot be found."""
-    from quire.weights.gguf import is_gguf
+    from quire.weights.formats.gguf import is_gguf
     from quire.weights.hub import resolve_model
 
     own = config.tokenizer
@@ -60,7 +60,7 @@ def load_text_side(config: EngineConfig) -> tuple[Tokenizer | None, dict[str, An
 
 
 def _read_text_side(config: EngineConfig, path: Path) -> tuple[Tokenizer | None, dict[str, Any]]:
-    from quire.weights.gguf import is_gguf
+    from quire.weights.formats.gguf import is_gguf
     from quire.weights.hub import resolve_model
 
     with reading(path):
@@ -73,7 +73,7 @@ def _read_text_side(config: EngineConfig, path: Path) -> tuple[Tokenizer | None,
 
 def _defaults_of(path: Path) -> dict[str, Any]:
     from quire.tokenizer.generation_config import generation_defaults, sampling_defaults
-    from quire.weights.gguf import generation_config, is_gguf, open_gguf
+    from quire.weights.formats.gguf import generation_config, is_gguf, open_gguf
 
     if is_gguf(path):
         return sampling_defaults(generation_config(open_gguf(path).metadata), str(path))
@@ -86,7 +86,7 @@ def _tokenizer_of(source: TextSource) -> Tokenizer:
     if not source.is_gguf:
         return Tokenizer.from_folder(source.path, chat_template=source.chat_template)
     from quire.tokenizer.gguf import gguf_tokenizer
-    from quire.weights.gguf import end_token_ids, named_token_ids, open_gguf
+    from quire.weights.formats.gguf import end_token_ids, named_token_ids, open_gguf
 
     metadata = open_gguf(Path(source.path)).metadata
     return gguf_tokenizer(

@@ -14,8 +14,8 @@ from quire.models.built_model import BuiltModel
 from quire.models.config.reader import MOST, ConfigReader
 from quire.models.registry import ARCHITECTURES, Family
 from quire.models.stored_head import HEAD_NAMES, tied_embedding
-from quire.weights.gguf import gguf_config, is_gguf, open_gguf
-from quire.weights.quantized_formats import opener_of
+from quire.weights.formats.gguf import gguf_config, is_gguf, open_gguf
+from quire.weights.formats.quantized.registry import opener_of
 
 CHECKPOINT_DTYPES = ("float32", "bfloat16", "float16")
 

@@ -1,4 +1,8 @@
-"""Where weights come from: checkpoints and random numbers, behind the contract's WeightSource."""
+"""Where weights come from: checkpoints and random numbers, behind the contract's WeightSource.
+
+`formats` has a folder for each way in which checkpoints are stored, `schemes` says what quantized matrices are. Above
+them `expressions` resolves what a model's graph says of a weight ("these tensors, joined and cut") over their tensors.
+"""
 
 from __future__ import annotations
 

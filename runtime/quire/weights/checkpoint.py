@@ -15,12 +15,12 @@ from quire.files import reading
 from quire.graph.ir import ModelGraph, OneOf, Source, Src, Weight
 from quire.graph.shapes import concrete
 from quire.weights.checkpoint_files import CheckpointFiles
+from quire.weights.checkpoint_tensors import CheckpointTensors
+from quire.weights.expressions import RankCut, is_complete, resolve, row_parts, used_tensors
 from quire.weights.fingerprint import fingerprint
 from quire.weights.open_checkpoint import open_checkpoint
-from quire.weights.quantized_source import resolve_quantized, stored_scheme
+from quire.weights.quantized_expressions import resolve_quantized, stored_scheme
 from quire.weights.schemes import PLAIN, QuantizedMatrix, WeightScheme
-from quire.weights.source import RankCut, is_complete, resolve, row_parts, used_tensors
-from quire.weights.viewed_tensors import ViewedTensors
 
 _MOST_NAMES_SHOWN = 40
 
@@ -51,7 +51,7 @@ class CheckpointWeights:
         self._model, self._rank, self._world_size = model, rank, world_size
         self._ignorable_tensors = ignorable_tensors
         self._cut = RankCut(model.axes, rank, world_size)
-        self._tensors = ViewedTensors(self._files, self._cut.full_sizes)
+        self._tensors = CheckpointTensors(self._files, self._cut.full_sizes)
         weights = {weight.source: weight for part in model.parts() for weight in part.graph.weights.values()}
         self._where = where or (str(checkpoint) if isinstance(checkpoint, Path) else "the checkpoint")
         with reading(self._where):
@@ -143,7 +143,7 @@ class CheckpointWeights:
         return math.prod(shape[:-1]) * per_row
 
 
-def _first_missing(source: Source, tensors: ViewedTensors) -> list[str]:
+def _first_missing(source: Source, tensors: CheckpointTensors) -> list[str]:
     """Names missing from the option that lacks the fewest."""
     if isinstance(source, OneOf):
         return min((_first_missing(option, tensors) for option in source.options), key=len)
@@ -152,7 +152,9 @@ def _first_missing(source: Source, tensors: ViewedTensors) -> list[str]:
     return [name for part in source.parts for name in _first_missing(part, tensors)]
 
 
-def _check(where: str, sources: dict[Source, None], tensors: ViewedTensors, ignorable_tensors: Sequence[str]) -> None:
+def _check(
+    where: str, sources: dict[Source, None], tensors: CheckpointTensors, ignorable_tensors: Sequence[str]
+) -> None:
     used: dict[str, None] = {}
     missing: dict[str, None] = {}
     misshaped: dict[str, None] = {}
@@ -190,13 +192,13 @@ def _check(where: str, sources: dict[Source, None], tensors: ViewedTensors, igno
         )
 
 
-def _adds_nothing(name: str, used: Mapping[str, None], tensors: ViewedTensors) -> bool:
+def _adds_nothing(name: str, used: Mapping[str, None], tensors: CheckpointTensors) -> bool:
     """A bias of zeros beside a matrix that the model has no bias for: AutoGPTQ wrote one for every layer."""
     matrix = f"{name.removesuffix('.bias')}.weight"
     return name.endswith(".bias") and matrix in used and not np.any(tensors.files.tensor(name) != 0)
 
 
-def _present(source: Source, tensors: ViewedTensors) -> Iterator[str]:
+def _present(source: Source, tensors: CheckpointTensors) -> Iterator[str]:
     """Every tensor of an incomplete source that is there: it is not unexpected."""
     children: tuple[Source, ...] = ()
     if isinstance(source, Src):

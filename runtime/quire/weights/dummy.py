@@ -13,7 +13,7 @@ import numpy as np
 from quire.errors import ConfigError
 from quire.graph.ir import ModelGraph, OneOf, Source, Src, Weight, source_tensors
 from quire.graph.shapes import concrete
-from quire.weights.source import RankCut, resolve, row_parts
+from quire.weights.expressions import RankCut, resolve, row_parts
 
 DUMMY_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),

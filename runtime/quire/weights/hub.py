@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quire.errors import ModelError
 from quire.files import reading
-from quire.weights.gguf.location import HubFile, gguf_in, is_gguf
+from quire.weights.formats.gguf.location import HubFile, gguf_in, is_gguf
 
 ALLOWED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """Files that are downloaded: configurations, weights, tokenizers, chat templates."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from quire.files import file_of, read_json_object, reading
 from quire.weights.checkpoint_files import CheckpointFiles
-from quire.weights.gguf.checkpoint import GgufCheckpoint
-from quire.weights.gguf.location import is_gguf
-from quire.weights.quantized_formats import opener_of
-from quire.weights.safetensors_file import SafetensorsCheckpoint
+from quire.weights.formats.gguf.checkpoint import GgufCheckpoint
+from quire.weights.formats.gguf.location import is_gguf
+from quire.weights.formats.quantized.registry import opener_of
+from quire.weights.formats.safetensors.checkpoint import SafetensorsCheckpoint
 
 
 def open_checkpoint(path: Path) -> CheckpointFiles:

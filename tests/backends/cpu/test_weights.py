@@ -13,7 +13,7 @@ import pytest
 from quire.errors import ModelError
 from quire.graph.ir import Cat, ModelGraph, OneOf, Src, Stack, Value, Weight
 from quire.graph.shapes import Dim, shape_of
-from quire.weights.source import RankCut, resolve, row_parts
+from quire.weights.expressions import RankCut, resolve, row_parts
 from tests.backends.cpu.devices import OneNode, cpu_driver, cpu_plan, executor_of, one_node_logits, one_node_model
 from tests.device.conftest import Driver, Line, RandomWeights, build_model
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from quire.graph.ir import ModelGraph, Src, Weight, source_tensors
 from quire.graph.shapes import concrete
-from quire.weights.source import RankCut, resolve, row_parts
+from quire.weights.expressions import RankCut, resolve, row_parts
 
 _MATRIX_GAIN = 1.5  # large enough that every term of the computation shows in the logits
 

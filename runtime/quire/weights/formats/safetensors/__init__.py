@@ -1,0 +1,1 @@
+"""Safetensors files, and the folders of them that make up a checkpoint."""
