@@ -58,8 +58,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_yarn_mscale": ("Llama", {**SHAPE, "rope_parameters": YARN_MSCALE_ROPE}),
     "mistral": ("Mistral", {**SHAPE, "sliding_window": 9}),
     "mistral_full": ("Mistral", {**SHAPE, "sliding_window": None, "head_dim": 32}),
-    "qwen2": ("Qwen2", {**SHAPE, "sliding_window": 9, "max_window_layers": 1}),
     "qwen2_sliding": ("Qwen2", {**SHAPE, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
+    "qwen2": ("Qwen2", {**SHAPE, "sliding_window": 9, "max_window_layers": 1}),
     "qwen3": ("Qwen3", {**SHAPE, "head_dim": 32, "tie_word_embeddings": True}),
     "gemma2": (
         "Gemma2",
@@ -134,7 +134,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-"""Case -> (transformers' class prefix, config)."""
+"""Case -> (transformers' class prefix, config). A family's first case is the one that stands for it."""
+
+FIRST_CASES = tuple({prefix: case for case, (prefix, _) in reversed(FAMILIES.items())}.values())[::-1]
+"""One case of each family."""
 
 SPECIAL_TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
 

@@ -18,27 +18,11 @@ from quire.engine.core import EngineCore
 from quire.engine.messages import EngineRequest
 from quire.sampling_params import SamplingParams
 from quire_cpu.plugin import CAPABILITIES
-from tests.models.checkpoints import VOCAB
+from tests.models.checkpoints import FIRST_CASES, VOCAB
 from tests.models.harness import LoadedModel, load_model
 from tests.models.test_equality import DEVICES, jax_on_the_cpu
 
 __all__ = ["jax_on_the_cpu"]  # a fixture that acts by being here
-
-FAMILIES = (
-    "llama",
-    "mistral",
-    "qwen2_sliding",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "gpt2",
-    "gpt_neox",
-    "olmo2",
-    "mixtral",
-    "qwen3_moe",
-)
-"""One case of each; how a family's other configurations compute is test_equality's matter."""
 
 BLOCK_SIZE, MAX_MODEL_LEN, NUM_TOKENS = 16, 48, 9
 WHOLE, CHUNK = 32, 13
@@ -122,7 +106,7 @@ def run_each_alone(loaded: LoadedModel, case: str) -> Tokens:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("case", FAMILIES)
+@pytest.mark.parametrize("case", FIRST_CASES)
 def test_nothing_else_shows_in_the_tokens(
     case: str, device: str, checkpoint: Callable[[str], Path], references: dict[str, Tokens]
 ) -> None:
