@@ -69,6 +69,7 @@ class OpSpec:
         weight_bytes_read: bytes of the weights that a step reads, of their total, under sizes; None = all of them.
         reads_what_it_gives: of input 0, as many elements are read as the result has, not all.
         reads_whole_rows: the last dimension is needed whole, so that no rank can have a part of it.
+        weight_center: what random numbers for weight 0 spread around; None = 0.
         in_place: (input, output) index pairs that may share memory.
         view: results alias input 0; no work is done.
         row_independent: row t of the result depends on row t of the inputs only (and on the cache).
@@ -90,6 +91,7 @@ class OpSpec:
     workspace: Callable[[OpArgs], Dim] = _no_workspace
     contracts: Callable[[OpArgs], tuple[Dim, ...]] = _no_dims
     weight_bytes_read: Callable[[OpArgs, Mapping[str, int], int], int] | None = None
+    weight_center: Callable[[OpArgs], float] | None = None
     reads_what_it_gives: bool = False
     reads_whole_rows: bool = False
     in_place: tuple[tuple[int, int], ...] = ()

@@ -68,6 +68,7 @@ OP = Op(
         flops=elementwise_flops(5),
         in_place=((0, 0), (1, 0)),
         reads_whole_rows=True,
+        weight_center=lambda args: 1.0 - args.attrs["weight_offset"],
         fused_from=("add", "rms_norm"),
     ),
     reference=add_rms_norm,

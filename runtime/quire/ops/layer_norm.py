@@ -49,6 +49,7 @@ OP = Op(
         flops=elementwise_flops(7),
         in_place=((0, 0),),
         reads_whole_rows=True,
+        weight_center=lambda args: 1.0,
     ),
     reference=layer_norm,
     kit=OpKit(

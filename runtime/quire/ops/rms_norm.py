@@ -48,6 +48,7 @@ OP = Op(
         flops=elementwise_flops(4),
         in_place=((0, 0),),
         reads_whole_rows=True,
+        weight_center=lambda args: 1.0 - args.attrs["weight_offset"],
     ),
     reference=rms_norm,
     kit=OpKit(

@@ -11,8 +11,9 @@ import ml_dtypes
 import numpy as np
 
 from quire.errors import ConfigError
-from quire.graph.ir import ModelGraph, OneOf, Source, Src, Weight, source_tensors
+from quire.graph.ir import ModelGraph, OneOf, Source, Src, Weight
 from quire.graph.shapes import concrete
+from quire.graph.weight_centers import weight_centers
 from quire.weights.expressions import RankCut, resolve, row_parts
 
 DUMMY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -85,16 +86,10 @@ class _RandomTensors:
         self._dtype, self._sizes = dtype, sizes
         self._drawn = np.random.default_rng(seed).standard_normal(_POOL + _BLOCK, np.float32) * np.float32(_SPREAD)
         self._names: set[str] = set()
-        self._centers: dict[str, float] = {}
+        self._centers = weight_centers(model)
         for part in model.parts():
-            weights = part.graph.weights
-            for weight in weights.values():
+            for weight in part.graph.weights.values():
                 self._names.update(tensor.name for tensor in _first_options(weight.source))
-            for node in part.graph.nodes:
-                if node.op.endswith("_norm"):
-                    offset = dict(node.attrs).get("weight_offset", 0.0)
-                    for tensor in source_tensors(weights[node.weights[0]].source):
-                        self._centers[tensor.name] = 1.0 - offset
 
     def __contains__(self, name: object) -> bool:
         return name in self._names

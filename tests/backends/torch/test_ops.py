@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from quire.device.dtypes import numpy_dtype
-from quire.graph.ops import ACTIVATIONS, FUSED_OPS, OPS, PLAIN_OPS
+from quire.graph.ops import ACTIVATIONS, OPS
 from quire.graph.rope import RopeSpec, rope_table
 from quire.reference import REFERENCE
 from quire_torch.linear import product_f32
 from quire_torch.lowering import KERNELS
+from quire_torch.plugin import CAPABILITIES
 from quire_torch.rotary import rotary
 from quire_torch.tensors import host_array, host_tensor, torch_dtype
 
@@ -109,9 +110,9 @@ def test_rotary_is_the_references(dims: int, style: str, dtype: str) -> None:
     _assert_close(host_array(result), expected, OPS["rotary"].tolerance[dtype])
 
 
-def test_every_op_is_among_the_cases() -> None:
+def test_every_op_of_the_devices_is_among_the_cases() -> None:
     with_caches = {"rotary", "cache_write", "paged_attention", "rotary_cache_write"}
-    assert {case.op for case in CASES} | with_caches == PLAIN_OPS | FUSED_OPS
+    assert {case.op for case in CASES} | with_caches == CAPABILITIES.ops | CAPABILITIES.fused_ops
 
 
 def test_a_token_id_outside_the_table_is_refused() -> None:

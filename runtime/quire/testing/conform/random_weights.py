@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from quire.graph.ir import ModelGraph, Src, Weight, source_tensors
+from quire.graph.ir import ModelGraph, Src, Weight
 from quire.graph.shapes import concrete
+from quire.graph.weight_centers import weight_centers
 from quire.weights.expressions import RankCut, resolve, row_parts
 
 _MATRIX_GAIN = 1.5  # large enough that every term of the computation shows in the logits
@@ -66,13 +67,7 @@ class RandomWeights:
 class _Tensors:
     def __init__(self, model: ModelGraph, seed: int, given: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> None:
         self._seed, self._given, self._sizes = seed, given, sizes
-        self._centers: dict[str, float] = {}
-        for part in model.parts():
-            for node in part.graph.nodes:
-                if node.op.endswith("_norm"):
-                    offset = dict(node.attrs).get("weight_offset", 0.0)
-                    for tensor in source_tensors(part.graph.weights[node.weights[0]].source):
-                        self._centers[tensor.name] = 1.0 - offset
+        self._centers = weight_centers(model)
 
     def __contains__(self, name: object) -> bool:
         return True

@@ -53,7 +53,7 @@ class Library(ReferenceLibrary):
 class Plugin:
     """A plugin module as an object; subclasses change one thing."""
 
-    QUIRE_CONTRACT: ClassVar[Any] = (1, 1)
+    QUIRE_CONTRACT: ClassVar[Any] = CAPABILITIES.contract
     library: ClassVar[type[ReferenceLibrary]] = Library
     executor: ClassVar[Callable[..., Any]] = GraphExecutor
     capabilities: ClassVar[Capabilities] = HEALTHY
