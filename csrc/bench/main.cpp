@@ -135,6 +135,7 @@ class Bench {
   // The linears of a layer of a 0.6B model, `copies` times, so that no cache holds the weights.
   void linear(WeightFormat format, int64_t group, bool zeros, const char* name, int64_t m, int copies) {
     const int64_t shapes[][2] = {{4096, 1024}, {1024, 2048}, {6144, 1024}, {1024, 3072}};
+    const LinearKernels& kernels = table_.linear[index_of(format)];
     std::vector<std::unique_ptr<Buffer>> memory, scratch;
     std::vector<PackedLinear> weights;
     double bytes = 0, ops = 0;
@@ -143,7 +144,7 @@ class Bench {
     fill(source.data(), static_cast<int64_t>(source.size()), 5);
     for (int c = 0; c < copies; ++c)
       for (auto [n, k] : shapes) {
-        PackedLinear w = table_.linear_layout(format, n, k, group, zeros);
+        PackedLinear w = kernels.layout(n, k, group, zeros);
         memory.push_back(std::make_unique<Buffer>(w.bytes));
         w.data = memory.back()->data;
         if (c == 0) {
@@ -151,7 +152,7 @@ class Bench {
           PackArgs pack{&w, &segment, 1, nullptr};
           std::atomic<int64_t> next{0};
           team_.run([&](int) {
-            for (int64_t i; (i = next.fetch_add(1)) < w.num_panels;) table_.linear_pack(pack, i, i + 1, nullptr);
+            for (int64_t i; (i = next.fetch_add(1)) < w.num_panels;) kernels.pack(pack, i, i + 1, nullptr);
           });
         } else {
           std::memcpy(w.data, weights[weights.size() - 4].data, static_cast<size_t>(w.bytes));
@@ -159,8 +160,8 @@ class Bench {
         weights.push_back(w);
         bytes += static_cast<double>(w.bytes);
         ops += 2.0 * static_cast<double>(m * n * k);
-        workspace_bytes = std::max(workspace_bytes, table_.linear_workspace_bytes(w, m));
-        scratch_bytes = std::max(scratch_bytes, table_.linear_scratch_bytes(w, m));
+        workspace_bytes = std::max(workspace_bytes, kernels.workspace_bytes(w, m));
+        scratch_bytes = std::max(scratch_bytes, kernels.scratch_bytes(w, m));
       }
     Buffer x(m * 3072 * 4), y(m * 6144 * 4), workspace(workspace_bytes);
     fill(static_cast<float*>(x.data), m * 3072, 9);
@@ -178,9 +179,8 @@ class Bench {
         a.y = static_cast<float*>(y.data);
         a.y_stride = w.n;
         a.workspace = workspace.data;
-        if (const int64_t items = table_.linear_prepare_items(w, m))
-          seconds += run_items(table_.linear_prepare, a, items, scratch);
-        seconds += run_items(table_.linear, a, table_.linear_items(w, m), scratch);
+        if (const int64_t items = kernels.prepare_items(w, m)) seconds += run_items(kernels.prepare, a, items, scratch);
+        seconds += run_items(kernels.run, a, kernels.items(w, m), scratch);
       }
       return seconds;
     });
@@ -188,6 +188,7 @@ class Bench {
 
   // 16 query heads on 8 KV heads of 128, several layers, blocks shuffled.
   void attention(DType dtype, const char* name, int64_t context, int64_t queries, int layers) {
+    const AttentionKernels& kernels = table_.attention[index_of(dtype)];
     KvCache cache{.data = nullptr,
                   .dtype = dtype,
                   .num_blocks = (context + 63) / 64,
@@ -203,7 +204,7 @@ class Bench {
     for (int64_t i = 0; i < cache.num_blocks; ++i) blocks[i] = static_cast<int32_t>(i * 37 % cache.num_blocks);
     Buffer q(queries * q_floats * 4), out(queries * q_floats * 4);
     fill(static_cast<float*>(q.data), queries * q_floats, 3);
-    const int64_t scratch_bytes = table_.attention_scratch_bytes(heads, 8, 128, 128, 64);
+    const int64_t scratch_bytes = kernels.scratch_bytes(heads, 8, 128, 128, 64);
     for (int t = 0; t < team_.size(); ++t) scratch.push_back(std::make_unique<Buffer>(scratch_bytes));
     AttentionArgs a;
     a.q = static_cast<const float*>(q.data);
@@ -216,8 +217,8 @@ class Bench {
     a.block_tables = blocks.data();
     a.block_table_stride = cache.num_blocks;
     a.scale = 0.088f;
-    std::vector<AttentionItem> items(table_.attention_item_capacity(queries, 1, 8, context, 64, team_.size()));
-    std::vector<float> partials(table_.attention_partial_floats(context, heads, 8, 128, 64, team_.size()));
+    std::vector<AttentionItem> items(kernels.item_capacity(queries, 1, 8, context, 64, team_.size()));
+    std::vector<float> partials(kernels.partial_floats(context, heads, 8, 128, 64, team_.size()));
     a.items = items.data();
     a.item_capacity = static_cast<int64_t>(items.size());
     a.partials = partials.data();
@@ -233,9 +234,9 @@ class Bench {
              for (int l = 0; l < layers; ++l) {
                a.cache = cache;
                a.cache.data = memory[l]->data;
-               table_.attention_plan(a, team_.size());
-               seconds += run_items(table_.attention, a, a.num_items, scratch);
-               if (a.num_merges) seconds += run_items(table_.attention_merge, a, a.num_merges, scratch);
+               kernels.plan(a, team_.size());
+               seconds += run_items(kernels.run, a, a.num_items, scratch);
+               if (a.num_merges) seconds += run_items(kernels.merge, a, a.num_merges, scratch);
              }
              return seconds;
            });

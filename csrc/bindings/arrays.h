@@ -12,6 +12,7 @@
 
 #include "../plan/fields.h"
 #include "kernel_types.h"
+#include "weight_formats.h"
 
 namespace quire::bindings {
 
@@ -28,15 +29,6 @@ inline DType dtype_named(const std::string& name) {
   if (name == "float16") return DType::f16;
   if (name == "int8") return DType::i8;
   throw std::invalid_argument("no native dtype " + name);
-}
-
-inline WeightFormat format_named(const std::string& name) {
-  if (name == "float32") return WeightFormat::f32;
-  if (name == "bfloat16") return WeightFormat::bf16;
-  if (name == "float16") return WeightFormat::f16;
-  if (name == "int8") return WeightFormat::int8;
-  if (name == "int4") return WeightFormat::int4;
-  throw std::invalid_argument("no native weight format " + name);
 }
 
 // [rows, k] of 2- or 4-byte elements whose columns are adjacent. bfloat16 comes as its uint16 view.
@@ -67,9 +59,9 @@ struct QuantizedRows {
     const auto has_shape = [](const auto& array, int64_t rows, int64_t columns) {
       return static_cast<int64_t>(array.shape(0)) == rows && static_cast<int64_t>(array.shape(1)) == columns;
     };
-    if ((weight.format != WeightFormat::int8 && weight.format != WeightFormat::int4) ||
-        !has_shape(values, weight.n, weight.k) || !has_shape(scales, weight.n, groups) ||
-        (zeros && !has_shape(*zeros, weight.n, groups)) || zeros.has_value() != (weight.has_zeros != 0))
+    if (!row_of(weight.format).integers || !has_shape(values, weight.n, weight.k) ||
+        !has_shape(scales, weight.n, groups) || (zeros && !has_shape(*zeros, weight.n, groups)) ||
+        zeros.has_value() != (weight.has_zeros != 0))
       throw std::invalid_argument("integers, scales and zero points do not fit the matrix");
     segment = {values.data(), DType::i8, weight.k, weight.n};
     quant = {scales.data(), zeros ? zeros->data() : nullptr, groups};

@@ -171,7 +171,7 @@ void bind_plan(nb::module_& m) {
             if (!weight.data || static_cast<int64_t>(out.shape(0)) != weight.n ||
                 static_cast<int64_t>(out.shape(1)) != weight.k)
               throw std::invalid_argument("the matrix is not packed, or out has another shape");
-            self.kernels().linear_unpack(weight, 0, weight.n, out.data());
+            self.kernels().linear[index_of(weight.format)].unpack(weight, 0, weight.n, out.data());
           },
           "what the packed matrix stands for, in float32")
       .def("fill_vector",
@@ -222,7 +222,7 @@ void bind_plan(nb::module_& m) {
       .def_prop_ro("ops", &Plan::ops)
       .def_prop_ro("panel_columns",
                    [](const Plan& self) {
-                     return self.kernels().linear_layout(WeightFormat::f32, 1, 1, 0, false).panel_columns;
+                     return self.kernels().linear[index_of(WeightFormat::f32)].layout(1, 1, 0, false).panel_columns;
                    })
       .def("write_packed",
            [](Plan& self, const std::string& path) {

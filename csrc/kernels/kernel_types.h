@@ -22,6 +22,8 @@ template <class Args>
 using RangeKernel = void (*)(const Args& args, int64_t begin, int64_t end, void* scratch);
 
 enum class DType : int32_t { f32 = 0, bf16 = 1, f16 = 2, i8 = 3, i32 = 4 };
+constexpr int kCacheDTypes = 4;  // of a KV cache: f32, bf16, f16, i8
+constexpr int index_of(DType t) { return static_cast<int>(t); }
 
 constexpr int64_t dtype_bytes(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : (t == DType::i8 ? 1 : 2); }
 
@@ -41,6 +43,8 @@ enum class WeightFormat : int32_t {
   int4 = 4,  // 4 bits, scale per group (32, 64, 128); zero point 8, or per group when has_zeros.
              // Activations are quantized to 8 bits per (row, 32 inputs).
 };
+constexpr int kWeightFormats = 5;
+constexpr int index_of(WeightFormat f) { return static_cast<int>(f); }
 
 // Rows [n, n + num_rows) of a weight matrix, K elements each, as they lie in a checkpoint (maybe mmap).
 // Several segments in order make one packed matrix: a merged linear needs no joined copy.
@@ -59,15 +63,15 @@ struct QuantSource {
   int64_t scale_stride = 0;
 };
 
-// A weight matrix in the layout of one table. Make it with KernelTable::linear_layout, allocate `bytes`
-// at 64-byte alignment, point `data` there, then run linear_pack over all panels.
+// A weight matrix in the layout of one table. Make it with LinearKernels::layout, allocate `bytes`
+// at 64-byte alignment, point `data` there, then run LinearKernels::pack over all panels.
 struct PackedLinear {
   WeightFormat format = WeightFormat::f32;
   int64_t n = 0;  // output features
   int64_t k = 0;  // input features
   int64_t group_size = 0;  // quantized formats; 0 = per channel
   int32_t has_zeros = 0;  // int4 with zero points of its own
-  int64_t num_panels = 0;  // items of linear_pack; a panel is `panel_columns` output features
+  int64_t num_panels = 0;  // items of pack; a panel is `panel_columns` output features
   int64_t panel_columns = 0;
   int64_t panel_bytes = 0;
   int64_t bytes = 0;  // of the whole matrix
@@ -93,7 +97,7 @@ struct LinearArgs {
   int64_t residual_stride = 0;
   float* y = nullptr;  // [M, N] stride y_stride; must not overlap x
   int64_t y_stride = 0;
-  void* workspace = nullptr;  // linear_workspace_bytes(), shared by all threads, 64-byte aligned
+  void* workspace = nullptr;  // workspace_bytes(), shared by all threads, 64-byte aligned
   int64_t next_bytes = 0;  // a hint: from a call's last item's weights to those the thread needs next; 0 = not known
   // Not null (then it is the table's own `activation`): y holds the gate's values, and becomes act(y) * result.
   RangeKernel<ActivationArgs> gate = nullptr;
@@ -293,9 +297,9 @@ struct AttentionArgs {
   int32_t causal = 1;  // 0: every row sees all seq_lens[s] keys (window must be 0)
   const float* sinks = nullptr;  // [heads] logits that take part in the denominator only
   const float* alibi_slopes = nullptr;  // [heads] adds slope * (j - i) to the score
-  // Filled by attention_plan, or by the caller before it:
+  // Filled by AttentionKernels::plan, or by the caller before it:
   AttentionItem* items = nullptr;  // [item_capacity]: work list, then (behind it) the merge list
-  int64_t item_capacity = 0;  // attention_item_capacity()
+  int64_t item_capacity = 0;  // AttentionKernels::item_capacity()
   int64_t num_items = 0;
   int64_t num_merges = 0;
   float* partials = nullptr;  // scratch for split contexts; nullptr or small: fewer splits, same bits
@@ -317,27 +321,42 @@ struct DrawNoise {
 
 // ---------------------------------------------------------------------------------------------
 
-struct KernelTable {
-  const char* isa;  // "portable", "avx2", ...
-
-  // Linear. The layout belongs to the table that made it. N, K >= 1, any.
-  //   int8: group_size 0, 16 or a multiple of 32 up to 512. int4: group_size 32, 64 or 128. Float formats: 0.
-  PackedLinear (*linear_layout)(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros);
-  RangeKernel<PackArgs> linear_pack;  // items: weight->num_panels; no scratch
-  // Inverse of linear_pack, for tests and export: f32 rows [begin, end) of W into out [end - begin, K].
-  void (*linear_unpack)(const PackedLinear& weight, int64_t begin, int64_t end, float* out);
-  // A linear is: (prepare over its items, barrier,) linear over its items. No prepare when prepare_items is 0.
-  // Item i of prepare reads rows [i * r, (i + 1) * r) of x, r = linear_prepare_rows; items past the last row read none.
+// The kernels of one weight format. N, K >= 1, any. A table has no kernels of a format whose `run` is nullptr.
+struct LinearKernels {
+  // The layout belongs to the table that made it. Which group sizes and zero points a format has: weight_formats.h.
+  PackedLinear (*layout)(int64_t n, int64_t k, int64_t group_size, bool has_zeros);
+  RangeKernel<PackArgs> pack;  // items: weight->num_panels; no scratch
+  // Inverse of pack, for tests and export: f32 rows [begin, end) of W into out [end - begin, K].
+  void (*unpack)(const PackedLinear& weight, int64_t begin, int64_t end, float* out);
+  // A linear is: (prepare over its items, barrier,) run over its items. No prepare when prepare_items is 0.
+  // Item i of prepare reads rows [i * r, (i + 1) * r) of x, r = prepare_rows; items past the last row read none.
   // What it leaves in the workspace depends on x and on the weight's format, k, group_size and has_zeros: matrices of
   // different n share it. Items of the linear are cut by n and m: matrices of equal n and format are cut alike.
-  int64_t (*linear_workspace_bytes)(const PackedLinear& weight, int64_t m);  // shared; grows with m
-  int64_t (*linear_prepare_items)(const PackedLinear& weight, int64_t m);
-  RangeKernel<LinearArgs> linear_prepare;  // no scratch
-  int64_t (*linear_prepare_rows)(const PackedLinear& weight, int64_t m);  // rows of x that one of its items reads
-  int64_t (*linear_items)(const PackedLinear& weight, int64_t m);
-  int64_t (*linear_scratch_bytes)(const PackedLinear& weight, int64_t m);  // per thread; grows with m, bounded
-  RangeKernel<LinearArgs> linear;
+  int64_t (*workspace_bytes)(const PackedLinear& weight, int64_t m);  // shared; grows with m
+  int64_t (*prepare_items)(const PackedLinear& weight, int64_t m);
+  RangeKernel<LinearArgs> prepare;  // no scratch
+  int64_t (*prepare_rows)(const PackedLinear& weight, int64_t m);  // rows of x that one of its items reads
+  int64_t (*items)(const PackedLinear& weight, int64_t m);
+  int64_t (*scratch_bytes)(const PackedLinear& weight, int64_t m);  // per thread; grows with m, bounded
+  RangeKernel<LinearArgs> run;
+};
 
+// The kernels of one cache dtype: one thread calls plan; then run over args.num_items; and, when args.num_merges > 0, a
+// barrier and merge over args.num_merges.
+// Contexts are always summed in fixed spans of positions, so a split never changes a bit.
+struct AttentionKernels {
+  int64_t (*item_capacity)(int64_t max_tokens, int64_t max_seqs, int64_t kv_heads, int64_t max_len, int64_t block_size,
+                           int64_t num_threads);
+  int64_t (*partial_floats)(int64_t max_len, int64_t heads, int64_t kv_heads, int64_t v_head_dim, int64_t block_size,
+                            int64_t num_threads);  // enough for every useful split
+  void (*plan)(AttentionArgs& args, int64_t num_threads);  // aborts on a too small item_capacity
+  int64_t (*scratch_bytes)(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t v_head_dim, int64_t block_size);
+  RangeKernel<AttentionArgs> run;
+  RangeKernel<AttentionArgs> merge;  // no scratch
+};
+
+// Rows to rows, and rows into the cache.
+struct RowKernels {
   RangeKernel<RmsNormArgs> rms_norm;
   RangeKernel<AddRmsNormArgs> add_rms_norm;
   RangeKernel<LayerNormArgs> layer_norm;
@@ -349,23 +368,12 @@ struct KernelTable {
   RangeKernel<EmbeddingArgs> embedding;  // and take_rows / gather of MoE: table = x, dtype f32
   RangeKernel<CombineRowsArgs> combine_rows;
   RangeKernel<RowReduceArgs> row_reduce;
-
   RangeKernel<RotaryArgs> rotary;
   RangeKernel<CacheWriteArgs> cache_write;  // with args.rotary: the fused rotary_cache_write
+};
 
-  // Attention: one thread calls attention_plan; then attention over args.num_items; and, when
-  // args.num_merges > 0, a barrier and attention_merge over args.num_merges.
-  // Contexts are always summed in fixed spans of positions, so a split never changes a bit.
-  int64_t (*attention_item_capacity)(int64_t max_tokens, int64_t max_seqs, int64_t kv_heads, int64_t max_len,
-                                     int64_t block_size, int64_t num_threads);
-  int64_t (*attention_partial_floats)(int64_t max_len, int64_t heads, int64_t kv_heads, int64_t v_head_dim,
-                                      int64_t block_size, int64_t num_threads);  // enough for every useful split
-  void (*attention_plan)(AttentionArgs& args, int64_t num_threads);  // aborts on a too small item_capacity
-  int64_t (*attention_scratch_bytes)(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t v_head_dim,
-                                     int64_t block_size);
-  RangeKernel<AttentionArgs> attention;
-  RangeKernel<AttentionArgs> attention_merge;  // no scratch
-
+// The passes over a row of logits that drawing a token takes.
+struct DrawKernels {
   // maxima[b] = the largest of block b of x[n]; the last block may be short.
   void (*block_maxima)(const float* x, int64_t n, float* maxima);
   // Random bits of the kDrawBlock tokens from `first`, a multiple of 4; returns the largest.
@@ -374,6 +382,14 @@ struct KernelTable {
   double (*score_masses)(const float* x, int64_t n, float largest, float temperature, float* scores, float* masses);
   // sums[l] = the masses of scores that are not below limits[l], for kMassLimits limits.
   void (*masses_above)(const float* scores, const float* masses, int64_t n, const float* limits, double* sums);
+};
+
+struct KernelTable {
+  const char* isa;  // "portable", "avx2", ...
+  LinearKernels linear[kWeightFormats];  // at index_of(format of the weight)
+  AttentionKernels attention[kCacheDTypes];  // at index_of(dtype of the cache)
+  RowKernels rows;
+  DrawKernels draw;
 };
 
 }  // namespace quire

@@ -79,15 +79,15 @@ float score_that_reaches(std::vector<float>& chosen, double before, double neede
 float top_p_limit_of_all(const Row& row, float top_p, const KernelTable& kernels, DrawWork& work) {
   work.scores.resize(static_cast<size_t>(row.vocab));
   work.masses.resize(static_cast<size_t>(row.vocab));
-  const double total =
-      kernels.score_masses(row.logits, row.vocab, row.largest, row.temperature, work.scores.data(), work.masses.data());
+  const double total = kernels.draw.score_masses(row.logits, row.vocab, row.largest, row.temperature,
+                                                 work.scores.data(), work.masses.data());
   const double needed = static_cast<double>(top_p) * total;
   float limits[kMassLimits] = {-1.0f, -2.5f, -5.0f, -8.0f, -12.0f, -20.0f};
   float low = kEverything, high = 1.0f;  // the bracket: [low, high)
   double above = 0.0;                    // the mass from `high` up
   for (int pass = 0; pass < kTopPPasses; ++pass) {
     double sums[kMassLimits];
-    kernels.masses_above(work.scores.data(), work.masses.data(), row.vocab, limits, sums);
+    kernels.draw.masses_above(work.scores.data(), work.masses.data(), row.vocab, limits, sums);
     for (int l = 0; l < kMassLimits; ++l) {
       if (sums[l] >= needed) {
         low = limits[l];
@@ -134,14 +134,14 @@ float survival_limit(const Row& row, const DrawParams& params, const KernelTable
 
 float gumbel_noise(const DrawParams& params, int32_t token, const KernelTable& kernels) {
   uint32_t bits[kDrawBlock];
-  kernels.noise_bits(noise_of(params), static_cast<uint32_t>(token) & ~3u, bits);
+  kernels.draw.noise_bits(noise_of(params), static_cast<uint32_t>(token) & ~3u, bits);
   return gumbel_of_bits(bits[token & 3]);
 }
 
 int32_t draw_token(const float* logits, int64_t vocab, float largest, int32_t likeliest, const DrawParams& params,
                    const KernelTable& kernels, DrawWork& work) {
   work.maxima.resize(static_cast<size_t>((vocab + kDrawBlock - 1) / kDrawBlock));
-  kernels.block_maxima(logits, vocab, work.maxima.data());
+  kernels.draw.block_maxima(logits, vocab, work.maxima.data());
   const Row row{logits, vocab, largest, params.temperature, work.maxima};
   const float limit = survival_limit(row, params, kernels, work);
   // The likeliest token first: its total tells which others have a chance. Then in order of id, so that of equal
@@ -155,7 +155,7 @@ int32_t draw_token(const float* logits, int64_t vocab, float largest, int32_t li
     if (row.score(work.maxima[block]) < contender) continue;
     const auto first = static_cast<int64_t>(block) * kDrawBlock;
     uint32_t bits[kDrawBlock];
-    if (kernels.noise_bits(noise, static_cast<uint32_t>(first), bits) < needed) continue;
+    if (kernels.draw.noise_bits(noise, static_cast<uint32_t>(first), bits) < needed) continue;
     for (int64_t i = first; i < row.end_of(block); ++i) {
       if (bits[i - first] < needed) continue;
       const float score = row.score(logits[i]);

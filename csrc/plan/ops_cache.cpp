@@ -56,7 +56,7 @@ class Rotary final : public RowOp {
     args.head_dim = x_.width / heads_;
     args.y = step.pointer<float>(y_);
     args.y_stride = y_.row_stride;
-    run_kernel(step.kernels.rotary, args, begin, end);
+    run_kernel(step.kernels.rows.rotary, args, begin, end);
   }
 
  private:
@@ -106,7 +106,7 @@ class CacheWrite final : public RowOp {
 
   int64_t piece(int64_t tokens) const override { return tokens_together(tokens); }
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
-    run_kernel(step.kernels.cache_write, write_args(step, at_, k_, v_), begin, end);
+    run_kernel(step.kernels.rows.cache_write, write_args(step, at_, k_, v_), begin, end);
   }
 
  private:
@@ -128,7 +128,7 @@ class RotaryCacheWrite final : public RowOp {
     const RotaryArgs rotary = rotary_.args(step);  // of no queries
     CacheWriteArgs args = write_args(step, at_, k_, v_);
     args.rotary = &rotary;
-    run_kernel(step.kernels.cache_write, args, begin, end);
+    run_kernel(step.kernels.rows.cache_write, args, begin, end);
   }
 
  private:
@@ -166,7 +166,7 @@ class PagedAttention final : public Op {
       r.attention.emplace_back();
       r.attention.back().shape = shape;
     }
-    kernels_ = &r.kernels;
+    kernels_ = &r.kernels.attention[index_of(cache.dtype)];
     attention_ = &r.attention;
     shape_ = cache;
   }
@@ -174,27 +174,27 @@ class PagedAttention final : public Op {
   void require(const PlanLimits& limits, Requirements& needs) override {
     AttentionWork& work = (*attention_)[work_];
     if (work.items.empty())
-      work.items.resize(static_cast<size_t>(kernels_->attention_item_capacity(
+      work.items.resize(static_cast<size_t>(kernels_->item_capacity(
           limits.max_tokens, limits.max_seqs, shape_.kv_heads, limits.max_len, shape_.block_size, needs.num_threads)));
-    needs.partials(kernels_->attention_partial_floats(limits.max_len, heads_, shape_.kv_heads, shape_.v_head_dim,
-                                                      shape_.block_size, needs.num_threads));
-    needs.scratch(kernels_->attention_scratch_bytes(heads_, shape_.kv_heads, shape_.head_dim, shape_.v_head_dim,
-                                                    shape_.block_size));
+    needs.partials(kernels_->partial_floats(limits.max_len, heads_, shape_.kv_heads, shape_.v_head_dim,
+                                            shape_.block_size, needs.num_threads));
+    needs.scratch(
+        kernels_->scratch_bytes(heads_, shape_.kv_heads, shape_.head_dim, shape_.v_head_dim, shape_.block_size));
   }
 
   void run(StepContext& step) override {
     AttentionArgs args = arguments(step);
     AttentionWork& work = step.attention[work_];
     if (!work.planned) {
-      step.kernels.attention_plan(args, step.pool.num_threads());
+      kernels_->plan(args, step.pool.num_threads());
       work.num_items = args.num_items;
       work.num_merges = args.num_merges;
       work.planned = true;
     }
     args.num_items = work.num_items;
     args.num_merges = work.num_merges;
-    step.run(step.kernels.attention, args, args.num_items, StepContext::kInlineElements);
-    if (args.num_merges) step.run(step.kernels.attention_merge, args, args.num_merges, heads_ * shape_.v_head_dim);
+    step.run(kernels_->run, args, args.num_items, StepContext::kInlineElements);
+    if (args.num_merges) step.run(kernels_->merge, args, args.num_merges, heads_ * shape_.v_head_dim);
   }
 
  private:
@@ -234,7 +234,7 @@ class PagedAttention final : public Op {
   int64_t sinks_, alibi_slopes_;  // vectors [heads], -1 = none
   size_t work_ = 0;
   KvCache shape_;
-  const KernelTable* kernels_;
+  const AttentionKernels* kernels_;  // of the cache's dtype
   std::vector<AttentionWork>* attention_;
 };
 

@@ -103,7 +103,7 @@ class Experts final : public Op {
     needs.workspace(plan_memory(rows).bytes);
     // An expert is chosen at most once a token.
     needs.scratch(
-        std::max(kernels_->linear_scratch_bytes(*up_[0], tokens), kernels_->linear_scratch_bytes(*down_[0], tokens)));
+        std::max(linear(*up_[0]).scratch_bytes(*up_[0], tokens), linear(*down_[0]).scratch_bytes(*down_[0], tokens)));
     order_.resize(static_cast<size_t>(rows));
     source_.resize(static_cast<size_t>(rows));
     used_.reserve(up_.size());
@@ -120,7 +120,7 @@ class Experts final : public Op {
     std::byte* workspace = step.workspace + memory.linear;
     const EmbeddingArgs gather{
         source_.data(), step.pointer<float>(x_), DType::f32, tokens, x_.row_stride, 1.0f, x_.width, gathered, x_.width};
-    step.run(kernels_->embedding, gather, rows, x_.width);
+    step.run(kernels_->rows.embedding, gather, rows, x_.width);
     multiply(step, up_, gathered, x_.width, hidden, 2 * mlp_, workspace, memory.linear_bytes);
     ActivationArgs gate = activation_;
     gate.x = hidden;
@@ -128,12 +128,12 @@ class Experts final : public Op {
     gate.x_stride = gate.up_stride = gate.y_stride = 2 * mlp_;
     gate.dim = mlp_;
     gate.y = hidden;
-    step.run(kernels_->activation, gate, rows, 4 * mlp_);
+    step.run(kernels_->rows.activation, gate, rows, 4 * mlp_);
     multiply(step, down_, hidden, 2 * mlp_, gathered, y_.width, workspace, memory.linear_bytes);
     const CombineRowsArgs combine{gathered,     y_.width, order_.data(), step.pointer<float>(weights_),
                                   ids_.width,   0,        y_.width,      step.pointer<float>(y_),
                                   y_.row_stride};
-    step.run(kernels_->combine_rows, combine, tokens, ids_.width * y_.width);
+    step.run(kernels_->rows.combine_rows, combine, tokens, ids_.width * y_.width);
   }
 
  private:
@@ -141,12 +141,14 @@ class Experts final : public Op {
     int64_t hidden, linear, linear_bytes, bytes;
   };
 
+  const LinearKernels& linear(const PackedLinear& w) const { return kernels_->linear[index_of(w.format)]; }
+
   // [rows, D] gathered and results, [rows, 2 * mlp] hidden, then the linears' workspaces of all used experts.
   Memory plan_memory(int64_t rows) {
     max_rows_ = rows;
     const int64_t experts = static_cast<int64_t>(up_.size());
     const auto bound = [&](const PackedLinear& w) {  // workspaces grow at most linearly beyond a few rows each
-      return kernels_->linear_workspace_bytes(w, rows) + experts * (kernels_->linear_workspace_bytes(w, 16) + 64);
+      return linear(w).workspace_bytes(w, rows) + experts * (linear(w).workspace_bytes(w, 16) + 64);
     };
     Memory memory{};
     memory.hidden = round_up(rows * std::max(x_.width, y_.width) * 4, 64);
@@ -202,17 +204,18 @@ class Experts final : public Op {
       args.y = y + starts_[u] * y_stride;
       args.y_stride = y_stride;
       args.workspace = workspace + offset;
-      offset += round_up(kernels_->linear_workspace_bytes(matrix, args.m), 64);
+      offset += round_up(linear(matrix).workspace_bytes(matrix, args.m), 64);
       if (offset > workspace_bytes)
         throw std::length_error("experts: the kernels' workspace grows faster than linearly");
       args_.push_back(args);
       item_starts_[u] = items;
-      items += kernels_->linear_items(matrix, args.m);
-      prepare_items += kernels_->linear_prepare_items(matrix, args.m);
+      items += linear(matrix).items(matrix, args.m);
+      prepare_items += linear(matrix).prepare_items(matrix, args.m);
     }
     if (prepare_items)
       for (const LinearArgs& args : args_)
-        step.run(kernels_->linear_prepare, args, kernels_->linear_prepare_items(*args.weight, args.m), args.weight->k);
+        step.run(linear(*args.weight).prepare, args, linear(*args.weight).prepare_items(*args.weight, args.m),
+                 args.weight->k);
     item_starts_[used_.size()] = items;
     step.pool.parallel_for(items, [&](int64_t begin, int64_t end, int thread) {
       size_t u =
@@ -222,7 +225,8 @@ class Experts final : public Op {
           1;
       for (; begin < end; ++u) {
         const int64_t stop = std::min(end, item_starts_[u + 1]);
-        kernels_->linear(args_[u], begin - item_starts_[u], stop - item_starts_[u], step.thread_scratch(thread));
+        linear(*args_[u].weight)
+            .run(args_[u], begin - item_starts_[u], stop - item_starts_[u], step.thread_scratch(thread));
         begin = stop;
       }
     });

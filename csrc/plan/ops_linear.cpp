@@ -14,20 +14,20 @@ class LinearOp : public RowConsumer {
  public:
   void require(const PlanLimits& limits, Requirements& needs) override {
     const int64_t rows = max_rows(x_, limits);
-    needs.workspace(kernels_->linear_workspace_bytes(*matrix_, rows));
-    needs.scratch(kernels_->linear_scratch_bytes(*matrix_, rows));
+    needs.workspace(kernels_->workspace_bytes(*matrix_, rows));
+    needs.scratch(kernels_->scratch_bytes(*matrix_, rows));
   }
 
   const Operand& consumed() const override { return x_; }
   int64_t prepared_together(const StepContext& step) const override {
     const int64_t rows = step.rows(x_);
-    return kernels_->linear_prepare_items(*matrix_, rows) ? kernels_->linear_prepare_rows(*matrix_, rows) : 0;
+    return kernels_->prepare_items(*matrix_, rows) ? kernels_->prepare_rows(*matrix_, rows) : 0;
   }
   void prepare_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const LinearArgs args = arguments(step);
-    const int64_t rows = kernels_->linear_prepare_rows(*matrix_, args.m);
-    const int64_t items = end < args.m ? end / rows : kernels_->linear_prepare_items(*matrix_, args.m);
-    kernels_->linear_prepare(args, begin / rows, items, nullptr);
+    const int64_t rows = kernels_->prepare_rows(*matrix_, args.m);
+    const int64_t items = end < args.m ? end / rows : kernels_->prepare_items(*matrix_, args.m);
+    kernels_->prepare(args, begin / rows, items, nullptr);
   }
 
  protected:
@@ -36,8 +36,8 @@ class LinearOp : public RowConsumer {
         y_(f.operand("y")),
         weight_(f.integer("weight")),
         bias_(f.optional_integer("bias")),
-        kernels_(&r.kernels),
-        matrix_(&r.weights.linear(weight_)) {
+        matrix_(&r.weights.linear(weight_)),
+        kernels_(&r.kernels.linear[index_of(matrix_->format)]) {
     if (x_.width != matrix_->k) throw f.error("x", "does not fit the weight");
     if (bias_ >= 0 && r.weights.vector_size(bias_) != matrix_->n) throw f.error("bias", "does not fit the weight");
   }
@@ -56,14 +56,14 @@ class LinearOp : public RowConsumer {
   }
   void prepare(const StepContext& step, const LinearArgs& args) const {
     if (!prepares_) return;
-    if (const int64_t items = kernels_->linear_prepare_items(*matrix_, args.m))
-      step.run(kernels_->linear_prepare, args, items, x_.width);
+    if (const int64_t items = kernels_->prepare_items(*matrix_, args.m))
+      step.run(kernels_->prepare, args, items, x_.width);
   }
 
   Operand x_, y_;
   int64_t weight_, bias_;
-  const KernelTable* kernels_;
   const PackedLinear* matrix_;
+  const LinearKernels* kernels_;  // of the matrix's format
 };
 
 // y = x @ W^T (+ bias); linear_add: (+ residual), which may lie where y does.
@@ -83,8 +83,8 @@ class Linear final : public LinearOp {
       args.residual_stride = residual_.row_stride;
     }
     prepare(step, args);
-    const int64_t items = kernels_->linear_items(*matrix_, args.m);
-    step.run(kernels_->linear, args, items, 1 + args.m * matrix_->n * matrix_->k / (items * 4));
+    const int64_t items = kernels_->items(*matrix_, args.m);
+    step.run(kernels_->run, args, items, 1 + args.m * matrix_->n * matrix_->k / (items * 4));
   }
 
  private:
@@ -109,9 +109,9 @@ class GatedLinear final : public LinearOp {
     LinearArgs up = gate_args;
     up.weight = &up_half;
     if (up.bias) up.bias += gate_half.n;
-    up.gate = kernels_->activation;
+    up.gate = step.kernels.rows.activation;
     up.act = act_;
-    const int64_t items = kernels_->linear_items(gate_half, up.m), results = up.m * gate_half.n / items;
+    const int64_t items = kernels_->items(gate_half, up.m), results = up.m * gate_half.n / items;
     const int64_t together = std::max<int64_t>(1, kResultsTogether / std::max<int64_t>(results, 1));
     const int64_t item_bytes = gate_half.num_panels % items ? 0 : gate_half.bytes / items;  // 0: rows are cut too
     step.for_items(items, 1 + results * gate_half.k / 2, [&](int64_t begin, int64_t end, int thread) {
@@ -119,8 +119,8 @@ class GatedLinear final : public LinearOp {
         const int64_t stop = std::min(begin + together, end);
         LinearArgs gate = gate_args;
         gate.next_bytes = together == 1 || item_bytes ? gate_half.bytes - (stop - begin - 1) * item_bytes : 0;
-        kernels_->linear(gate, begin, stop, step.thread_scratch(thread));
-        kernels_->linear(up, begin, stop, step.thread_scratch(thread));
+        kernels_->run(gate, begin, stop, step.thread_scratch(thread));
+        kernels_->run(up, begin, stop, step.thread_scratch(thread));
       }
     });
   }

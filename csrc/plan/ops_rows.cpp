@@ -28,7 +28,7 @@ class RmsNorm final : public RowOp {
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const RmsNormArgs args{f32(step, x_), x_.row_stride, step.weights.vector(weight_), offset_, eps_, dim_, groups_,
                            f32(step, y_), y_.row_stride};
-    run_kernel(step.kernels.rms_norm, args, begin, end);
+    run_kernel(step.kernels.rows.rms_norm, args, begin, end);
   }
 
  private:
@@ -57,7 +57,7 @@ class AddRmsNorm final : public RowOp {
         f32(step, a_), a_.row_stride, f32(step, b_), b_.row_stride,   step.weights.vector(weight_),
         offset_,       eps_,          a_.width,      f32(step, sum_), sum_.row_stride,
         f32(step, y_), y_.row_stride};
-    run_kernel(step.kernels.add_rms_norm, args, begin, end);
+    run_kernel(step.kernels.rows.add_rms_norm, args, begin, end);
   }
 
  private:
@@ -82,7 +82,7 @@ class LayerNorm final : public RowOp {
     const LayerNormArgs args{
         f32(step, x_), x_.row_stride, step.weights.vector(weight_), step.weights.vector(bias_), eps_, x_.width,
         f32(step, y_), y_.row_stride};
-    run_kernel(step.kernels.layer_norm, args, begin, end);
+    run_kernel(step.kernels.rows.layer_norm, args, begin, end);
   }
 
  private:
@@ -100,7 +100,7 @@ class ActivationOp final : public RowOp {
 
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const ActivationArgs args{act_, f32(step, x_), x_.row_stride, nullptr, 0, x_.width, f32(step, y_), y_.row_stride};
-    run_kernel(step.kernels.activation, args, begin, end);
+    run_kernel(step.kernels.rows.activation, args, begin, end);
   }
 
  private:
@@ -118,7 +118,7 @@ class GatedActivation final : public RowOp {
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const ActivationArgs args{act_,           f32(step, gate_), gate_.row_stride, f32(step, up_),
                               up_.row_stride, gate_.width,      f32(step, y_),    y_.row_stride};
-    run_kernel(step.kernels.activation, args, begin, end);
+    run_kernel(step.kernels.rows.activation, args, begin, end);
   }
 
  private:
@@ -135,7 +135,7 @@ class Add final : public RowOp {
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const ElementwiseArgs args{f32(step, a_), a_.row_stride, f32(step, b_), b_.row_stride,
                                1.0f,          a_.width,      f32(step, y_), y_.row_stride};
-    run_kernel(step.kernels.add, args, begin, end);
+    run_kernel(step.kernels.rows.add, args, begin, end);
   }
 
  private:
@@ -153,7 +153,7 @@ class AddVector final : public RowOp {
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const ElementwiseArgs args{f32(step, x_), x_.row_stride, step.weights.vector(vector_), 0, 1.0f, x_.width,
                                f32(step, y_), y_.row_stride};
-    run_kernel(step.kernels.add, args, begin, end);
+    run_kernel(step.kernels.rows.add, args, begin, end);
   }
 
  private:
@@ -162,7 +162,7 @@ class AddVector final : public RowOp {
 };
 
 // scale and softcap: one operand and one number.
-template <RangeKernel<ElementwiseArgs> KernelTable::* kKernel>
+template <RangeKernel<ElementwiseArgs> RowKernels::* kKernel>
 class Valued final : public RowOp {
  public:
   Valued(Fields& f, const OpResources&) : x_(f.operand("x")), y_(f.operand("y")), value_(f.real("value")) {
@@ -172,7 +172,7 @@ class Valued final : public RowOp {
   void run_rows(const StepContext& step, int64_t begin, int64_t end) const override {
     const ElementwiseArgs args{f32(step, x_), x_.row_stride, nullptr,       0,
                                value_,        x_.width,      f32(step, y_), y_.row_stride};
-    run_kernel(step.kernels.*kKernel, args, begin, end);
+    run_kernel(step.kernels.rows.*kKernel, args, begin, end);
   }
 
  private:
@@ -206,7 +206,7 @@ class Embedding final : public Op {
                              table.dim,
                              f32(step, y_),
                              y_.row_stride};
-    step.run(step.kernels.embedding, args, step.rows(y_), y_.width);
+    step.run(step.kernels.rows.embedding, args, step.rows(y_), y_.width);
   }
 
  private:
@@ -223,7 +223,7 @@ class Embedding final : public Op {
               std::fill_n(out, weight.k, 0.0f);
               continue;
             }
-            step.kernels.linear_unpack(weight, ids[row], ids[row] + 1, out);
+            step.kernels.linear[index_of(weight.format)].unpack(weight, ids[row], ids[row] + 1, out);
             if (scale_ != 1.0f)
               for (int64_t i = 0; i < weight.k; ++i) out[i] *= scale_;
           }
@@ -250,7 +250,7 @@ class TakeRows final : public Op {
                              x_.width,
                              f32(step, y_),
                              y_.row_stride};
-    step.run(step.kernels.embedding, args, step.rows(y_), y_.width);
+    step.run(step.kernels.rows.embedding, args, step.rows(y_), y_.width);
   }
 
  private:
@@ -302,8 +302,8 @@ OpMakers row_ops() {
           {"gated_activation", make<GatedActivation>},
           {"add", make<Add>},
           {"add_vector", make<AddVector>},
-          {"scale", make<Valued<&KernelTable::scale>>},
-          {"softcap", make<Valued<&KernelTable::softcap>>},
+          {"scale", make<Valued<&RowKernels::scale>>},
+          {"softcap", make<Valued<&RowKernels::softcap>>},
           {"embedding", make<Embedding>},
           {"take_rows", make<TakeRows>},
           {"copy_view", make<CopyView>}};

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "weight_formats.h"
+
 namespace quire {
 
 namespace {
@@ -60,14 +62,14 @@ float to_float(const void* source, DType dtype, int64_t index) {
 }
 
 int64_t WeightStore::add_linear(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros) {
-  const bool int8 = format == WeightFormat::int8, int4 = format == WeightFormat::int4;
-  const bool fits = int4   ? group_size == 32 || group_size == 64 || group_size == 128
-                    : int8 ? group_size == 16 || (group_size % 32 == 0 && group_size <= 512)
-                           : group_size == 0;
-  if (!fits || group_size < 0 || (has_zeros && !int4))
+  const WeightFormatRow& row = row_of(format);
+  if (!row.takes_groups(group_size) || (has_zeros && !row.zeros))
     throw std::invalid_argument("no kernels for groups of " + std::to_string(group_size) +
                                 (has_zeros ? " with zero points" : ""));
-  linears_.push_back(kernels_.linear_layout(format, n, k, group_size, has_zeros));
+  const LinearKernels& kernels = kernels_.linear[index_of(format)];
+  if (!kernels.run)
+    throw std::invalid_argument("no kernels for " + std::string(row.name) + " weights in " + kernels_.isa);
+  linears_.push_back(kernels.layout(n, k, group_size, has_zeros));
   linear_data_.emplace_back();
   return static_cast<int64_t>(linears_.size()) - 1;
 }
@@ -120,8 +122,8 @@ void WeightStore::pack_linear(int64_t index, const std::vector<RowSegment>& segm
   if (!data.data()) data = Buffer(weight.bytes);
   weight.data = data.data();
   const PackArgs args{&weight, segments.data(), static_cast<int64_t>(segments.size()), quant};
-  pool.parallel_for(weight.num_panels,
-                    [&](int64_t begin, int64_t end, int) { kernels_.linear_pack(args, begin, end, nullptr); });
+  const auto pack = kernels_.linear[index_of(weight.format)].pack;
+  pool.parallel_for(weight.num_panels, [&](int64_t begin, int64_t end, int) { pack(args, begin, end, nullptr); });
 }
 
 void WeightStore::fill_vector(int64_t index, const void* source, DType dtype, int64_t size) {

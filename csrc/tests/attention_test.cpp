@@ -62,7 +62,7 @@ class World {
                        .v_stride = c.kv_heads * c.v_head_dim,
                        .slots = slots.data(),
                        .rotary = nullptr};
-      table.cache_write(w, 0, length, nullptr);
+      table.rows.cache_write(w, 0, length, nullptr);
     }
     sinks_ = random_.floats(heads(), -1, 3);
     slopes_ = random_.floats(heads(), 0.01f, 0.5f);
@@ -70,6 +70,7 @@ class World {
 
   int64_t heads() const { return case_.kv_heads * case_.group; }
   // Queries and weights in bf16; the reference then takes the queries so, and allows for the weights.
+  const AttentionKernels& kernels() const { return table_.attention[index_of(case_.dtype)]; }
   bool rounds() const { return case_.dtype == DType::bf16 && std::string_view(table_.isa) == "avx512_bf16"; }
   int64_t row_floats() const { return heads() * case_.v_head_dim; }
   const std::vector<float>& q(int64_t s) const { return q_[s]; }
@@ -114,22 +115,21 @@ class World {
     a.alibi_slopes = case_.alibi ? slopes_.data() : nullptr;
     const int64_t max_len = *std::max_element(lengths_.begin(), lengths_.end());
     std::vector<AttentionItem> items(
-        table_.attention_item_capacity(tokens, seqs, case_.kv_heads, max_len, case_.block_size, threads));
-    std::vector<float> partials(with_partials
-                                    ? table_.attention_partial_floats(max_len, heads(), case_.kv_heads,
-                                                                      case_.v_head_dim, case_.block_size, threads)
-                                    : 0,
+        kernels().item_capacity(tokens, seqs, case_.kv_heads, max_len, case_.block_size, threads));
+    std::vector<float> partials(with_partials ? kernels().partial_floats(max_len, heads(), case_.kv_heads,
+                                                                         case_.v_head_dim, case_.block_size, threads)
+                                              : 0,
                                 kNaN);
     a.items = items.data();
     a.item_capacity = static_cast<int64_t>(items.size());
     a.partials = with_partials ? partials.data() : nullptr;
     a.partial_capacity = static_cast<int64_t>(partials.size());
     const int64_t scratch_bytes =
-        table_.attention_scratch_bytes(heads(), case_.kv_heads, case_.head_dim, case_.v_head_dim, case_.block_size);
-    table_.attention_plan(a, threads);
+        kernels().scratch_bytes(heads(), case_.kv_heads, case_.head_dim, case_.v_head_dim, case_.block_size);
+    kernels().plan(a, threads);
     merges += a.num_merges;
-    run_in_pieces(table_.attention, std::as_const(a), a.num_items, scratch_bytes);
-    run_in_pieces(table_.attention_merge, std::as_const(a), a.num_merges);
+    run_in_pieces(kernels().run, std::as_const(a), a.num_items, scratch_bytes);
+    run_in_pieces(kernels().merge, std::as_const(a), a.num_merges);
     std::vector<std::vector<float>> rows(seqs);
     for (int64_t s = 0; s < seqs; ++s)
       for (int64_t t = starts[s]; t < starts[s + 1]; ++t)

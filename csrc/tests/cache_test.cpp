@@ -22,10 +22,10 @@ void test_rotary(const KernelTable& table, Checker& check, Random& random) {
                    .sin = sin.data(),
                    .y = y.data(),
                    .y_stride = stride};
-      run_in_pieces(table.rotary, r, tokens);
+      run_in_pieces(table.rows.rotary, r, tokens);
       std::vector<float> in_place = x;
       r.x = r.y = in_place.data();
-      run_in_pieces(table.rotary, r, tokens);
+      run_in_pieces(table.rows.rotary, r, tokens);
       for (int64_t t = 0; t < tokens; ++t)
         for (int64_t h = 0; h < heads; ++h)
           for (int64_t i = 0; i < head_dim; ++i) {
@@ -84,18 +84,18 @@ void test_write(const KernelTable& table, Checker& check, Random& random) {
                          .v_stride = v_stride,
                          .slots = slots.data(),
                          .rotary = rotate ? &r : nullptr};
-        run_in_pieces(table.cache_write, w, tokens);
+        run_in_pieces(table.rows.cache_write, w, tokens);
         if (rotate) {
           RotaryArgs alone = r;
           alone.y = rotated_q.data();
-          table.rotary(alone, 0, tokens, nullptr);
+          table.rows.rotary(alone, 0, tokens, nullptr);
           check.same_bits(q_out.data(), rotated_q.data(), tokens * q_stride, "q of the fused rotary");
           alone.x = k.data();
           alone.x_stride = k_stride;
           alone.heads = 2;
           alone.y = rotated_k.data();
           alone.y_stride = 2 * k_dim;
-          table.rotary(alone, 0, tokens, nullptr);
+          table.rows.rotary(alone, 0, tokens, nullptr);
         }
         for (int64_t t = 0; t < tokens; ++t) {
           if (slots[t] < 0) continue;
@@ -172,9 +172,9 @@ void test_runs(const KernelTable& table, Checker& check, Random& random) {
                          .slots = slots.data(),
                          .rotary = rotate ? &r : nullptr};
         w.cache.data = at_once.as();
-        table.cache_write(w, 0, tokens, nullptr);
+        table.rows.cache_write(w, 0, tokens, nullptr);
         w.cache.data = one_by_one.as();
-        for (int64_t t = 0; t < tokens; ++t) table.cache_write(w, t, t + 1, nullptr);
+        for (int64_t t = 0; t < tokens; ++t) table.rows.cache_write(w, t, t + 1, nullptr);
         check.expect(
             std::memcmp(at_once.as<uint8_t>(), one_by_one.as<uint8_t>(), static_cast<size_t>(at_once.size())) == 0,
             "a run in the cache");
@@ -208,7 +208,7 @@ void test_int8_write(const KernelTable& table, Checker& check, Random& random) {
                            .v_stride = 2 * v_dim,
                            .slots = slots.data(),
                            .rotary = nullptr};
-    run_in_pieces(table.cache_write, w, tokens);
+    run_in_pieces(table.rows.cache_write, w, tokens);
     const QuantizedVectors keys = quantized(k, k_dim), values = quantized(v, v_dim);
     int64_t written = 0;
     for (int64_t t = 0; t < tokens; ++t) {
@@ -263,7 +263,7 @@ void test_half_rounding(const KernelTable& table, Checker& check) {
                      .v_stride = count,
                      .slots = &slot,
                      .rotary = nullptr};
-    table.cache_write(w, 0, 1, nullptr);
+    table.rows.cache_write(w, 0, 1, nullptr);
     const Typed want = typed(values, dtype);
     check.expect(std::memcmp(memory.as<uint8_t>() + 8 * 16 * 2, want.bytes.data(), want.bytes.size()) == 0,
                  std::string("rounding to ") + dtype_name(dtype));

@@ -27,13 +27,14 @@ const Format kFormats[] = {
 
 std::vector<float> run_linear(const KernelTable& table, LinearArgs a, int64_t pad) {
   const PackedLinear& w = *a.weight;
+  const LinearKernels& kernels = table.linear[index_of(w.format)];
   std::vector<float> y(a.m * (w.n + pad), kNaN);
-  AlignedBytes workspace(table.linear_workspace_bytes(w, a.m));
+  AlignedBytes workspace(kernels.workspace_bytes(w, a.m));
   a.workspace = workspace.as();
   a.y = y.data();
   a.y_stride = w.n + pad;
-  run_in_pieces(table.linear_prepare, a, table.linear_prepare_items(w, a.m));
-  run_in_pieces(table.linear, a, table.linear_items(w, a.m), table.linear_scratch_bytes(w, a.m));
+  run_in_pieces(kernels.prepare, a, kernels.prepare_items(w, a.m));
+  run_in_pieces(kernels.run, a, kernels.items(w, a.m), kernels.scratch_bytes(w, a.m));
   return y;
 }
 
@@ -83,16 +84,17 @@ struct Packed {
 Packed pack(const KernelTable& table, const Format& f, int64_t n, int64_t k, DType first, DType second, Random& random,
             Checker& check) {
   Packed p;
-  p.weight = table.linear_layout(f.format, n, k, f.group_size, f.has_zeros);
+  const LinearKernels& kernels = table.linear[index_of(f.format)];
+  p.weight = kernels.layout(n, k, f.group_size, f.has_zeros);
   p.memory = std::make_unique<AlignedBytes>(p.weight.bytes);
   p.weight.data = p.memory->as();
   const int64_t n0 = n / 2;
   const Typed a = typed(random.floats(n0 * (k + 3)), first), b = typed(random.floats((n - n0) * k), second);
   const RowSegment segments[] = {{a.bytes.data(), first, k + 3, n0}, {b.bytes.data(), second, k, n - n0}};
   PackArgs args{.weight = &p.weight, .segments = segments, .num_segments = 2, .quant = nullptr};
-  run_in_pieces(table.linear_pack, args, p.weight.num_panels);
+  run_in_pieces(kernels.pack, args, p.weight.num_panels);
   p.values.resize(n * k);
-  table.linear_unpack(p.weight, 0, n, p.values.data());
+  kernels.unpack(p.weight, 0, n, p.values.data());
   std::vector<float> source;
   for (int64_t row = 0; row < n; ++row)
     for (int64_t i = 0; i < k; ++i)
@@ -117,6 +119,7 @@ Packed pack(const KernelTable& table, const Format& f, int64_t n, int64_t k, DTy
 }
 
 void test_shape(const KernelTable& table, Checker& check, const Format& f, int64_t n, int64_t k, Random& random) {
+  const LinearKernels& kernels = table.linear[index_of(f.format)];
   const Packed p = pack(table, f, n, k, DType::bf16, n % 2 ? DType::f16 : DType::f32, random, check);
   const int64_t rows = 203, x_stride = k + 5;
   const std::vector<float> x = random.floats(rows * x_stride), bias = random.floats(n),
@@ -161,18 +164,18 @@ void test_shape(const KernelTable& table, Checker& check, const Format& f, int64
   const std::vector<float> plain = run_linear(table, a, 0);
   a.m = 60;
   std::vector<float> in_place = random.floats(60 * n), before = in_place;
-  AlignedBytes workspace(table.linear_workspace_bytes(p.weight, a.m)),
-      scratch(table.linear_scratch_bytes(p.weight, a.m));
+  AlignedBytes workspace(kernels.workspace_bytes(p.weight, a.m)), scratch(kernels.scratch_bytes(p.weight, a.m));
   a.workspace = workspace.as();
   a.residual = a.y = in_place.data();
   a.residual_stride = a.y_stride = n;
-  table.linear_prepare(a, 0, table.linear_prepare_items(p.weight, a.m), nullptr);
-  table.linear(a, 0, table.linear_items(p.weight, a.m), scratch.as());
+  kernels.prepare(a, 0, kernels.prepare_items(p.weight, a.m), nullptr);
+  kernels.run(a, 0, kernels.items(p.weight, a.m), scratch.as());
   for (int64_t i = 0; i < 3 * n; ++i) check.expect(in_place[i] == plain[i] + before[i], name + " in place");
 }
 
 // Gated: the bits of the table's activation of what y held, times the linear's result.
 void test_gated(const KernelTable& table, Checker& check, const Format& f, int64_t n, int64_t k, Random& random) {
+  const LinearKernels& kernels = table.linear[index_of(f.format)];
   const Packed p = pack(table, f, n, k, DType::f32, DType::bf16, random, check);
   const std::vector<float> bias = random.floats(n);
   for (int64_t m : {1, 2, 4, 6, 9, 33, 50, 203}) {
@@ -184,17 +187,17 @@ void test_gated(const KernelTable& table, Checker& check, const Format& f, int64
     a.weight = &p.weight;
     a.bias = bias.data();
     const std::vector<float> result = run_linear(table, a, 0);
-    AlignedBytes workspace(table.linear_workspace_bytes(p.weight, m));
+    AlignedBytes workspace(kernels.workspace_bytes(p.weight, m));
     std::vector<float> y = gate;
     for (Activation act : {Activation::silu, Activation::gelu_tanh}) {
       y = gate;
       a.workspace = workspace.as();
       a.y = y.data();
       a.y_stride = n + 3;
-      a.gate = table.activation;
+      a.gate = table.rows.activation;
       a.act = act;
-      run_in_pieces(table.linear_prepare, a, table.linear_prepare_items(p.weight, m));
-      run_in_pieces(table.linear, a, table.linear_items(p.weight, m), table.linear_scratch_bytes(p.weight, m));
+      run_in_pieces(kernels.prepare, a, kernels.prepare_items(p.weight, m));
+      run_in_pieces(kernels.run, a, kernels.items(p.weight, m), kernels.scratch_bytes(p.weight, m));
       std::vector<float> want = gate;
       ActivationArgs args;
       args.act = act;
@@ -205,15 +208,16 @@ void test_gated(const KernelTable& table, Checker& check, const Format& f, int64
       args.dim = n;
       args.y = want.data();
       args.y_stride = n + 3;
-      table.activation(args, 0, m, nullptr);
+      table.rows.activation(args, 0, m, nullptr);
       check.same_bits(y.data(), want.data(), m * (n + 3),
                       std::string(f.name) + " gated n=" + std::to_string(n) + " m=" + std::to_string(m));
     }
   }
 }
 
-// An item of prepare reads linear_prepare_rows rows of x and no other.
+// An item of prepare reads prepare_rows rows of x and no other.
 void test_prepared_rows(const KernelTable& table, Checker& check, const Format& f, Random& random) {
+  const LinearKernels& kernels = table.linear[index_of(f.format)];
   const int64_t n = 20, k = 70;
   const Packed p = pack(table, f, n, k, DType::f32, DType::f32, random, check);
   for (int64_t m : {1, 7, 48, 53}) {
@@ -225,27 +229,28 @@ void test_prepared_rows(const KernelTable& table, Checker& check, const Format& 
     a.m = m;
     a.weight = &p.weight;
     const std::vector<float> want = run_linear(table, a, 0);
-    AlignedBytes workspace(table.linear_workspace_bytes(p.weight, m)), scratch(table.linear_scratch_bytes(p.weight, m));
+    AlignedBytes workspace(kernels.workspace_bytes(p.weight, m)), scratch(kernels.scratch_bytes(p.weight, m));
     a.workspace = workspace.as();
     a.y = y.data();
     a.y_stride = n;
-    const int64_t items = table.linear_prepare_items(p.weight, m), together = table.linear_prepare_rows(p.weight, m);
+    const int64_t items = kernels.prepare_items(p.weight, m), together = kernels.prepare_rows(p.weight, m);
     if (!items) continue;
     for (int64_t row = 0; row < m; row += together) {
       const int64_t end = std::min(row + together, m);
       std::fill(visible.begin(), visible.end(), kNaN);
       std::copy(x.begin() + row * k, x.begin() + end * k, visible.begin() + row * k);
       a.x = visible.data();
-      table.linear_prepare(a, row / together, end < m ? row / together + 1 : items, nullptr);
+      kernels.prepare(a, row / together, end < m ? row / together + 1 : items, nullptr);
     }
     a.x = x.data();
-    table.linear(a, 0, table.linear_items(p.weight, m), scratch.as());
+    kernels.run(a, 0, kernels.items(p.weight, m), scratch.as());
     check.same_bits(y.data(), want.data(), m * n, std::string(f.name) + " prepared row by row, m=" + std::to_string(m));
   }
 }
 
 // Integers, scales and zero points from a checkpoint are kept as they are.
 void test_given_integers(const KernelTable& table, Checker& check, const Format& f, Random& random) {
+  const LinearKernels& kernels = table.linear[index_of(f.format)];
   const int64_t n = 21, k = 160, groups = f.group_size ? (k + f.group_size - 1) / f.group_size : 1;
   std::vector<int8_t> q(n * k);
   std::vector<float> scales, zeros;
@@ -255,16 +260,16 @@ void test_given_integers(const KernelTable& table, Checker& check, const Format&
     scales.push_back(from_f16(to_f16(random.uniform(0.001f, 0.04f))));
     zeros.push_back(static_cast<float>(random.below(16)));
   }
-  PackedLinear w = table.linear_layout(f.format, n, k, f.group_size, f.has_zeros);
+  PackedLinear w = kernels.layout(n, k, f.group_size, f.has_zeros);
   AlignedBytes memory(w.bytes);
   w.data = memory.as();
   const RowSegment segment{q.data(), DType::i8, k, n};
   const QuantSource source{
       .scales = scales.data(), .zeros = f.has_zeros ? zeros.data() : nullptr, .scale_stride = groups};
   PackArgs args{.weight = &w, .segments = &segment, .num_segments = 1, .quant = &source};
-  run_in_pieces(table.linear_pack, args, w.num_panels);
+  run_in_pieces(kernels.pack, args, w.num_panels);
   std::vector<float> got(n * k);
-  table.linear_unpack(w, 0, n, got.data());
+  kernels.unpack(w, 0, n, got.data());
   for (int64_t i = 0; i < n * k; ++i) {
     const int64_t at = i / k * groups + (f.group_size ? i % k / f.group_size : 0);
     const double zero = f.has_zeros ? zeros[at] : f.format == WeightFormat::int4 ? 8 : 0;
@@ -313,15 +318,20 @@ void test_extreme_rows(const KernelTable& table, Checker& check, const Format& f
 
 void test_linear(const KernelTable& table, Checker& check) {
   Random random(1);
-  for (const Format& f : kFormats)
+  std::vector<Format> formats;
+  for (const Format& f : kFormats) {
+    if (table.linear[index_of(f.format)].run) formats.push_back(f);
+    else std::printf("%-12s has no kernels for %s\n", table.isa, f.name);
+  }
+  for (const Format& f : formats)
     for (auto [n, k] :
          {std::pair<int64_t, int64_t>{1, 1}, {3, 2}, {16, 64}, {17, 33}, {65, 255}, {130, 96}, {64, 777}, {200, 512}})
       test_shape(table, check, f, n, k, random);
-  for (const Format& f : kFormats)  // so many inputs that tables go over them in several passes
+  for (const Format& f : formats)  // so many inputs that tables go over them in several passes
     if (f.format < WeightFormat::int8) test_shape(table, check, f, 70, 3333, random);
-  for (const Format& f : kFormats)
+  for (const Format& f : formats)
     for (auto [n, k] : {std::pair<int64_t, int64_t>{5, 32}, {70, 130}}) test_gated(table, check, f, n, k, random);
-  for (const Format& f : kFormats) {
+  for (const Format& f : formats) {
     if (f.format >= WeightFormat::int8) test_given_integers(table, check, f, random);
     test_extreme_rows(table, check, f, random);
     test_prepared_rows(table, check, f, random);

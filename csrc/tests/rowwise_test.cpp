@@ -36,7 +36,7 @@ void test_activations(const KernelTable& table, Checker& check, Random& random) 
         a.dim = dim;
         a.y = y.data();
         a.y_stride = dim + 1;
-        run_in_pieces(table.activation, a, kRows);
+        run_in_pieces(table.rows.activation, a, kRows);
         for (int64_t t = 0; t < kRows; ++t) {
           for (int64_t i = 0; i < dim; ++i) {
             double want = reference_activation(act, x[t * stride + i]);
@@ -55,7 +55,7 @@ void test_activations(const KernelTable& table, Checker& check, Random& random) 
   a.y = y;
   for (Activation act : {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu}) {
     a.act = act;
-    table.activation(a, 0, 1, nullptr);
+    table.rows.activation(a, 0, 1, nullptr);
     check.expect(y[2] == 1e30f && y[4] == 100.0f && y[0] == 0.0f && std::fabs(y[3]) < 1e-20 && std::fabs(y[5]) < 1e-20,
                  "activation far from zero");
     check.expect(std::isnan(y[7]), "activation of NaN");
@@ -77,7 +77,8 @@ void test_elementwise(const KernelTable& table, Checker& check, Random& random) 
       e.dim = dim;
       e.y = y.data();
       e.y_stride = dim;
-      const RangeKernel<ElementwiseArgs> kernels[] = {table.add, table.mul, table.add, table.scale, table.softcap};
+      const RangeKernel<ElementwiseArgs> kernels[] = {table.rows.add, table.rows.mul, table.rows.add, table.rows.scale,
+                                                      table.rows.softcap};
       run_in_pieces(kernels[op], e, kRows);
       for (int64_t t = 0; t < kRows; ++t)
         for (int64_t i = 0; i < dim; ++i) {
@@ -104,7 +105,7 @@ void test_norms(const KernelTable& table, Checker& check, Random& random) {
                     .groups = groups,
                     .y = y.data(),
                     .y_stride = stride};
-      run_in_pieces(table.rms_norm, r, kRows);
+      run_in_pieces(table.rows.rms_norm, r, kRows);
       for (int64_t t = 0; t < kRows; ++t)
         for (int64_t g = 0; g < groups; ++g) {
           const float* in = &x[t * stride + g * dim];
@@ -128,7 +129,7 @@ void test_norms(const KernelTable& table, Checker& check, Random& random) {
                        .sum_stride = dim,
                        .y = z.data(),
                        .y_stride = dim};
-      run_in_pieces(table.add_rms_norm, s, kRows);
+      run_in_pieces(table.rows.add_rms_norm, s, kRows);
       LayerNormArgs l{.x = x.data(),
                       .x_stride = stride,
                       .weight = w.data(),
@@ -137,7 +138,7 @@ void test_norms(const KernelTable& table, Checker& check, Random& random) {
                       .dim = dim,
                       .y = y.data(),
                       .y_stride = stride};
-      run_in_pieces(table.layer_norm, l, kRows);
+      run_in_pieces(table.rows.layer_norm, l, kRows);
       for (int64_t t = 0; t < kRows; ++t) {
         double squares = 0, mean = 0, variance = 0;
         for (int64_t i = 0; i < dim; ++i) {
@@ -173,7 +174,7 @@ void test_rows(const KernelTable& table, Checker& check, Random& random) {
                       .dim = dim,
                       .y = y.data(),
                       .y_stride = dim};
-      run_in_pieces(table.embedding, e, static_cast<int64_t>(ids.size()));
+      run_in_pieces(table.rows.embedding, e, static_cast<int64_t>(ids.size()));
       for (size_t r = 0; r < ids.size(); ++r)
         for (int64_t i = 0; i < dim; ++i) {
           const float want = ids[r] < 0 || ids[r] > 6 ? 0.0f : rows.values[ids[r] * stride + i] * 1.5f;
@@ -194,7 +195,7 @@ void test_rows(const KernelTable& table, Checker& check, Random& random) {
                       .dim = dim,
                       .y = y.data(),
                       .y_stride = dim};
-    run_in_pieces(table.combine_rows, c, tokens);
+    run_in_pieces(table.rows.combine_rows, c, tokens);
     for (int64_t t = 0; t < tokens; ++t)
       for (int64_t i = 0; i < dim; ++i) {
         double want = accumulate ? before[t * dim + i] : 0.0;
@@ -219,7 +220,7 @@ void test_reduce(const KernelTable& table, Checker& check, Random& random) {
                     .argmax = argmax.data(),
                     .max = max.data(),
                     .logsumexp = logsumexp.data()};
-    run_in_pieces(table.row_reduce, r, kRows);
+    run_in_pieces(table.rows.row_reduce, r, kRows);
     for (int64_t t = 0; t < kRows; ++t) {
       int64_t best = -1;
       double total = 0;

@@ -181,15 +181,6 @@ void attention_item(const AttentionArgs& a, const AttentionItem& item, void* scr
                  s.all + r * stride);
 }
 
-inline void attention(const AttentionArgs& a, int64_t begin, int64_t end, void* scratch) {
-  for (int64_t i = begin; i < end; ++i) {
-    if (a.cache.dtype == DType::f32) attention_item<DType::f32>(a, a.items[i], scratch);
-    else if (a.cache.dtype == DType::bf16) attention_item<DType::bf16>(a, a.items[i], scratch);
-    else if (a.cache.dtype == DType::i8) attention_item<DType::i8>(a, a.items[i], scratch);
-    else attention_item<DType::f16>(a, a.items[i], scratch);
-  }
-}
-
 inline void attention_merge(const AttentionArgs& a, int64_t begin, int64_t end, void*) {
   const int64_t group = a.heads / a.cache.kv_heads, dim = a.cache.v_head_dim;
   for (int64_t i = begin; i < end; ++i) {
@@ -205,6 +196,23 @@ inline void attention_merge(const AttentionArgs& a, int64_t begin, int64_t end, 
       write_output(a, token0 + r / group, item.kv_head * group + r % group, all[0], all[1], all + 2);
     }
   }
+}
+
+template <DType T>
+void attention(const AttentionArgs& a, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t i = begin; i < end; ++i) attention_item<T>(a, a.items[i], scratch);
+}
+
+template <DType T>
+constexpr AttentionKernels attention_kernels() {
+  AttentionKernels kernels{};
+  kernels.item_capacity = attention_item_capacity;
+  kernels.partial_floats = attention_partial_floats;
+  kernels.plan = attention_plan;
+  kernels.scratch_bytes = attention_scratch_bytes;
+  kernels.run = attention<T>;
+  kernels.merge = attention_merge;
+  return kernels;
 }
 
 }  // namespace quire::QUIRE_ISA

@@ -1,3 +1,4 @@
+// Chooses among the tables of isa/list.def.
 #include <stdexcept>
 #include <string>
 
@@ -5,61 +6,26 @@
 #include "kernel_table.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
-#include <cpuid.h>
+#define QUIRE_ON_x86_64(...) __VA_ARGS__
 #ifdef __linux__
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-#elif defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
+#else
+#define QUIRE_ON_x86_64(...)
 #endif
+#ifdef __aarch64__
+#define QUIRE_ON_aarch64(...) __VA_ARGS__
+#else
+#define QUIRE_ON_aarch64(...)
+#endif
+#define QUIRE_ON_any(...) __VA_ARGS__
 
 namespace quire {
 
 namespace {
 
 #if defined(__x86_64__) || defined(_M_X64)
-// Extended control register 0: which vector state the operating system saves.
-uint64_t read_xcr0() {
-  uint32_t low = 0, high = 0;
-  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return (static_cast<uint64_t>(high) << 32) | low;
-}
-
-CpuFeatures detect_x86() {
-  CpuFeatures f;
-  uint32_t a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
-  const bool fma = c & (1u << 12), osxsave = c & (1u << 27), avx = c & (1u << 28), f16c = c & (1u << 29);
-  if (!osxsave || !avx) return f;
-  const uint64_t state = read_xcr0();
-  const bool ymm = (state & 0x6) == 0x6, zmm = (state & 0xe6) == 0xe6, tiles = (state & 0x60000) == 0x60000;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
-  f.avx2 = ymm && fma && f16c && (b & (1u << 5));
-  const uint32_t f_bw_dq_vl = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
-  f.avx512 = f.avx2 && zmm && (b & f_bw_dq_vl) == f_bw_dq_vl;
-  f.avx512_vnni = f.avx512 && (c & (1u << 11));
-  f.amx_bf16 = tiles && (d & (1u << 22));
-  f.amx_int8 = tiles && (d & (1u << 25));
-  if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) f.avx512_bf16 = f.avx512 && (a & (1u << 5));
-  return f;
-}
-#endif
-
-#if defined(__aarch64__)
-CpuFeatures detect_arm() {
-  CpuFeatures f;
-  f.neon = true;  // part of the base architecture
-#if defined(__linux__)
-  const unsigned long dotprod = 1ul << 20, i8mm = 1ul << 13;  // HWCAP_ASIMDDP, HWCAP2_I8MM of the kernel's interface
-  f.neon_dotprod = getauxval(AT_HWCAP) & dotprod;
-  f.neon_i8mm = f.neon_dotprod && (getauxval(AT_HWCAP2) & i8mm);
-#endif
-  return f;
-}
-#endif
-
-#ifdef QUIRE_HAVE_AVX512
 // Whether the kernel lets this process use AMX tile state; asking is how it is granted (Documentation/arch/x86/xstate.rst).
 bool tiles_permitted() {
 #ifdef __linux__
@@ -78,43 +44,17 @@ struct NamedTable {
   const KernelTable& (*table)() = nullptr;
 };
 
-// Every table that was built, best first; those that round activations to bf16 stand behind those that do not.
+// Every table of this architecture, in the order of the list.
 std::vector<NamedTable> built_tables() {
   [[maybe_unused]] const CpuFeatures& cpu = detect_cpu();
+#define QUIRE_ISA_ROW(name, architecture, can_run) QUIRE_ON_##architecture({#name, can_run, name::table}, )
   return {
-#ifdef QUIRE_HAVE_AVX512
-      {"avx512_vnni", cpu.avx512_vnni, avx512_vnni::table},
-      {"avx512", cpu.avx512, avx512::table},
-#endif
-#ifdef QUIRE_HAVE_AVX2
-      {"avx2", cpu.avx2, avx2::table},
-#endif
-#ifdef QUIRE_HAVE_AVX512
-      {"avx512_bf16", cpu.avx512_vnni && cpu.avx512_bf16, avx512_bf16::table},
-      {"amx", cpu.avx512_vnni && cpu.avx512_bf16 && cpu.amx_bf16 && cpu.amx_int8 && tiles_permitted(), amx::table},
-#endif
-#ifdef QUIRE_HAVE_NEON
-      {"neon_i8mm", cpu.neon_i8mm, neon_i8mm::table},
-      {"neon_dotprod", cpu.neon_dotprod, neon_dotprod::table},
-      {"neon", cpu.neon, neon::table},
-#endif
-      {"portable", true, portable::table},
+#include "isa/list.def"
   };
+#undef QUIRE_ISA_ROW
 }
 
 }  // namespace
-
-const CpuFeatures& detect_cpu() {
-  // Asked once: in a virtual machine each CPUID is a trap into its host.
-#if defined(__x86_64__) || defined(_M_X64)
-  static const CpuFeatures features = detect_x86();
-#elif defined(__aarch64__)
-  static const CpuFeatures features = detect_arm();
-#else
-  static const CpuFeatures features;
-#endif
-  return features;
-}
 
 std::vector<std::string_view> available_kernels() {
   std::vector<std::string_view> names;

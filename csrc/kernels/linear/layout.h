@@ -25,37 +25,29 @@ QUIRE_INLINE int64_t int8_index(int64_t i, int64_t column) {
   return i / kInt8Unit * kInt8Unit * kPanelColumns + column * kInt8Unit + i % kInt8Unit;
 }
 
-QUIRE_INLINE bool is_float_format(WeightFormat f) { return f <= WeightFormat::f16; }
 QUIRE_INLINE int64_t num_groups(const PackedLinear& w) { return w.group_size ? ceil_div(w.k, w.group_size) : 1; }
 // Inputs covered by the packed quantized values, zero-padded.
 QUIRE_INLINE int64_t padded_inputs(const PackedLinear& w) {
   return w.group_size ? round_up(w.k, w.group_size) : round_up(w.k, 32);
 }
 QUIRE_INLINE int64_t group_inputs(const PackedLinear& w) { return w.group_size ? w.group_size : padded_inputs(w); }
+template <WeightFormat F>
 QUIRE_INLINE int64_t group_bytes(const PackedLinear& w) {
   const int64_t values = group_inputs(w) * kPanelColumns;
-  if (w.format == WeightFormat::int8) return values + (w.group_size ? kPanelColumns * 2 : 0);
-  return values / 2 + kPanelColumns * (w.has_zeros ? 4 : 2);
+  if constexpr (F == WeightFormat::int8) return values + (w.group_size ? kPanelColumns * 2 : 0);
+  else return values / 2 + kPanelColumns * (w.has_zeros ? 4 : 2);
 }
 
-inline PackedLinear linear_layout(WeightFormat format, int64_t n, int64_t k, int64_t group_size, bool has_zeros) {
-  if (format == WeightFormat::int8 && group_size &&
-      (group_size % 16 || (group_size > 16 && group_size % 32) || group_size > kInt8Block))
-    __builtin_trap();
-  if (format == WeightFormat::int4 && group_size != 32 && group_size != 64 && group_size != 128) __builtin_trap();
+// A matrix in panels of `panel_bytes`.
+inline PackedLinear panels_of(WeightFormat format, int64_t n, int64_t k, int64_t panel_bytes) {
   PackedLinear w;
   w.format = format;
   w.n = n;
   w.k = k;
-  w.group_size = is_float_format(format) ? 0 : group_size;
-  w.has_zeros = format == WeightFormat::int4 && has_zeros;
   w.panel_columns = kPanelColumns;
   w.num_panels = ceil_div(n, kPanelColumns);
-  if (format == WeightFormat::f32) w.panel_bytes = k * kPanelColumns * 4;
-  else if (format == WeightFormat::bf16) w.panel_bytes = round_up(k, 2) * kPanelColumns * 2;
-  else if (format == WeightFormat::f16) w.panel_bytes = k * kPanelColumns * 2;
-  else w.panel_bytes = num_groups(w) * group_bytes(w) + kFactorBytes;
-  w.bytes = w.num_panels * w.panel_bytes;
+  w.panel_bytes = panel_bytes;
+  w.bytes = w.num_panels * panel_bytes;
   return w;
 }
 

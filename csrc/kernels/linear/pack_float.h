@@ -95,4 +95,28 @@ void unpack_float_row(const PackedLinear& w, int64_t n, float* out) {
   for (int64_t k = 0; k < w.k; ++k) out[k] = element_to_f32(panel, P::dtype, P::index(k, n % kPanelColumns));
 }
 
+template <WeightFormat F>
+PackedLinear float_layout(int64_t n, int64_t k, int64_t, bool) {
+  using P = FloatPanel<F>;
+  return panels_of(F, n, k, ceil_div(k, P::kStep) * P::kStepBytes);
+}
+template <WeightFormat F>
+void pack_float(const PackArgs& a, int64_t begin, int64_t end, void*) {
+  for (int64_t panel = begin; panel < end; ++panel) pack_float_panel<F>(a, panel);
+}
+template <WeightFormat F>
+void unpack_float(const PackedLinear& w, int64_t begin, int64_t end, float* out) {
+  for (int64_t n = begin; n < end; ++n, out += w.k) unpack_float_row<F>(w, n, out);
+}
+
+// Layout and packing, without the products.
+template <WeightFormat F>
+constexpr LinearKernels packed_floats() {
+  LinearKernels kernels{};
+  kernels.layout = float_layout<F>;
+  kernels.pack = pack_float<F>;
+  kernels.unpack = unpack_float<F>;
+  return kernels;
+}
+
 }  // namespace quire::QUIRE_ISA

@@ -120,8 +120,8 @@ std::vector<float> linear_alone(const KernelTable& kernels, const PackedLinear& 
   LinearArgs args;
   args.m = static_cast<int64_t>(x.size()) / x_stride;
   std::vector<float> y(static_cast<size_t>(args.m * weight.n));
-  const Buffer workspace(kernels.linear_workspace_bytes(weight, args.m)),
-      scratch(kernels.linear_scratch_bytes(weight, args.m));
+  const LinearKernels& linear = kernels.linear[index_of(weight.format)];
+  const Buffer workspace(linear.workspace_bytes(weight, args.m)), scratch(linear.scratch_bytes(weight, args.m));
   args.x = x.data();
   args.x_stride = x_stride;
   args.weight = &weight;
@@ -129,9 +129,8 @@ std::vector<float> linear_alone(const KernelTable& kernels, const PackedLinear& 
   args.y = y.data();
   args.y_stride = weight.n;
   args.workspace = workspace.data();
-  if (const int64_t items = kernels.linear_prepare_items(weight, args.m))
-    kernels.linear_prepare(args, 0, items, nullptr);
-  kernels.linear(args, 0, kernels.linear_items(weight, args.m), scratch.data());
+  if (const int64_t items = linear.prepare_items(weight, args.m)) linear.prepare(args, 0, items, nullptr);
+  linear.run(args, 0, linear.items(weight, args.m), scratch.data());
   return y;
 }
 
@@ -143,9 +142,9 @@ std::vector<float> mlp_alone(Plan& plan, int64_t rows) {
   std::vector<float> x;
   for (const int32_t token : tokens_of(rows))
     x.insert(x.end(), table.begin() + token * kIn, table.begin() + (token + 1) * kIn);
-  kernels.rms_norm({x.data(), kIn, store.vector(0), 0.5f, 1e-6f, kIn, 1, x.data(), kIn}, 0, rows, nullptr);
+  kernels.rows.rms_norm({x.data(), kIn, store.vector(0), 0.5f, 1e-6f, kIn, 1, x.data(), kIn}, 0, rows, nullptr);
   std::vector<float> hidden = linear_alone(kernels, store.linear(0), store.vector(1), x, kIn);
-  kernels.activation(
+  kernels.rows.activation(
       {Activation::silu, hidden.data(), 2 * kMlp, hidden.data() + kMlp, 2 * kMlp, kMlp, hidden.data(), 2 * kMlp}, 0,
       rows, nullptr);
   return linear_alone(kernels, store.linear(1), nullptr, hidden, 2 * kMlp);

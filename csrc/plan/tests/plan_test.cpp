@@ -197,6 +197,16 @@ void weights_of_wrong_size_are_refused() {
   expect_error([&] { store.fill_vector(vector, numbers.data(), DType::f32, 7); }, "8 elements was given 7");
 }
 
+void a_format_without_kernels_is_refused_by_name() {
+  KernelTable kernels = select_kernels("portable");
+  kernels.linear[index_of(WeightFormat::int4)] = {};
+  WeightStore store(kernels);
+  store.add_linear(WeightFormat::int8, 4, 64, 32);
+  expect_error([&] { store.add_linear(WeightFormat::int4, 4, 64, 32); }, "no kernels for int4 weights in portable");
+  expect_error([&] { store.add_linear(WeightFormat::int8, 4, 64, 24); }, "groups of 24");
+  expect_error([&] { store.add_linear(WeightFormat::int8, 4, 64, 32, true); }, "with zero points");
+}
+
 void halves_are_converted_exactly() {
   ThreadPool pool(1);
   WeightStore store(select_kernels());
@@ -229,6 +239,7 @@ void test_plan() {
   pages_survive_a_round_trip();
   int8_pages_survive_a_round_trip();
   weights_of_wrong_size_are_refused();
+  a_format_without_kernels_is_refused_by_name();
   halves_are_converted_exactly();
 }
 

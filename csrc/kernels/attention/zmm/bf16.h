@@ -299,4 +299,17 @@ inline void attention_item_bf16(const AttentionArgs& a, const AttentionItem& ite
   }
 }
 
+inline void attention_bf16(const AttentionArgs& a, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t i = begin; i < end; ++i) attention_item_bf16(a, a.items[i], scratch);
+}
+
+// Puts this attention in the place of another; states of split contexts are merged as that one does.
+constexpr void set_attention_bf16(AttentionKernels& kernels) {
+  kernels.item_capacity = attention_item_capacity;
+  kernels.partial_floats = attention_partial_floats;
+  kernels.plan = attention_plan;
+  kernels.scratch_bytes = pair_scratch_bytes;
+  kernels.run = attention_bf16;
+}
+
 }  // namespace quire::QUIRE_ISA

@@ -9,42 +9,51 @@ namespace quire::QUIRE_ISA {
 #define QUIRE_TEXT_OF(x) #x
 #define QUIRE_TEXT(x) QUIRE_TEXT_OF(x)
 
-inline bool uses_tiles(const PackedLinear& w, int64_t m) {
-  return w.format == WeightFormat::bf16 || (!is_float_format(w.format) && m >= kAmxRows);
+inline int64_t amx_bf16_workspace_bytes(const PackedLinear& w, int64_t m) {
+  return amx_copied_rows(m) * amx_stride(w) * 2;
 }
-inline int64_t linear_workspace_bytes(const PackedLinear& w, int64_t m) {
-  if (w.format == WeightFormat::bf16) return amx_copied_rows(m) * amx_stride(w) * 2;
-  return avx512_vnni::table().linear_workspace_bytes(w, m);
+inline int64_t amx_bf16_rows(const PackedLinear&, int64_t m) { return amx_copied_rows(m); }
+inline int64_t amx_scratch_bytes(const PackedLinear&, int64_t) { return kAmxScratchBytes; }
+
+// Integers of fewer rows than a tile has are multiplied by vectors.
+template <WeightFormat F>
+const LinearKernels& by_vectors() {
+  return avx512_vnni::table().linear[index_of(F)];
 }
-inline int64_t linear_prepare_items(const PackedLinear& w, int64_t m) {
-  return w.format == WeightFormat::bf16 ? amx_copied_rows(m) : avx512_vnni::table().linear_prepare_items(w, m);
+template <WeightFormat F>
+int64_t amx_quantized_item_count(const PackedLinear& w, int64_t m) {
+  return m < kAmxRows ? by_vectors<F>().items(w, m) : amx_items(w, m);
 }
-inline void linear_prepare(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
-  if (a.weight->format == WeightFormat::bf16) return amx_round_rows(a, begin, end);
-  avx512_vnni::table().linear_prepare(a, begin, end, scratch);
+template <WeightFormat F>
+int64_t amx_quantized_scratch_bytes(const PackedLinear& w, int64_t m) {
+  return m < kAmxRows ? by_vectors<F>().scratch_bytes(w, m) : kAmxScratchBytes;
 }
-inline int64_t linear_items(const PackedLinear& w, int64_t m) {
-  return uses_tiles(w, m) ? amx_items(w, m) : avx512_vnni::table().linear_items(w, m);
+template <WeightFormat F>
+void amx_quantized_linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
+  if (a.m < kAmxRows) return by_vectors<F>().run(a, begin, end, scratch);
+  amx_quantized<F>(a, begin, end, scratch);
 }
-inline int64_t linear_scratch_bytes(const PackedLinear& w, int64_t m) {
-  return uses_tiles(w, m) ? kAmxScratchBytes : avx512_vnni::table().linear_scratch_bytes(w, m);
-}
-inline void linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
-  if (!uses_tiles(*a.weight, a.m)) return avx512_vnni::table().linear(a, begin, end, scratch);
-  if (a.weight->format == WeightFormat::bf16) return amx_bf16_items(a, begin, end);
-  amx_quantized(a, begin, end, static_cast<float*>(scratch));
+
+template <WeightFormat F>
+void set_amx_products(LinearKernels& kernels) {
+  kernels.items = amx_quantized_item_count<F>;
+  kernels.scratch_bytes = amx_quantized_scratch_bytes<F>;
+  kernels.run = amx_quantized_linear<F>;
 }
 
 const KernelTable& table() {
   static const KernelTable kernels = [] {
     KernelTable t = avx512_vnni::table();
     t.isa = QUIRE_TEXT(QUIRE_ISA);
-    t.linear_workspace_bytes = linear_workspace_bytes;
-    t.linear_prepare_items = linear_prepare_items;
-    t.linear_prepare = linear_prepare;
-    t.linear_items = linear_items;
-    t.linear_scratch_bytes = linear_scratch_bytes;
-    t.linear = linear;
+    LinearKernels& bf16 = t.linear[index_of(WeightFormat::bf16)];
+    bf16.workspace_bytes = amx_bf16_workspace_bytes;
+    bf16.prepare_items = amx_bf16_rows;
+    bf16.prepare = amx_round_rows;
+    bf16.items = amx_items;
+    bf16.scratch_bytes = amx_scratch_bytes;
+    bf16.run = amx_bf16_items;
+    set_amx_products<WeightFormat::int8>(t.linear[index_of(WeightFormat::int8)]);
+    set_amx_products<WeightFormat::int4>(t.linear[index_of(WeightFormat::int4)]);
     return t;
   }();
   return kernels;

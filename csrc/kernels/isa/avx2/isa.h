@@ -6,7 +6,6 @@
 #define QUIRE_ISA avx2
 #define QUIRE_VECTORS "vec/avx2.h"
 #define QUIRE_LANES 8
-#define QUIRE_LINEARS "linear/ymm/linear.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -6,7 +6,6 @@
 #define QUIRE_ISA avx512
 #define QUIRE_VECTORS "vec/avx512.h"
 #define QUIRE_LANES 16
-#define QUIRE_LINEARS "linear/zmm/linear.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -5,24 +5,12 @@
 
 namespace quire::avx512_vnni {
 
-int64_t linear_items(const PackedLinear& w, int64_t m) {
-  return is_float_format(w.format) ? avx512::table().linear_items(w, m) : cut_items<QuantizedShape>(w, m);
-}
-int64_t linear_scratch_bytes(const PackedLinear& w, int64_t m) {
-  return is_float_format(w.format) ? avx512::table().linear_scratch_bytes(w, m) : cut_scratch_bytes<QuantizedShape>();
-}
-void linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
-  if (is_float_format(a.weight->format)) return avx512::table().linear(a, begin, end, scratch);
-  quantized_linear(a, begin, end, static_cast<float*>(scratch));
-}
-
 const KernelTable& table() {
   static const KernelTable kernels = [] {
     KernelTable t = avx512::table();
     t.isa = "avx512_vnni";
-    t.linear_items = linear_items;
-    t.linear_scratch_bytes = linear_scratch_bytes;
-    t.linear = linear;
+    set_quantized_products<WeightFormat::int8>(t.linear[index_of(WeightFormat::int8)]);
+    set_quantized_products<WeightFormat::int4>(t.linear[index_of(WeightFormat::int4)]);
     return t;
   }();
   return kernels;

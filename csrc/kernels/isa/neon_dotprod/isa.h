@@ -6,7 +6,6 @@
 #define QUIRE_ISA neon_dotprod
 #define QUIRE_VECTORS "vec/neon.h"
 #define QUIRE_LANES 8
-#define QUIRE_LINEARS "linear/neon/linear.h"
 #define QUIRE_VECTOR_PAIRS
 
 namespace quire::QUIRE_ISA {

@@ -6,7 +6,6 @@
 #define QUIRE_ISA portable
 #define QUIRE_VECTORS "vec/portable.h"
 #define QUIRE_LANES 8
-#define QUIRE_LINEARS "linear/portable/linear.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -55,7 +55,7 @@ QUIRE_INLINE int64_t tile_start(int64_t row, int64_t m) { return max_of(0, min_o
 
 QUIRE_INLINE int64_t amx_stride(const PackedLinear& w) { return round_up(w.k, kAmxStep) + kAmxStep; }
 QUIRE_INLINE int64_t amx_copied_rows(int64_t m) { return max_of(m, kAmxRows); }
-inline void amx_round_rows(const LinearArgs& a, int64_t begin, int64_t end) {
+inline void amx_round_rows(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   const int64_t k = a.weight->k, stride = amx_stride(*a.weight);
   for (int64_t row = begin; row < end; ++row) {
     uint16_t* out = static_cast<uint16_t*>(a.workspace) + row * stride;
@@ -107,7 +107,7 @@ QUIRE_INLINE void store_sums(void* sums) {
   QUIRE_TILE_STORE(3, out + 192, kAmxColumns * 4);
 }
 
-inline void amx_bf16_items(const LinearArgs& a, int64_t begin, int64_t end) {
+inline void amx_bf16_items(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   const PackedLinear& w = *a.weight;
   const int64_t stride = amx_stride(w), lines = ceil_div(w.k, 2);
   alignas(64) float sums[kAmxRows * kAmxColumns];
@@ -198,7 +198,7 @@ void amx_quantized_items(const LinearArgs& a, int64_t begin, int64_t end, float*
   const ZmmRows q = zmm_rows(w, a.m, a.workspace);
   uint8_t* bytes = reinterpret_cast<uint8_t*>(sums + kAmxSumFloats);
   const int64_t inputs = padded_inputs(w), unit = S == Scales::none ? kAmxChunk : w.group_size;
-  const int64_t group_stride = S == Scales::none ? unit * kPanelColumns : group_bytes(w);
+  const int64_t group_stride = S == Scales::none ? unit * kPanelColumns : group_bytes<F>(w);
   constexpr int64_t kPerByte = F == WeightFormat::int4 ? 2 : 1;
   configure_tiles(static_cast<int>(q.dot));
   for (int64_t item = begin; item < end; ++item) {
@@ -224,15 +224,18 @@ void amx_quantized_items(const LinearArgs& a, int64_t begin, int64_t end, float*
   QUIRE_TILE_RELEASE();
 }
 
-inline void amx_quantized(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+template <WeightFormat F>
+void amx_quantized(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
   const PackedLinear& w = *a.weight;
-  if (w.format == WeightFormat::int4) {
-    if (w.has_zeros) return amx_quantized_items<WeightFormat::int4, Scales::zeros>(a, begin, end, scratch);
-    return amx_quantized_items<WeightFormat::int4, Scales::group>(a, begin, end, scratch);
+  float* const sums = static_cast<float*>(scratch);
+  if constexpr (F == WeightFormat::int4) {
+    if (w.has_zeros) return amx_quantized_items<F, Scales::zeros>(a, begin, end, sums);
+    return amx_quantized_items<F, Scales::group>(a, begin, end, sums);
+  } else {
+    if (w.group_size == 0) return amx_quantized_items<F, Scales::none>(a, begin, end, sums);
+    if (w.group_size == 16) return amx_quantized_items<F, Scales::group16>(a, begin, end, sums);
+    return amx_quantized_items<F, Scales::group>(a, begin, end, sums);
   }
-  if (w.group_size == 0) return amx_quantized_items<WeightFormat::int8, Scales::none>(a, begin, end, scratch);
-  if (w.group_size == 16) return amx_quantized_items<WeightFormat::int8, Scales::group16>(a, begin, end, scratch);
-  return amx_quantized_items<WeightFormat::int8, Scales::group>(a, begin, end, scratch);
 }
 
 }  // namespace quire::QUIRE_ISA

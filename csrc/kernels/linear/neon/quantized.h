@@ -5,6 +5,7 @@
 // the tables differ in; dots are added in f32 in order. One path for every M, so a row has the same bits in all.
 #pragma once
 
+#include "linear/pack_quantized.h"
 #include "linear/portable/cut.h"
 #include "linear/portable/round_row.h"
 #include "linear/portable/store_tile.h"
@@ -34,13 +35,15 @@ inline ByteRows byte_rows(const PackedLinear& w, int64_t m, void* workspace) {
   q.sums = reinterpret_cast<int32_t*>(q.scales + m * q.blocks);
   return q;
 }
-inline int64_t byte_rows_bytes(const PackedLinear& w, int64_t m) {
+template <WeightFormat F>
+int64_t byte_rows_bytes(const PackedLinear& w, int64_t m) {
   const ByteRows q = byte_rows(w, m, nullptr);
-  return m * (q.inputs + q.blocks * (w.format == WeightFormat::int4 ? 8 : 4));
+  return m * (q.inputs + q.blocks * (F == WeightFormat::int4 ? 8 : 4));
 }
 
 // Items: rows.
-inline void quantize_byte_rows(const LinearArgs& a, int64_t begin, int64_t end) {
+template <WeightFormat F>
+void quantize_byte_rows(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   const PackedLinear& w = *a.weight;
   const ByteRows q = byte_rows(w, a.m, a.workspace);
   for (int64_t row = begin; row < end; ++row)
@@ -51,7 +54,7 @@ inline void quantize_byte_rows(const LinearArgs& a, int64_t begin, int64_t end) 
       const float scale = row_scale(x, count, 127.0f);
       round_scaled(x, count, inverse_scale(scale), kXBlock, values);
       q.scales[row * q.blocks + b] = scale;
-      if (w.format != WeightFormat::int4) continue;
+      if constexpr (F != WeightFormat::int4) continue;
       const int16x8_t pairs = vpadalq_s8(vpaddlq_s8(vld1q_s8(values)), vld1q_s8(values + 16));
       q.sums[row * q.blocks + b] = vaddlvq_s16(pairs);
     }
@@ -145,15 +148,36 @@ void quantized_items(const LinearArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-inline void quantized_linear(const LinearArgs& a, int64_t begin, int64_t end) {
+template <WeightFormat F>
+void quantized_linear(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   const PackedLinear& w = *a.weight;
-  if (w.format == WeightFormat::int4) {
-    if (w.has_zeros) return quantized_items<WeightFormat::int4, Scales::zeros>(a, begin, end);
-    return quantized_items<WeightFormat::int4, Scales::group>(a, begin, end);
+  if constexpr (F == WeightFormat::int4) {
+    if (w.has_zeros) return quantized_items<F, Scales::zeros>(a, begin, end);
+    return quantized_items<F, Scales::group>(a, begin, end);
+  } else {
+    if (w.group_size == 0) return quantized_items<F, Scales::none>(a, begin, end);
+    if (w.group_size == 16) return quantized_items<F, Scales::group16>(a, begin, end);
+    return quantized_items<F, Scales::group>(a, begin, end);
   }
-  if (w.group_size == 0) return quantized_items<WeightFormat::int8, Scales::none>(a, begin, end);
-  if (w.group_size == 16) return quantized_items<WeightFormat::int8, Scales::group16>(a, begin, end);
-  return quantized_items<WeightFormat::int8, Scales::group>(a, begin, end);
+}
+
+inline int64_t each_row(const PackedLinear&, int64_t m) { return m; }
+inline int64_t quantized_item_count(const PackedLinear& w, int64_t m) {
+  return ceil_div(w.num_panels, kItemPanels) * ceil_div(m, kRowBlock);
+}
+inline int64_t no_scratch(const PackedLinear&, int64_t) { return 0; }
+
+template <WeightFormat F>
+constexpr LinearKernels quantized_kernels() {
+  LinearKernels kernels = packed_integers<F>();
+  kernels.workspace_bytes = byte_rows_bytes<F>;
+  kernels.prepare_items = each_row;
+  kernels.prepare = quantize_byte_rows<F>;
+  kernels.prepare_rows = one_row;
+  kernels.items = quantized_item_count;
+  kernels.scratch_bytes = no_scratch;
+  kernels.run = quantized_linear<F>;
+  return kernels;
 }
 
 }  // namespace quire::QUIRE_ISA

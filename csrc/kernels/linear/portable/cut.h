@@ -9,6 +9,7 @@ constexpr int64_t kItemPanels = 4;      // panels in a work item of linear
 constexpr int64_t kTileRows = 6;        // rows of the blocked micro-kernel
 constexpr int64_t kBlockedRows = 48;    // from this many rows on, packing x and widening panels pays
 constexpr int64_t kRowBlock = 192;      // rows per work item of the blocked kernels
+constexpr int64_t kDepth = 256;         // inputs per block of the blocked kernels
 
 // One panel at a time is a single read stream, which the hardware does not run far enough ahead of; several
 // streams are quicker without help (and slower with it).
@@ -57,5 +58,14 @@ QUIRE_INLINE BlockedShape blocked_shape(const PackedLinear& w, int64_t m) {
 
 constexpr int64_t kTileFloats = kTileRows * kPanelColumns;
 constexpr int64_t kSumFloats = kRowBlock * kPanelColumns * kItemPanels;  // sums of one item
+
+inline int64_t blocked_items(const PackedLinear& w, int64_t m) {
+  const BlockedShape s = blocked_shape(w, m);
+  return m < kBlockedRows ? s.column_items : s.column_items * s.row_blocks;
+}
+inline int64_t blocked_scratch_bytes(const PackedLinear&, int64_t m) {
+  return m < kBlockedRows ? 0 : (kSumFloats + kDepth * kPanelColumns) * 4;
+}
+inline int64_t one_row(const PackedLinear&, int64_t) { return 1; }
 
 }  // namespace quire::QUIRE_ISA

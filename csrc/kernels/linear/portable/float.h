@@ -12,8 +12,6 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kDepth = 256;         // inputs per block of the blocked float kernel
-
 // Weight vectors of one step of a panel's half h (columns 8h .. 8h+7): v[0] for input k, v[1] for input k + 1.
 template <WeightFormat F>
 struct StepLoad;
@@ -190,7 +188,7 @@ const float* widen_panel(const uint8_t* panel, int64_t k0, int64_t depth, float*
 }
 
 // Packs row groups of x as [group][K][kTileRows], missing rows as zeros.
-inline void pack_rows(const LinearArgs& a, int64_t begin, int64_t end) {
+inline void pack_rows(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   const int64_t k = a.weight->k;
   for (int64_t g = begin; g < end; ++g) {
     float* out = static_cast<float*>(a.workspace) + g * k * kTileRows;
@@ -232,6 +230,35 @@ void blocked_item(const LinearArgs& a, int64_t item, float* scratch) {
     store_tile(a, row0, min_of(groups * kTileRows, a.m - row0), column0, min_of(kPanelColumns, w.n - column0),
                sums + p * groups * kTileFloats, kPanelColumns);
   }
+}
+
+inline int64_t packed_rows_bytes(const PackedLinear& w, int64_t m) {
+  return m < kBlockedRows ? 0 : round_up(m, kTileRows) * w.k * 4;
+}
+inline int64_t packed_row_groups(const PackedLinear&, int64_t m) {
+  return m < kBlockedRows ? 0 : ceil_div(m, kTileRows);
+}
+inline int64_t packed_together(const PackedLinear&, int64_t m) { return m < kBlockedRows ? 1 : kTileRows; }
+
+template <WeightFormat F, class Gemm>
+void float_items(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t item = begin; item < end; ++item) {
+    if (a.m < kBlockedRows) direct_item<F>(a, item);
+    else blocked_item<F, Gemm>(a, item, static_cast<float*>(scratch));
+  }
+}
+
+template <WeightFormat F, class Gemm>
+constexpr LinearKernels float_kernels() {
+  LinearKernels kernels = packed_floats<F>();
+  kernels.workspace_bytes = packed_rows_bytes;
+  kernels.prepare_items = packed_row_groups;
+  kernels.prepare = pack_rows;
+  kernels.prepare_rows = packed_together;
+  kernels.items = blocked_items;
+  kernels.scratch_bytes = blocked_scratch_bytes;
+  kernels.run = float_items<F, Gemm>;
+  return kernels;
 }
 
 }  // namespace quire::QUIRE_ISA

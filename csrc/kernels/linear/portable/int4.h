@@ -93,7 +93,7 @@ void int4_rows(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int64_
 }
 
 inline void int4_direct_item(const LinearArgs& a, int64_t item) {
-  const QuantizedRows q = quantized_rows(a);
+  const QuantizedRows q = quantized_rows<WeightFormat::int4>(a);
   const int64_t panel = item * kItemPanels, panel_end = min_of(a.weight->num_panels, panel + kItemPanels);
   for_row_groups<4>(a.m,
                     [&](auto rows, int64_t row0) { int4_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
@@ -103,7 +103,7 @@ constexpr int64_t kInt4Depth = 256;  // inputs unpacked at once by the blocked p
 
 inline void int4_blocked_item(const LinearArgs& a, int64_t item, float* scratch) {
   const PackedLinear& w = *a.weight;
-  const QuantizedRows q = quantized_rows(a);
+  const QuantizedRows q = quantized_rows<WeightFormat::int4>(a);
   const BlockedShape s = blocked_shape(w, a.m);
   const int64_t group0 = item % s.row_blocks * s.groups_per_block;
   const int64_t groups = min_of(s.groups_per_block, s.row_groups - group0);
@@ -111,7 +111,8 @@ inline void int4_blocked_item(const LinearArgs& a, int64_t item, float* scratch)
   float* sums = scratch;  // [panel][group][6][16]
   uint8_t* wide = reinterpret_cast<uint8_t*>(scratch + kSumFloats);  // [depth/4][16][4]
   for (int64_t i = 0; i < panels * groups * kTileFloats; i += 8) store(sums + i, zero());
-  const int64_t per_group = w.group_size / kInt4Block, bytes = group_bytes(w), depth_blocks = kInt4Depth / kInt4Block;
+  const int64_t per_group = w.group_size / kInt4Block, bytes = group_bytes<WeightFormat::int4>(w),
+                depth_blocks = kInt4Depth / kInt4Block;
   for (int64_t b0 = 0; b0 < q.blocks; b0 += depth_blocks) {
     const int64_t b1 = min_of(q.blocks, b0 + depth_blocks);
     for (int64_t p = 0; p < panels; ++p) {
@@ -144,6 +145,19 @@ inline void int4_blocked_item(const LinearArgs& a, int64_t item, float* scratch)
     finish_quantized(a, row0, min_of(groups * kTileRows, a.m - row0), panel0 + p, 1, sums + p * groups * kTileFloats,
                      kPanelColumns, nullptr, 0);
   }
+}
+
+inline void int4_items(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t item = begin; item < end; ++item) {
+    if (a.m < kBlockedRows) int4_direct_item(a, item);
+    else int4_blocked_item(a, item, static_cast<float*>(scratch));
+  }
+}
+
+constexpr LinearKernels int4_kernels() {
+  LinearKernels kernels = quantized_kernels<WeightFormat::int4>();
+  kernels.run = int4_items;
+  return kernels;
 }
 
 }  // namespace quire::QUIRE_ISA

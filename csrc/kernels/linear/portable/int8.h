@@ -77,7 +77,8 @@ void int8_panels(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int6
   alignas(32) int32_t block_sums[turns * sums_per_turn];
   alignas(32) float sums[turns * sums_per_turn] = {};
   const int16_t* x = static_cast<const int16_t*>(q.values) + row0 * q.inputs;
-  const int64_t block = int8_block(w), block_bytes = w.group_size ? group_bytes(w) : block * kPanelColumns;
+  const int64_t block = int8_block(w),
+                block_bytes = w.group_size ? group_bytes<WeightFormat::int8>(w) : block * kPanelColumns;
   for (int64_t k = 0, b = 0; k < q.inputs; k += block, ++b) {
     const int64_t count = min_of(block, q.inputs - k), turn = turns > 1 ? kInt8Turn : count;
     const uint8_t* base = panel_at(w, panel) + b * block_bytes;
@@ -113,7 +114,7 @@ void int8_rows(const LinearArgs& a, const QuantizedRows& q, int64_t row0, int64_
 }
 
 inline void int8_direct_item(const LinearArgs& a, int64_t item) {
-  const QuantizedRows q = quantized_rows(a);
+  const QuantizedRows q = quantized_rows<WeightFormat::int8>(a);
   const int64_t panel = item * kItemPanels, panel_end = min_of(a.weight->num_panels, panel + kItemPanels);
   for_row_groups<4>(a.m,
                     [&](auto rows, int64_t row0) { int8_rows<decltype(rows)::value>(a, q, row0, panel, panel_end); });
@@ -121,7 +122,7 @@ inline void int8_direct_item(const LinearArgs& a, int64_t item) {
 
 inline void int8_blocked_item(const LinearArgs& a, int64_t item, float* scratch) {
   const PackedLinear& w = *a.weight;
-  const QuantizedRows q = quantized_rows(a);
+  const QuantizedRows q = quantized_rows<WeightFormat::int8>(a);
   const BlockedShape s = blocked_shape(w, a.m);
   const int64_t group0 = item % s.row_blocks * s.groups_per_block;
   const int64_t groups = min_of(s.groups_per_block, s.row_groups - group0);
@@ -131,7 +132,8 @@ inline void int8_blocked_item(const LinearArgs& a, int64_t item, float* scratch)
   alignas(32) int32_t tile[kTileFloats];
   for (int64_t i = 0; i < panels * groups * kTileFloats; i += 8) store(sums + i, zero());
   const int32_t* x = static_cast<const int32_t*>(q.values) + group0 * (q.inputs / 2) * kTileRows;
-  const int64_t block = int8_block(w), block_bytes = w.group_size ? group_bytes(w) : block * kPanelColumns;
+  const int64_t block = int8_block(w),
+                block_bytes = w.group_size ? group_bytes<WeightFormat::int8>(w) : block * kPanelColumns;
   for (int64_t k = 0, b = 0; k < q.inputs; k += block, ++b) {
     const int64_t count = min_of(block, q.inputs - k);
     for (int64_t p = 0; p < panels; ++p) {
@@ -155,6 +157,19 @@ inline void int8_blocked_item(const LinearArgs& a, int64_t item, float* scratch)
     finish_quantized(a, row0, min_of(groups * kTileRows, a.m - row0), panel0 + p, 1, sums + p * groups * kTileFloats,
                      kPanelColumns, q.scales + row0, 1);
   }
+}
+
+inline void int8_items(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t item = begin; item < end; ++item) {
+    if (a.m < kBlockedRows) int8_direct_item(a, item);
+    else int8_blocked_item(a, item, static_cast<float*>(scratch));
+  }
+}
+
+constexpr LinearKernels int8_kernels() {
+  LinearKernels kernels = quantized_kernels<WeightFormat::int8>();
+  kernels.run = int8_items;
+  return kernels;
 }
 
 }  // namespace quire::QUIRE_ISA

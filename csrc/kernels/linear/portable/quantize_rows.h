@@ -6,6 +6,7 @@
 // int8: values are int16, a unit is 2, one block a row. int4: values are int8, a unit is 4, blocks are 32 inputs.
 #pragma once
 
+#include "linear/pack_quantized.h"
 #include "linear/portable/cut.h"
 #include "linear/portable/round_row.h"
 
@@ -20,16 +21,18 @@ struct QuantizedRows {
   bool blocked;
 };
 
-inline int64_t quantized_rows_bytes(const PackedLinear& w, int64_t m) {
+template <WeightFormat F>
+int64_t quantized_rows_bytes(const PackedLinear& w, int64_t m) {
   const int64_t rows = round_up(m, kTileRows), inputs = padded_inputs(w);
-  if (w.format == WeightFormat::int8) return round_up(rows * inputs * 2, 64) + round_up(rows * 4, 64);
+  if constexpr (F == WeightFormat::int8) return round_up(rows * inputs * 2, 64) + round_up(rows * 4, 64);
   const int64_t blocks = rows * (inputs / kInt4Block);
   return round_up(rows * inputs, 64) + 2 * round_up(blocks * 4, 64);
 }
 
-inline QuantizedRows quantized_rows(const LinearArgs& a) {
+template <WeightFormat F>
+QuantizedRows quantized_rows(const LinearArgs& a) {
   const PackedLinear& w = *a.weight;
-  const bool int8 = w.format == WeightFormat::int8;
+  constexpr bool int8 = F == WeightFormat::int8;
   const int64_t rows = round_up(a.m, kTileRows);
   QuantizedRows q;
   q.inputs = padded_inputs(w);
@@ -56,16 +59,17 @@ QUIRE_INLINE void place_values(const QuantizedRows& q, int64_t row, int64_t firs
 }
 
 // Items: rows, in the blocked layout up to a whole tile.
-inline void quantize_rows(const LinearArgs& a, int64_t begin, int64_t end) {
+template <WeightFormat F>
+void quantize_rows(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   const PackedLinear& w = *a.weight;
-  const QuantizedRows q = quantized_rows(a);
+  const QuantizedRows q = quantized_rows<F>(a);
   constexpr int64_t kChunk = 512;
   for (int64_t row = begin; row < end; ++row) {
     const float* x = a.x + row * a.x_stride;
     const int64_t inputs = row < a.m ? w.k : 0;
     const int64_t at = q.blocked ? row / kTileRows * q.blocks * kTileRows + row % kTileRows : row * q.blocks;
     const int64_t step = q.blocked ? kTileRows : 1;
-    if (w.format == WeightFormat::int8) {
+    if constexpr (F == WeightFormat::int8) {
       const float scale = row_scale(x, inputs, 32767.0f), inverse = inverse_scale(scale);
       q.scales[at] = scale;
       int16_t values[kChunk];
@@ -88,6 +92,23 @@ inline void quantize_rows(const LinearArgs& a, int64_t begin, int64_t end) {
       }
     }
   }
+}
+
+inline int64_t quantized_row_items(const PackedLinear&, int64_t m) {
+  return m < kBlockedRows ? m : round_up(m, kTileRows);
+}
+
+// Preparation and cut, without the products.
+template <WeightFormat F>
+constexpr LinearKernels quantized_kernels() {
+  LinearKernels kernels = packed_integers<F>();
+  kernels.workspace_bytes = quantized_rows_bytes<F>;
+  kernels.prepare_items = quantized_row_items;
+  kernels.prepare = quantize_rows<F>;
+  kernels.prepare_rows = one_row;
+  kernels.items = blocked_items;
+  kernels.scratch_bytes = blocked_scratch_bytes;
+  return kernels;
 }
 
 }  // namespace quire::QUIRE_ISA

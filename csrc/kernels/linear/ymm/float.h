@@ -4,8 +4,9 @@
 // bits whatever M is.
 #pragma once
 
+#include "linear/pack_float.h"
 #include "linear/ymm/registers.h"
-#include "linear/ymm/rows.h"
+#include "linear/ymm/tiled.h"
 
 namespace quire::QUIRE_ISA {
 
@@ -98,7 +99,7 @@ __attribute__((noinline, flatten)) void float_tile(const float* x, int64_t k, co
 }
 
 // Items: tiles.
-inline void pack_float_rows(const LinearArgs& a, int64_t begin, int64_t end) {
+inline void pack_float_rows(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   const int64_t k = a.weight->k;
   for (int64_t g = begin; g < end; ++g) {
     const TileRows rows = tile_rows(g, a.m);
@@ -125,5 +126,22 @@ struct FloatTiles {
     finish_tile(a, rows, panel, panels, sums, false, nullptr);
   }
 };
+
+inline int64_t float_rows_bytes(const PackedLinear& w, int64_t m) { return m == 1 ? 0 : m * w.k * 4; }
+inline int64_t float_tiles(const PackedLinear& w, int64_t m) { return m == 1 ? 0 : tile_count(w, m); }
+inline int64_t no_scratch(const PackedLinear&, int64_t) { return 0; }
+
+template <WeightFormat F>
+constexpr LinearKernels float_kernels() {
+  LinearKernels kernels = packed_floats<F>();
+  kernels.workspace_bytes = float_rows_bytes;
+  kernels.prepare_items = float_tiles;
+  kernels.prepare = pack_float_rows;
+  kernels.prepare_rows = rows_of_tile;
+  kernels.items = cut_items<YmmShape>;
+  kernels.scratch_bytes = no_scratch;
+  kernels.run = tiled_items<FloatTiles<F>>;
+  return kernels;
+}
 
 }  // namespace quire::QUIRE_ISA

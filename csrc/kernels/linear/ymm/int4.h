@@ -119,7 +119,7 @@ struct Int4Tiles {
   YmmRows rows;
   int64_t per_group;
   explicit Int4Tiles(const LinearArgs& a)
-      : rows(ymm_rows(*a.weight, a.m, a.workspace)), per_group(a.weight->group_size / kInt4Block) {}
+      : rows(ymm_rows<WeightFormat::int4>(*a.weight, a.m, a.workspace)), per_group(a.weight->group_size / kInt4Block) {}
   template <int MR, int NP, bool kWide>
   QUIRE_INLINE void tile(const TileRows& at, const TileWeights& weights, float* sums) const {
     int4_tile<MR, NP, kWide, kZeros>(rows.values + at.first * rows.lanes, rows.scales + at.first * rows.blocks,
@@ -140,5 +140,16 @@ struct Int4Tiles {
     finish_tile(a, at, panel, panels, sums, true, nullptr);
   }
 };
+
+inline void int4_items(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
+  if (a.weight->has_zeros) return tiled_items<Int4Tiles<true>>(a, begin, end, scratch);
+  tiled_items<Int4Tiles<false>>(a, begin, end, scratch);
+}
+
+constexpr LinearKernels int4_kernels() {
+  LinearKernels kernels = quantized_kernels<WeightFormat::int4, Int4Tiles<false>>();
+  kernels.run = int4_items;
+  return kernels;
+}
 
 }  // namespace quire::QUIRE_ISA

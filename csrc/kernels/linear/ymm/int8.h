@@ -84,7 +84,7 @@ struct Int8Tiles {
   int64_t block;
   bool grouped;
   explicit Int8Tiles(const LinearArgs& a)
-      : rows(ymm_rows(*a.weight, a.m, a.workspace)),
+      : rows(ymm_rows<WeightFormat::int8>(*a.weight, a.m, a.workspace)),
         block(a.weight->group_size ? a.weight->group_size : kInt8Block),
         grouped(a.weight->group_size) {}
   template <int MR, int NP, bool kWide>
@@ -103,5 +103,11 @@ struct Int8Tiles {
     finish_tile(a, at, panel, panels, sums, true, rows.scales);
   }
 };
+
+constexpr LinearKernels int8_kernels() {
+  LinearKernels kernels = quantized_kernels<WeightFormat::int8, Int8Tiles>();
+  kernels.run = tiled_items<Int8Tiles>;
+  return kernels;
+}
 
 }  // namespace quire::QUIRE_ISA

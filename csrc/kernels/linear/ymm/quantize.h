@@ -8,7 +8,8 @@
 //                                times the sum of the inputs that they multiply; with zero points of their own the sum of all 32, as f32
 #pragma once
 
-#include "linear/ymm/rows.h"
+#include "linear/pack_quantized.h"
+#include "linear/ymm/tiled.h"
 
 namespace quire::QUIRE_ISA {
 
@@ -20,8 +21,9 @@ struct YmmRows {
   int64_t blocks;  // of a row
 };
 
-inline YmmRows ymm_rows(const PackedLinear& w, int64_t m, void* workspace) {
-  const bool int8 = w.format == WeightFormat::int8;
+template <WeightFormat F>
+YmmRows ymm_rows(const PackedLinear& w, int64_t m, void* workspace) {
+  constexpr bool int8 = F == WeightFormat::int8;
   const int64_t inputs = padded_inputs(w);
   YmmRows q;
   q.lanes = int8 ? inputs / 2 : inputs / 4;
@@ -32,8 +34,9 @@ inline YmmRows ymm_rows(const PackedLinear& w, int64_t m, void* workspace) {
   q.starts = reinterpret_cast<int32_t*>(at + round_up(m * q.blocks * 4, 64));
   return q;
 }
-inline int64_t ymm_rows_bytes(const PackedLinear& w, int64_t m) {
-  const YmmRows q = ymm_rows(w, m, nullptr);
+template <WeightFormat F>
+int64_t ymm_rows_bytes(const PackedLinear& w, int64_t m) {
+  const YmmRows q = ymm_rows<F>(w, m, nullptr);
   return round_up(m * q.lanes * 4, 64) + 2 * round_up(m * q.blocks * 4, 64);
 }
 
@@ -148,12 +151,32 @@ inline void quantize_int4_tile(const LinearArgs& a, const YmmRows& q, const Tile
 }
 
 // Items: tiles.
-inline void quantize_tiles(const LinearArgs& a, int64_t begin, int64_t end) {
-  const YmmRows q = ymm_rows(*a.weight, a.m, a.workspace);
+template <WeightFormat F>
+void quantize_tiles(const LinearArgs& a, int64_t begin, int64_t end, void*) {
+  const YmmRows q = ymm_rows<F>(*a.weight, a.m, a.workspace);
   for (int64_t g = begin; g < end; ++g) {
-    if (a.weight->format == WeightFormat::int8) quantize_int8_tile(a, q, tile_rows(g, a.m));
+    if constexpr (F == WeightFormat::int8) quantize_int8_tile(a, q, tile_rows(g, a.m));
     else quantize_int4_tile(a, q, tile_rows(g, a.m));
   }
+}
+
+template <class Format>
+int64_t wide_scratch_bytes(const PackedLinear& w, int64_t) {
+  const int64_t bytes = wide_bytes<Format>(w);
+  return bytes <= kSweepBytes ? sweep_panels(bytes) * bytes : 0;
+}
+
+// The kernels of format F but `run`; Format widens its panels.
+template <WeightFormat F, class Format>
+constexpr LinearKernels quantized_kernels() {
+  LinearKernels kernels = packed_integers<F>();
+  kernels.workspace_bytes = ymm_rows_bytes<F>;
+  kernels.prepare_items = tile_count;
+  kernels.prepare = quantize_tiles<F>;
+  kernels.prepare_rows = rows_of_tile;
+  kernels.items = cut_items<YmmShape>;
+  kernels.scratch_bytes = wide_scratch_bytes<Format>;
+  return kernels;
 }
 
 }  // namespace quire::QUIRE_ISA

@@ -142,7 +142,7 @@ int64_t float_workspace_bytes(const PackedLinear& w, int64_t m) {
 }
 
 template <WeightFormat F>
-void copy_rows(const LinearArgs& a, int64_t begin, int64_t end) {
+void copy_rows(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   using X = typename FloatStep<F>::X;
   const int64_t k = a.weight->k, stride = copied_stride<F>(*a.weight);
   for (int64_t row = begin; row < end; ++row) {
@@ -209,7 +209,8 @@ void float_panels(const LinearArgs& a, int64_t block, int64_t panel, int64_t nex
 }
 
 template <WeightFormat F>
-void float_items(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+void float_items(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
+  float* const sums = static_cast<float*>(scratch);
   using Shape = FloatShape;
   const int64_t width = item_panels<Shape>(a.m), blocks = row_cut<Shape>(a.m).blocks;
   for (int64_t item = begin; item < end; ++item) {
@@ -217,12 +218,29 @@ void float_items(const LinearArgs& a, int64_t begin, int64_t end, float* scratch
     const int64_t next = item + 1 == end ? a.next_bytes : blocks == 1 ? width * a.weight->panel_bytes : 0;
     int64_t panel = item / blocks * width;
     if (panel_end - panel == width) {
-      if (a.m <= Shape::kFewRows) float_panels<F, Shape::kFewPanels, Shape::kFewRows>(a, block, panel, next, scratch);
-      else float_panels<F, Shape::kPanels, Shape::kRows>(a, block, panel, next, scratch);
+      if (a.m <= Shape::kFewRows) float_panels<F, Shape::kFewPanels, Shape::kFewRows>(a, block, panel, next, sums);
+      else float_panels<F, Shape::kPanels, Shape::kRows>(a, block, panel, next, sums);
     } else {
-      for (; panel < panel_end; ++panel) float_panels<F, 1, Shape::kRows>(a, block, panel, 0, scratch);
+      for (; panel < panel_end; ++panel) float_panels<F, 1, Shape::kRows>(a, block, panel, 0, sums);
     }
   }
+}
+
+template <WeightFormat F>
+int64_t copied_rows(const PackedLinear& w, int64_t m) {
+  return copies_rows<F>(w, m) ? m : 0;
+}
+
+// Puts these products in the place of others of the same layout.
+template <WeightFormat F>
+constexpr void set_float_products(LinearKernels& kernels) {
+  kernels.workspace_bytes = float_workspace_bytes<F>;
+  kernels.prepare_items = copied_rows<F>;
+  kernels.prepare = copy_rows<F>;
+  kernels.prepare_rows = one_row;
+  kernels.items = cut_items<FloatShape>;
+  kernels.scratch_bytes = cut_scratch_bytes<FloatShape>;
+  kernels.run = float_items<F>;
 }
 
 }  // namespace quire::QUIRE_ISA

@@ -132,10 +132,11 @@ QUIRE_INLINE void quantize_blocks(const float* x, int64_t left, int64_t row, int
 }
 
 // Items: rows.
-inline void zmm_quantize_rows(const LinearArgs& a, int64_t begin, int64_t end) {
+template <WeightFormat F>
+void zmm_quantize_rows(const LinearArgs& a, int64_t begin, int64_t end, void*) {
   const PackedLinear& w = *a.weight;
   const ZmmRows q = zmm_rows(w, a.m, a.workspace);
-  const int32_t zero = w.format == WeightFormat::int8 ? -128 : -8;
+  constexpr int32_t zero = F == WeightFormat::int8 ? -128 : -8;
   for (int64_t row = begin; row < end; ++row) {
     const float* x = a.x + row * a.x_stride;
     for (int64_t b = 0; b < q.blocks; b += kQuantizeBlocks) {
@@ -145,5 +146,7 @@ inline void zmm_quantize_rows(const LinearArgs& a, int64_t begin, int64_t end) {
     }
   }
 }
+
+inline int64_t each_row(const PackedLinear&, int64_t m) { return m; }
 
 }  // namespace quire::QUIRE_ISA

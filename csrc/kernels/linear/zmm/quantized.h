@@ -169,7 +169,7 @@ void quantized_panels(const LinearArgs& a, const ZmmRows& q, int64_t block, int6
     QuantizedTile t;
     t.x_stride = q.stride;
     t.row_stride = q.row_stride;
-    t.panels = panel_at(w, panel) + (S == Scales::none ? k * kPanelColumns : k / unit * group_bytes(w));
+    t.panels = panel_at(w, panel) + (S == Scales::none ? k * kPanelColumns : k / unit * group_bytes<F>(w));
     t.panel_bytes = w.panel_bytes;
     t.groups = S == Scales::none ? 1 : count / unit;
     t.dots_per_group = (S == Scales::none ? count : unit) / q.dot;
@@ -177,7 +177,7 @@ void quantized_panels(const LinearArgs& a, const ZmmRows& q, int64_t block, int6
     const bool last = k + count == inputs;
     t.y_stride = a.y_stride;
     const int64_t lines =
-        ahead ? ceil_div(S == Scales::none ? count * kPanelColumns : t.groups * group_bytes(w), 64) : 0;
+        ahead ? ceil_div(S == Scales::none ? count * kPanelColumns : t.groups * group_bytes<F>(w), 64) : 0;
     // The next item's lines are spread over all passes; of this item's own the first is in need.
     const int64_t passes = ahead == kFetchNear ? 1 : group1 - group0;
     t.fetch_lines = ceil_div(lines, passes);
@@ -223,17 +223,28 @@ void quantized_items(const LinearArgs& a, int64_t begin, int64_t end, float* scr
   }
 }
 
-inline void quantized_linear(const LinearArgs& a, int64_t begin, int64_t end, float* scratch) {
+template <WeightFormat F>
+void quantized_linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
   const PackedLinear& w = *a.weight;
-  if (w.format == WeightFormat::int4) {
-    if (w.has_zeros) return quantized_items<WeightFormat::int4, Scales::zeros>(a, begin, end, scratch);
-    if (w.group_size == 32) return quantized_items<WeightFormat::int4, Scales::group32>(a, begin, end, scratch);
-    return quantized_items<WeightFormat::int4, Scales::group>(a, begin, end, scratch);
+  float* const sums = static_cast<float*>(scratch);
+  if constexpr (F == WeightFormat::int4) {
+    if (w.has_zeros) return quantized_items<F, Scales::zeros>(a, begin, end, sums);
+    if (w.group_size == 32) return quantized_items<F, Scales::group32>(a, begin, end, sums);
+    return quantized_items<F, Scales::group>(a, begin, end, sums);
+  } else {
+    if (w.group_size == 0) return quantized_items<F, Scales::none>(a, begin, end, sums);
+    if (w.group_size == 16) return quantized_items<F, Scales::group16>(a, begin, end, sums);
+    if (w.group_size == 32) return quantized_items<F, Scales::group32>(a, begin, end, sums);
+    return quantized_items<F, Scales::group>(a, begin, end, sums);
   }
-  if (w.group_size == 0) return quantized_items<WeightFormat::int8, Scales::none>(a, begin, end, scratch);
-  if (w.group_size == 16) return quantized_items<WeightFormat::int8, Scales::group16>(a, begin, end, scratch);
-  if (w.group_size == 32) return quantized_items<WeightFormat::int8, Scales::group32>(a, begin, end, scratch);
-  return quantized_items<WeightFormat::int8, Scales::group>(a, begin, end, scratch);
+}
+
+// Puts these products in the place of others of the same layout and preparation.
+template <WeightFormat F>
+constexpr void set_quantized_products(LinearKernels& kernels) {
+  kernels.items = cut_items<QuantizedShape>;
+  kernels.scratch_bytes = cut_scratch_bytes<QuantizedShape>;
+  kernels.run = quantized_linear<F>;
 }
 
 }  // namespace quire::QUIRE_ISA

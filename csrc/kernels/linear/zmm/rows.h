@@ -14,8 +14,9 @@
 
 namespace quire::QUIRE_ISA {
 
+inline int64_t one_row(const PackedLinear&, int64_t) { return 1; }
 template <class Shape>
-constexpr int64_t cut_scratch_bytes() {
+int64_t cut_scratch_bytes(const PackedLinear&, int64_t) {
   return (Shape::kBlockRows + Shape::kRows) * Shape::kPanels * kPanelColumns * 4;
 }
 

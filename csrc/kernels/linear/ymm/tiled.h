@@ -1,12 +1,10 @@
-// The linears of the AVX2 table.
+// How the 256-bit linears run over rows and panels, whatever the format.
 //
 // A work item is four panels times a block of rows. A tile runs over all inputs with its sums in registers and
 // writes its results. One tile of rows reads memory; of more, each takes its share in fetching the next item's panels.
 #pragma once
 
-#include "linear/ymm/float.h"
-#include "linear/ymm/int4.h"
-#include "linear/ymm/int8.h"
+#include "linear/ymm/rows.h"
 
 namespace quire::QUIRE_ISA {
 
@@ -107,35 +105,7 @@ void tiled_items(const LinearArgs& a, int64_t begin, int64_t end, void* scratch)
   }
 }
 
-inline int64_t linear_workspace_bytes(const PackedLinear& w, int64_t m) {
-  if (!is_float_format(w.format)) return ymm_rows_bytes(w, m);
-  return m == 1 ? 0 : m * w.k * 4;
-}
-inline int64_t linear_prepare_items(const PackedLinear& w, int64_t m) {
-  return linear_workspace_bytes(w, m) ? row_cut<YmmShape>(m).groups : 0;
-}
-inline int64_t linear_prepare_rows(const PackedLinear&, int64_t m) { return tile_height(m); }
-inline void linear_prepare(const LinearArgs& a, int64_t begin, int64_t end, void*) {
-  if (is_float_format(a.weight->format)) pack_float_rows(a, begin, end);
-  else quantize_tiles(a, begin, end);
-}
-inline int64_t linear_items(const PackedLinear& w, int64_t m) { return cut_items<YmmShape>(w, m); }
-inline int64_t linear_scratch_bytes(const PackedLinear& w, int64_t) {
-  if (is_float_format(w.format)) return 0;
-  const int64_t bytes = w.format == WeightFormat::int8 ? wide_bytes<Int8Tiles>(w) : wide_bytes<Int4Tiles<false>>(w);
-  return bytes <= kSweepBytes ? sweep_panels(bytes) * bytes : 0;
-}
-
-inline void linear(const LinearArgs& a, int64_t begin, int64_t end, void* scratch) {
-  switch (a.weight->format) {
-    case WeightFormat::f32: return tiled_items<FloatTiles<WeightFormat::f32>>(a, begin, end, scratch);
-    case WeightFormat::bf16: return tiled_items<FloatTiles<WeightFormat::bf16>>(a, begin, end, scratch);
-    case WeightFormat::f16: return tiled_items<FloatTiles<WeightFormat::f16>>(a, begin, end, scratch);
-    case WeightFormat::int8: return tiled_items<Int8Tiles>(a, begin, end, scratch);
-    case WeightFormat::int4:
-      if (a.weight->has_zeros) return tiled_items<Int4Tiles<true>>(a, begin, end, scratch);
-      return tiled_items<Int4Tiles<false>>(a, begin, end, scratch);
-  }
-}
+inline int64_t tile_count(const PackedLinear&, int64_t m) { return row_cut<YmmShape>(m).groups; }
+inline int64_t rows_of_tile(const PackedLinear&, int64_t m) { return tile_height(m); }
 
 }  // namespace quire::QUIRE_ISA

@@ -1,0 +1,19 @@
+// The linears in plain C++, by format.
+#pragma once
+
+#include "linear/portable/float.h"
+#include "linear/portable/gemm.h"
+#include "linear/portable/int4.h"
+#include "linear/portable/int8.h"
+
+namespace quire::QUIRE_ISA {
+
+constexpr void set_linears(LinearKernels* linear) {
+  linear[index_of(WeightFormat::f32)] = float_kernels<WeightFormat::f32, PortableGemm>();
+  linear[index_of(WeightFormat::bf16)] = float_kernels<WeightFormat::bf16, PortableGemm>();
+  linear[index_of(WeightFormat::f16)] = float_kernels<WeightFormat::f16, PortableGemm>();
+  linear[index_of(WeightFormat::int8)] = int8_kernels();
+  linear[index_of(WeightFormat::int4)] = int4_kernels();
+}
+
+}  // namespace quire::QUIRE_ISA
