@@ -31,3 +31,10 @@ def test_plugins_of_contract_1_1_call_the_hint_try() -> None:
     for error in (BackendError("what", because="why", try_="how"), RequestError("what", because="why", try_="how")):
         assert (error.hint, error.try_) == ("how", "how")
         assert str(error) == "what\n  because: why\n  hint: how"
+
+
+def test_the_kind_of_a_devices_error_survives_a_process_border() -> None:
+    error = BackendError("what", because="why", kind="sequence", sequences=(2, 0))
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.kind, again.sequences, str(again)) == ("sequence", (2, 0), str(error))
+    assert (BackendError("what").kind, BackendError("what").sequences) == ("step", ())

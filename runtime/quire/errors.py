@@ -12,6 +12,7 @@ QuireError
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 _MOST_CHARACTERS = 4000
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -85,8 +86,41 @@ class ModelError(QuireError):
     """A checkpoint or its configuration is missing, unknown, unsupported or inconsistent."""
 
 
+FailureKind = Literal["step", "sequence", "out_of_memory", "fatal"]
+
+
 class BackendError(QuireError):
-    """A device or the plugin that drives it failed or is absent."""
+    """A device or the plugin that drives it failed or is absent.
+
+    Args:
+        kind: of an error of a step, what is broken; since contract 1.2. "step" = this step, nobody knows whose fault it
+            was: its sequences are run again one by one. "sequence" = those of `sequences` only. "out_of_memory" = there
+            was no room for a step of this size: it is run again once, smaller. "fatal" = the executor: it is closed,
+            another is made, and what ran is computed again.
+        sequences: with kind "sequence", their indices in the batch.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        because: str = "",
+        hint: str = "",
+        try_: str = "",
+        kind: FailureKind = "step",
+        sequences: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(what, because=because, hint=hint or try_)
+        self.kind, self.sequences = kind, tuple(sequences)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_backend, (type(self), self.what, self.because, self.hint, self.kind, self.sequences)
+
+
+def _rebuild_backend(
+    error: type[BackendError], what: str, because: str, hint: str, kind: FailureKind, sequences: tuple[int, ...]
+) -> BackendError:
+    return error(what, because=because, hint=hint, kind=kind, sequences=sequences)
 
 
 class ContractError(BackendError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +14,7 @@ from quire.device import (
     ExecutorPlan,
     GraphExecutor,
     KVPlan,
+    LikelyStep,
     PartKernel,
     RunStep,
     StepBuckets,
@@ -87,8 +88,8 @@ class Captured(Buckets):
 
 
 class Ends(Hooked):
-    def warmup(self, plan: ExecutorPlan) -> None:
-        self.log.append("warmup")
+    def warmup(self, plan: ExecutorPlan, likely: Sequence[LikelyStep]) -> None:
+        self.log.append(likely)
 
     def close(self) -> None:
         self.log.append("close")
@@ -100,7 +101,7 @@ def answers(tiny: ModuleType, library: ReferenceLibrary, **changes: Any) -> tupl
     executor = GraphExecutor(library, plan)
     executor.load(tiny.RandomWeights(plan.model), lambda done, total: None)
     executor.allocate_kv(KVPlan(num_blocks={"kv": 20}))
-    executor.warmup()
+    executor.warmup([LikelyStep(8, 8)])
     driver = tiny.Driver(executor)
     first = tiny.Line(list(PROMPT), TABLES)
     second = tiny.Line(PROMPT[::-1], {"full": [0, 11, 12, 15], "sliding": [13, 14, 16, 17]})
@@ -176,4 +177,4 @@ def test_a_shape_is_captured_once_and_replayed(tiny: ModuleType) -> None:
 def test_warmup_comes_once_and_close_once(tiny: ModuleType) -> None:
     library = Ends()
     answers(tiny, library)
-    assert library.log == ["warmup", "close"]
+    assert library.log == [[LikelyStep(8, 8)], "close"]

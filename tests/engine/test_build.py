@@ -9,7 +9,7 @@ import pytest
 import tqdm
 
 from quire.device.graph_executor import GraphExecutor
-from quire.engine import build
+from quire.engine import build, executor_start
 from quire.engine.config import EngineConfig
 from quire.errors import BackendError, ModelError
 from quire.testing import fake_device
@@ -23,7 +23,7 @@ def test_the_weights_of_a_large_checkpoint_have_a_progress_bar(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool, from_bytes: int, shown: bool
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    monkeypatch.setattr(build, "PROGRESS_FROM_BYTES", from_bytes)
+    monkeypatch.setattr(executor_start, "PROGRESS_FROM_BYTES", from_bytes)
     build.load_engine(EngineConfig(device="reference", num_kv_blocks=2, max_model_len=16)).close()
     assert ("weights:" in capsys.readouterr().err) == shown
 
@@ -38,7 +38,7 @@ def test_the_progress_bar_ends_at_the_total(monkeypatch: pytest.MonkeyPatch) -> 
             super().close()
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(build, "PROGRESS_FROM_BYTES", 1)
+    monkeypatch.setattr(executor_start, "PROGRESS_FROM_BYTES", 1)
     monkeypatch.setattr(tqdm, "tqdm", Bar)
     build.load_engine(EngineConfig(device="reference", num_kv_blocks=2, max_model_len=16)).close()
     ((count, total),) = set(ended)

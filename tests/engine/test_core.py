@@ -14,7 +14,7 @@ from quire.errors import BackendError, ConfigError, InternalError, RequestError
 from quire.sampling.batch import NOT_FINITE
 from quire.scheduler.scheduler import Scheduler
 from quire.scheduler.sequence import Sequence
-from quire.testing import fake_executor, fake_model
+from quire.testing import FakeFaults, fake_executor, fake_model
 from quire.testing.fake_device import FakeStep
 
 Drive = Callable[..., Any]
@@ -252,7 +252,7 @@ WAVE: tuple[tuple[str, list[int], dict[str, Any]], ...] = (
 @pytest.mark.parametrize("number", range(6))
 def test_a_step_that_fails_once_costs_nobody_a_token(drive: Drive, depth: int, where: str, number: int) -> None:
     driver = drive(depth=depth, budget=8)
-    driver.executor.failures = {number: where}
+    driver.executor.faults = FakeFaults({(where, number): "step"})
     for name, prompt, options in WAVE:
         driver.add(name, prompt, **options)
     driver.run()
@@ -359,7 +359,7 @@ def test_broken_prompt_logprobs_end_their_request(drive: Drive, monkeypatch: Any
 
 INSIDE = (
     "core._builder.build",
-    "core._executor.submit",
+    "core._device.executor.submit",
     "core.scheduler.schedule",
     "core._logprobs_of",
     "core.scheduler.offer_to_cache",
@@ -408,7 +408,7 @@ def interrupt(driver: Any, place: str, number: int, *, after: bool) -> Callable[
     for part in path:
         owner = getattr(owner, part)
     if "submit" in place:
-        owner = driver.core._executor = Delegate(driver.executor)
+        owner = driver.core._device.executor = Delegate(driver.executor)
     method = getattr(owner, name)
     calls = iter(range(10**9))
 

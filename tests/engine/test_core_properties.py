@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quire.errors import RequestError
+from quire.testing import FakeFaults
 
 Request = dict[str, Any]
 
@@ -164,14 +165,14 @@ def test_a_failing_device_ends_some_and_harms_no_other(
     drive: Callable[..., Any], engine: Any, wave: list[Request], failures: dict[int, Any]
 ) -> None:
     driver = _make(drive, engine)
-    driver.executor.failures = dict(failures)
+    driver.executor.faults = FakeFaults({(call, number): "step" for number, call in failures.items()})
     added: dict[str, Request] = {}
     for number, request in enumerate(wave):
         if _try_add(driver, f"r{number}", request):
             added[f"r{number}"] = request
         driver.step()
     driver.run()
-    driver.executor.failures = {}
+    driver.executor.faults = FakeFaults()
     _add(driver, "last", wave[-1] if f"r{len(wave) - 1}" in added else {"prompt": [1], "max_tokens": 2})
     driver.run()
     assert driver.finish_reason("last") in ("stop", "length")
@@ -211,7 +212,7 @@ def test_failures_broken_rows_aborts_and_interruptions_together(
 ) -> None:
     """Whoever ends well has the tokens of one who ran alone; whoever does not has the first of them, and an error."""
     driver = _make(drive, engine)
-    driver.executor.failures = dict(failures)
+    driver.executor.faults = FakeFaults({(call, number): "step" for number, call in failures.items()})
     driver.executor.broken_token = broken_token
     added: dict[str, Request] = {}
 

@@ -13,6 +13,7 @@ from quire.engine.llm_engine import LLMEngine
 from quire.errors import BackendError, ConfigError, RequestError
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
+from quire.testing import FakeFaults
 
 GREEDY = SamplingParams(temperature=0, max_tokens=5)
 
@@ -72,7 +73,7 @@ def test_a_refused_request_leaves_nothing(make: Callable[..., LLMEngine]) -> Non
 
 def test_a_request_that_the_device_fails_says_so(make: Callable[..., LLMEngine]) -> None:
     engine = make()
-    engine.loaded.core._executor.failures[1] = "result"  # type: ignore[attr-defined]
+    engine.loaded.core._device.executor.faults = FakeFaults({("result", 1): "step"})  # type: ignore[union-attr]
     request_id = engine.add_request("a", GREEDY)
     output = drain(engine)[request_id]
     assert (output.finished, output.outputs[0].finish_reason) == (True, "error")
@@ -157,7 +158,7 @@ def test_an_end_that_nobody_was_told_of(make: Callable[..., LLMEngine], monkeypa
 def test_when_one_sequence_fails_its_request_ends(make: Callable[..., LLMEngine]) -> None:
     """The others of its `n` do not go on unseen."""
     engine = make()
-    engine.loaded.core._executor.broken_token = ord("f")  # type: ignore[attr-defined]
+    engine.loaded.core._device.executor.broken_token = ord("f")  # type: ignore[attr-defined]
     params = SamplingParams(n=3, temperature=1.5, seed=2, max_tokens=200)
     engine.add_request("a", params, request_id="bad")
     engine.add_request("h", GREEDY, request_id="good")

@@ -14,7 +14,7 @@ from quire.device.contract import KVPlan
 from quire.device.plugin import load_plugin
 from quire.errors import BackendError, ConfigError
 from quire.sampling.batch import SamplingBatch
-from quire.testing import FakeDeviceFault, FakeExecutor, fake_device, fake_executor, fake_model
+from quire.testing import FakeDeviceFault, FakeExecutor, FakeFaults, fake_device, fake_executor, fake_model
 from quire.testing.fake_device import quire_capabilities, quire_create_executor, quire_probe
 
 
@@ -197,8 +197,8 @@ def test_no_more_unread_steps_than_declared() -> None:
 
 def test_injected_failures_and_the_steps_they_take_along() -> None:
     executor = make()
-    executor.failures = {0: "submit", 1: "result"}
-    with pytest.raises(BackendError, match="not taken"):
+    executor.faults = FakeFaults({("submit", 0): "step", ("result", 0): "step"})
+    with pytest.raises(BackendError, match="submit failed on the device"):
         executor.submit(one([1], 0, [0]))
     failed, lost = executor.submit(one([1], 0, [0])), executor.submit(one([1], 0, [1]))
     with pytest.raises(BackendError, match="failed on the device"):

@@ -111,6 +111,14 @@ class CpuExecutor:
             ) from error
         self._queue = _native.StepQueue(flat.native)
 
+    def free_kv(self) -> None:
+        """Gives the cache back; `allocate_kv` maps another."""
+        flat = self._kv_ready()
+        assert self._queue is not None
+        self._queue.close()
+        self._queue = None
+        flat.native.allocate_kv([0] * len(flat.pools), 0)
+
     def submit(self, batch: StepBatch) -> PendingStep:
         """Hands the step to the native threads."""
         return self._line.submit(batch)

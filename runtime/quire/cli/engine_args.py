@@ -94,6 +94,13 @@ def add_engine_arguments(
         help="submit a step before the last one's tokens are read",
     )
     add("--max-logprobs", type=int, default=20, help="most logprobs a request may ask for")
+    add(
+        "--step-timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="a step that takes longer is lost, and another executor is made; 0 = never",
+    )
     add("--seed", type=int, default=0, help="seed of requests that give none")
     add("-tp", "--tensor-parallel-size", type=int, default=1, help="devices that share the model")
     add("--log-level", default=log_level, choices=LOG_LEVELS, help="what is logged to standard error")

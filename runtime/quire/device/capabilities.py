@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -41,6 +42,7 @@ class Capabilities:
             "run_to_run": equal batches give equal bits; "none".
         read_write_blocks: KV pages can be read to and written from the host.
         collectives: "all_reduce", "all_gather" where tensor parallelism works. max_tp: largest degree.
+        extensions: what only this backend has, "vendor.feature" -> value; `quire devices NAME` lists it. Since 1.2.
     """
 
     contract: tuple[int, int]
@@ -65,6 +67,7 @@ class Capabilities:
     read_write_blocks: bool = False
     collectives: frozenset[str] = frozenset()
     max_tp: int = 1
+    extensions: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

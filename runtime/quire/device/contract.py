@@ -97,8 +97,11 @@ class Pending(Protocol):
     def result(self) -> StepResult:
         """Waits for the step and returns its result; raises BackendError when it failed. Called once.
 
-        An error is for what befell the whole step: its requests are run again, one by one, to find whose fault it was.
-        Broken logits of one row are no error: `StepResult.tokens` says so of the row.
+        An error is for what befell the whole step, and its `kind` says what is to be done: see `BackendError`. Broken
+        logits of one row are no error: `StepResult.tokens` says so of the row.
+
+        A step may have `wait(timeout_s: float) -> bool` as well, since contract 1.2: whether it is done by then. With
+        it the engine notices a step that never comes, closes the executor and makes another (`--step-timeout`).
         """
 
 
@@ -108,16 +111,22 @@ class Executor(Protocol):
     capabilities: Capabilities
 
     def load(self, weights: WeightSource, progress: LoadProgress) -> MemoryReport:
-        """Streams every weight of the plan's graph to the device. Called once, first."""
+        """Streams every weight of the plan's graph to the device. Called first, and only once."""
 
     def allocate_kv(self, plan: KVPlan) -> None:
-        """Allocates the KV cache. Called once, after `load`. Raises BackendError when it does not fit."""
+        """Allocates the KV cache, after `load`. Raises BackendError when it does not fit.
+
+        Called again after `free_kv`, where an executor has that: `free_kv() -> None` gives the cache back while no step
+        runs, and keeps the weights. An executor may have `warmup(likely) -> None` too: work before the first step, for
+        the shapes of `LikelyStep` that will come, most likely first. Both since contract 1.2.
+        """
 
     def submit(self, batch: StepBatch) -> Pending:
         """Starts one step and returns without waiting, up to `async_depth` unread steps deep.
 
-        Steps run in order. The batch's arrays are not changed after the call by either side. A call that raises has
-        taken no step, also when KeyboardInterrupt ended it: note a step as unread as the last thing.
+        A step without tokens is legal and does nothing. Steps run in order. The batch's arrays are not changed after
+        the call by either side. A call that raises has taken no step, also when KeyboardInterrupt ended it: note a step
+        as unread as the last thing.
         """
 
     def read_blocks(self, group: str, block_ids: I32) -> Mapping[str, np.ndarray]:
@@ -127,7 +136,15 @@ class Executor(Protocol):
         """The inverse of `read_blocks`, ordered behind every submitted step: none of them sees the new pages."""
 
     def close(self) -> None:
-        """Frees everything; safe to call twice."""
+        """Frees everything; safe to call twice, and with steps in flight, whose results then say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class LikelyStep:
+    """A step that will come: so many tokens of so many sequences. Since contract 1.2."""
+
+    num_tokens: int
+    num_seqs: int
 
 
 @dataclass(frozen=True, slots=True)

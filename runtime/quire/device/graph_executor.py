@@ -5,7 +5,7 @@ It knows no device: arrays are opaque, and only the library's `put` and `get` mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from quire.device.batch import StepBatch
 from quire.device.contract import (
     ExecutorPlan,
     KVPlan,
+    LikelyStep,
     LoadProgress,
     MemoryReport,
     OpLibrary,
@@ -109,11 +110,17 @@ class GraphExecutor:
         """The inverse of `read_blocks`."""
         self._kv().write_blocks(group, block_ids, pages)
 
-    def warmup(self) -> None:
+    def free_kv(self) -> None:
+        """Drops the caches, and with them what was captured over them; `allocate_kv` makes others."""
+        self._line.refuse_closed()
+        self._line.finish_all()
+        self._cache, self._replays = None, {}
+
+    def warmup(self, likely: Sequence[LikelyStep]) -> None:
         """What the library wants done before the first step; it may do nothing."""
         self._line.refuse_closed()
         if self._hooks.warmup is not None:
-            self._hooks.warmup(self._plan)
+            self._hooks.warmup(self._plan, likely)
 
     def close(self) -> None:
         """Drops weights and caches, and closes the library; safe to call twice."""

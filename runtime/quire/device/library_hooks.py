@@ -5,11 +5,11 @@ A library without one of them is run as if this did nothing. `GraphExecutor` ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from quire.device.contract import ExecutorPlan, OpLibrary, StepContext
+from quire.device.contract import ExecutorPlan, LikelyStep, OpLibrary, StepContext
 from quire.device.step_buckets import StepBuckets
 from quire.device.step_vector import StepLayout, StepShape
 from quire.graph.ir import Part
@@ -68,8 +68,9 @@ class Capture(Protocol):
 class WarmUp(Protocol):
     """Work that is better done before the first request: compiling, tuning."""
 
-    def warmup(self, plan: ExecutorPlan) -> None:
-        """Called once, after the caches were made; readiness is reported after it."""
+    def warmup(self, plan: ExecutorPlan, likely: Sequence[LikelyStep]) -> None:
+        """Called after the caches were made, with the steps that will come, most likely first. Readiness is reported
+        after it."""
 
 
 class Closing(Protocol):
@@ -89,7 +90,7 @@ class LibraryHooks:
     step_buckets: Callable[[ExecutorPlan], StepBuckets] | None
     put_step: Callable[[I32, StepLayout], Mapping[str, Any]] | None
     capture: Callable[[StepShape, RunStep], RunStep] | None
-    warmup: Callable[[ExecutorPlan], None] | None
+    warmup: Callable[[ExecutorPlan, Sequence[LikelyStep]], None] | None
     close: Callable[[], None] | None
 
     @staticmethod

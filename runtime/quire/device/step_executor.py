@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -261,6 +261,10 @@ class _QueuedStep:
     def finish(self) -> StepResult:
         """Waits for the queue."""
         return self._run.result()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the queue is done with it by then."""
+        return not wait([self._run], timeout_s).not_done
 
 
 def _pool_key(group: KVGroupSpec) -> tuple[Any, ...]:

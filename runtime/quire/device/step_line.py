@@ -9,12 +9,14 @@ the contract asks of `Executor.submit` and `Pending.result` is here, once:
   else here, after reading it;
 - whatever starting or finishing raises comes out of `result`, as BackendError, and names device and step;
 - a call that an interrupt ends (KeyboardInterrupt) leaves no step that nobody will read;
+- a step without tokens does nothing, and reaches no device;
 - closing drops the steps that nobody has read, and they say so.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +39,11 @@ class StartedStep(Protocol):
         """What the next step is fed from on the device, such as int32 [R] there; None = the result alone has them."""
 
     def finish(self) -> StepResult:
-        """Waits for the device and returns the result. Whatever it raises becomes the step's BackendError."""
+        """Waits for the device and returns the result. Whatever it raises becomes the step's BackendError.
+
+        A step may also have `wait(timeout_s: float) -> bool`, which says whether it is done by then; without it, a step
+        that never comes is seen from outside the process only.
+        """
 
 
 StartStep = Callable[[StepBatch, Any], StartedStep]
@@ -90,7 +96,7 @@ class StepLine:
             )
         step = PendingStep(self, batch.step)
         try:
-            step.start(self._start(*self._fed(batch)))
+            step.start(self._start(*self._fed(batch)) if batch.num_tokens or batch.copies else _EmptyStep())
         except Exception as error:  # whatever a device raises, it is this step's
             step.fail(error, self._device)
         self._unfinished.append(step)
@@ -104,6 +110,18 @@ class StepLine:
         if step in self._unread:
             self._unread.remove(step)
         return step.outcome()
+
+    def wait(self, step: PendingStep, timeout_s: float) -> bool:
+        """Whether the step, and those before it, are done within so many seconds; True where nobody can tell."""
+        end_s = time.monotonic() + timeout_s
+        if step not in self._unfinished:
+            return True
+        for other in self._unfinished:
+            if not other.is_done(max(0.0, end_s - time.monotonic())):
+                return False
+            if other is step:
+                break
+        return True
 
     def finish_all(self) -> None:
         """Waits for every submitted step; each keeps its result, or its error, until it is read."""
@@ -151,6 +169,15 @@ class StepLine:
         return replace(batch, token_ids=token_ids), None
 
 
+class _EmptyStep:
+    """A step without tokens; a `StartedStep`."""
+
+    tokens = None
+
+    def finish(self) -> StepResult:
+        return StepResult(np.empty((0, 1), np.int32), np.empty(0, np.int32))
+
+
 class PendingStep:
     """A submitted step; implements `quire.device.Pending`.
 
@@ -169,11 +196,20 @@ class PendingStep:
         """Waits for the step and returns its result; raises BackendError when it failed."""
         return self._line.read(self)
 
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the result is there within so many seconds; True where the device cannot tell. Since contract 1.2."""
+        return self._line.wait(self, timeout_s)
+
     # ---- called by StepLine ----------------------------------------------------------------------------
 
     def start(self, started: StartedStep) -> None:
         """Takes what the executor started."""
         self._started, self.tokens = started, started.tokens
+
+    def is_done(self, timeout_s: float) -> bool:
+        """Whether this step alone is done by then."""
+        wait = getattr(self._started, "wait", None)
+        return True if wait is None else bool(wait(timeout_s))
 
     def finish(self, device: str) -> None:
         """Waits, and keeps the result or the error."""
@@ -208,7 +244,7 @@ def step_error(error: Exception, device: str, step: int) -> BackendError:
     """What a step raised, as the BackendError that names device and step; a BackendError as it is.
 
     Notes of the error (`BaseException.add_note`), such as the node of the graph, become part of the reason; its
-    traceback is logged at level debug.
+    traceback is logged at level debug. MemoryError, and what frameworks raise in its place, is of kind "out_of_memory".
     """
     if isinstance(error, BackendError):
         return error
@@ -218,6 +254,16 @@ def step_error(error: Exception, device: str, step: int) -> BackendError:
         f"step {step} failed on device {device}",
         because=", ".join([text, *getattr(error, "__notes__", ())]),
         hint=f"--log-level debug shows where; quire conform --device {device}",
+        kind="out_of_memory" if _is_out_of_memory(error) else "step",
     )
     failure.__cause__ = error
     return failure
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """MemoryError; torch.OutOfMemoryError, by name, since the core imports no framework; XLA's RESOURCE_EXHAUSTED."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (type(error).__name__ == "XlaRuntimeError" and "RESOURCE_EXHAUSTED" in str(error))
+    )

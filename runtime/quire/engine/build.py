@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quire.device.contract import ExecutorPlan, KVPlan, MemoryReport, ParallelRank
+from quire.device.contract import Executor, ExecutorPlan, KVPlan, MemoryReport, ParallelRank
 from quire.device.registry import LoadedBackend, resolve_device
 from quire.engine.config import EngineConfig, ResolvedConfig, resolve
 from quire.engine.core import EngineCore
+from quire.engine.executor_start import start_executor
 from quire.engine.input_processor import ModelLimits
 from quire.engine.memory_fit import MemoryFit
 from quire.engine.quantization import SchemeChoice, choose_schemes, step_dtypes
-from quire.errors import BackendError, ConfigError, QuireError
+from quire.errors import ConfigError
 from quire.files import reading
 from quire.graph.cost import scheme_totals
 from quire.graph.ir import ModelGraph
@@ -38,9 +36,6 @@ MAX_LOGITS_ROWS = 256
 
 REFERENCE = "reference"
 """The device that runs what others have no kernel for; it holds quantized weights in float32."""
-
-PROGRESS_FROM_BYTES = 2**28
-"""Smaller checkpoints are loaded before a progress bar could be read."""
 
 
 @dataclass(slots=True)
@@ -84,17 +79,21 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
     source = _open_weights(config, resolved, spec, files, folder, model)  # do config and files fit each other?
     with reading(folder):
         _check_memory(config, resolved, backend, spec, files, model)
-    executor = backend.create_executor(_executor_plan(config, resolved, model))
+    plan = _executor_plan(config, resolved, model)
+    shares_host_memory = backend.capabilities.shares_host_memory
+    started = start_executor(
+        backend, plan, source, lambda memory: _kv_plan(config, resolved, model, memory, shares_host_memory)
+    )
+
+    def another_executor() -> Executor:
+        weights = _open_weights(config, resolved, spec, files, folder, model)
+        return start_executor(backend, plan, weights, lambda memory: started.kv_plan).executor
+
     try:
-        with _progress_bar(source.total_bytes) as progress, _on_device(backend.name, "loading the weights"):
-            memory = executor.load(source, progress)
-        kv_plan = _kv_plan(config, resolved, model, memory, backend.capabilities.shares_host_memory)
-        with _on_device(backend.name, "allocating the KV cache"):
-            executor.allocate_kv(kv_plan)
         core = EngineCore(
-            executor,
+            started.executor,
             model,
-            kv_plan,
+            started.kv_plan,
             block_size=resolved.block_size,
             max_model_len=resolved.max_model_len,
             max_num_seqs=resolved.max_num_seqs,
@@ -105,11 +104,13 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
             async_depth=resolved.async_depth,
             max_logprobs=config.max_logprobs,
             seed=config.seed,
+            make_executor=another_executor,
+            step_timeout_s=config.step_timeout,
         )
     except BaseException:
-        executor.close()
+        started.executor.close()
         raise
-    _report(spec, backend, resolved, memory, kv_plan, time.monotonic() - start_s)
+    _report(spec, backend, resolved, started.memory, started.kv_plan, time.monotonic() - start_s)
     _report_schemes(model, resolved, schemes.notes)
     limits = ModelLimits(
         model_path=str(folder),
@@ -120,7 +121,7 @@ def load_engine(config: EngineConfig) -> LoadedEngine:
         max_logprobs=config.max_logprobs,
         scheduling_policy=config.scheduling_policy,
     )
-    return LoadedEngine(backend, core, limits, spec, model, resolved, memory, kv_plan)
+    return LoadedEngine(backend, core, limits, spec, model, resolved, started.memory, started.kv_plan)
 
 
 def _lowered(config: EngineConfig, backend: LoadedBackend, schemes: SchemeChoice) -> ModelGraph:
@@ -223,33 +224,6 @@ def _kv_plan(
         most = most_kv_blocks(model, **limits)
         num_blocks = {pool: min(count, most[pool]) for pool, count in num_blocks.items()}
     return KVPlan(num_blocks=num_blocks)
-
-
-@contextmanager
-def _on_device(name: str, doing: str) -> Iterator[None]:
-    """Turns what a device raises, other than an error of Quire's own, into a BackendError that names the device."""
-    try:
-        yield
-    except QuireError:
-        raise
-    except Exception as error:  # a plugin may raise anything
-        raise BackendError(
-            f"device {name} failed while {doing}",
-            because=f"{type(error).__name__}: {error}",
-            hint="another --device; reporting it with the log, if the model runs there",
-        ) from error
-
-
-@contextmanager
-def _progress_bar(total_bytes: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, on a terminal and for checkpoints that take a while."""
-    if not sys.stderr.isatty() or total_bytes < PROGRESS_FROM_BYTES:
-        yield lambda done, total: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total_bytes, unit="B", unit_scale=True, desc="weights", leave=False) as bar:
-        yield lambda done, total: bar.update(done - bar.n) and None
 
 
 def _report(

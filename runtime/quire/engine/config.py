@@ -7,6 +7,7 @@ and the device's capabilities into a `ResolvedConfig` once; nothing writes confi
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -42,6 +43,7 @@ class EngineConfig:
         enable_prefix_caching, scheduling_policy, async_scheduling: see the scheduler.
         max_logprobs: most logprobs a request may ask for.
         seed: of requests that give none. tensor_parallel_size: devices that share the model.
+        step_timeout: seconds after which a step counts as lost and another executor is made; 0 = never.
     Raises: ConfigError that names the field.
     """
 
@@ -70,6 +72,7 @@ class EngineConfig:
     max_logprobs: int = 20
     seed: int = 0
     tensor_parallel_size: int = 1
+    step_timeout: float = 600.0
 
     def __post_init__(self) -> None:
         for name in ("model", "device", "dtype", "kv_cache_dtype", "load_format", "scheduling_policy"):
@@ -104,6 +107,11 @@ class EngineConfig:
                 f"memory_utilization={share!r}",
                 because="it is a share of device memory",
                 hint="a value in (0, 1], for example 0.9",
+            )
+        seconds = self.step_timeout
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+            raise ConfigError(
+                f"step_timeout={seconds!r}", because="it is a time in seconds", hint="600, or 0 to wait for ever"
             )
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed={self.seed!r}", because="seeds are unsigned 64-bit", hint="a value in [0, 2**64)")

@@ -6,14 +6,17 @@ step N+1 = schedule -> build -> submit, then read -> account of N  (overlapped)
 
 from __future__ import annotations
 
+import copy
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from quire.device.batch import StepResult
 from quire.device.contract import Executor, KVPlan, Pending
 from quire.engine.admission import RequestLimits, make_request
+from quire.engine.device_life import DeviceLife
 from quire.engine.logprob_rows import PromptLogprobs, token_logprobs
 from quire.engine.messages import EngineRequest, Failure, SequenceOutput, TokenLogprobs
 from quire.engine.sampling_rows import num_logprobs
@@ -59,11 +62,15 @@ class EngineCore:
     Args:
         executor: owned by the core from here on. model: for its KV groups and vocabulary. kv_plan: what the
             executor allocated.
+        make_executor: another one like it, for when it breaks; None = there is none. step_timeout_s: longest wait for
+            a step, 0 = any time.
         block_size: tokens per KV block. max_model_len: most tokens of a sequence, prompt and output.
         max_num_batched_tokens, max_num_seqs: limits of one step.
         long_prefill_token_threshold: most prompt tokens of one sequence in one step; 0 = no limit.
         async_depth: 1 = plain; 2 = a step is submitted before the one before it is read; None = as the executor can.
         max_logprobs: most logprobs a request may ask for; None = the vocabulary. seed: for requests without one.
+    Attributes:
+        broken: why no request can ever run again: the device is gone, and no other is to be had. None = one can.
     Raises: ConfigError when the limits contradict each other.
     """
 
@@ -83,6 +90,8 @@ class EngineCore:
         async_depth: int | None = None,
         max_logprobs: int | None = None,
         seed: int = 0,
+        make_executor: Callable[[], Executor] | None = None,
+        step_timeout_s: float = 0.0,
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ConfigError(
@@ -93,12 +102,12 @@ class EngineCore:
         vocab_size = model.axes["vocab"].full_size
         depth = executor.capabilities.async_depth if async_depth is None else async_depth
         self.async_depth = min(depth, executor.capabilities.async_depth, 2)
-        self._executor = executor
+        self._device = DeviceLife(executor, make_executor, step_timeout_s)
         self._counters = StepCounters()
         self._limits = RequestLimits(
             vocab_size=vocab_size, max_model_len=max_model_len, max_logprobs=max_logprobs, seed=seed
         )
-        step_limits = SchedulerLimits(
+        self._step_limits = SchedulerLimits(
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
             long_prefill_token_threshold=long_prefill_token_threshold,
@@ -115,7 +124,7 @@ class EngineCore:
                 enable_prefix_caching=enable_prefix_caching,
             )
             return (
-                Scheduler(blocks, step_limits, scheduling_policy, self._counters),
+                Scheduler(blocks, self._step_limits, scheduling_policy, self._counters),
                 StepBuilder(blocks, max_num_seqs, vocab_size),
             )
 
@@ -126,6 +135,8 @@ class EngineCore:
         self._unread: list[SubmittedStep] = []  # oldest first
         self._num_requests = 0
         self._num_failed_alone = 0
+        self._was_too_large = False  # the step before this one, and it is run again smaller
+        self.broken: BackendError | None = None
         self._is_inside = False  # a call began and did not end
         self._news: list[SequenceOutput] = []  # what the next step to end tells
         self._max_num_seqs = max_num_seqs
@@ -133,7 +144,13 @@ class EngineCore:
     # ---- requests -------------------------------------------------------------------------------------
 
     def add_request(self, message: EngineRequest) -> None:
-        """Queues a request. Raises RequestError when it is wrong or could never run; nothing is queued then."""
+        """Queues a request.
+
+        Raises RequestError when it is wrong or could never run, BackendError when the device is gone; nothing is
+        queued then.
+        """
+        if self.broken is not None:
+            raise copy.copy(self.broken)  # a traceback of its own
         self._enter()
         try:
             self._add_request(message)
@@ -218,6 +235,13 @@ class EngineCore:
             if seq.status is not Status.FINISHED:
                 self._news.append(_final_output(seq, "error", error))
                 seq.status = Status.FINISHED
+        self._begin_anew()
+        self.scheduler.suspects = [
+            seq for seq in suspects if seq.status is Status.WAITING and seq.request.request_id in self._requests
+        ]
+
+    def _begin_anew(self) -> None:
+        """Empty books and an empty prefix cache; unfinished requests wait with the tokens that they have."""
         self.scheduler, self._builder = self._empty_state()
         for request in list(self._requests.values()):
             if request.is_finished:
@@ -225,9 +249,6 @@ class EngineCore:
             else:
                 request.restart()
                 self.scheduler.requeue(request)
-        self.scheduler.suspects = [
-            seq for seq in suspects if seq.status is Status.WAITING and seq.request.request_id in self._requests
-        ]
 
     def reset(self, error: QuireError) -> list[SequenceOutput]:
         """Ends every request with `error` and begins with empty books and an empty prefix cache."""
@@ -284,7 +305,7 @@ class EngineCore:
         self._counters.steps += 1
         try:
             batch, prompt_rows = self._builder.build(plan)
-            self._unread.append(SubmittedStep(plan, prompt_rows, self._executor.submit(batch)))
+            self._unread.append(SubmittedStep(plan, prompt_rows, self._device.submit(batch)))
         except Exception as error:  # of whatever kind: a plugin may raise anything
             self._unread.append(SubmittedStep(plan, None, _backend_error(error)))
             return False
@@ -298,17 +319,24 @@ class EngineCore:
         """Waits for the oldest unread step and accounts for it."""
         step = self._unread[0]
         try:
-            result = _checked(_result_of(step), step)
+            result = _checked(self._result_of(step), step)
         except Exception as error:  # of whatever kind: a plugin may raise anything
             self._fail(_backend_error(error))
             return
         del self._unread[0]
         self.scheduler.offer_to_cache(step.plan)
+        self._was_too_large = False
         if step.plan.sampled:
             self._num_failed_alone = 0
+            self._device.note_good_step()
         if step.prompt_rows is not None and result.prompt_logprobs is not None:
             self._collect_prompt_logprobs(step.prompt_rows, result.prompt_logprobs)
         self._accept(step.plan, result)
+
+    def _result_of(self, step: SubmittedStep) -> StepResult:
+        if isinstance(step.outcome, BackendError):
+            raise step.outcome
+        return self._device.result_of(step.outcome, self._counters.steps - len(self._unread))
 
     def _drain(self) -> list[Sequence]:
         """Waits for all unread steps without a look at what they bring; returns who was in them."""
@@ -317,7 +345,7 @@ class EngineCore:
             step = self._unread[0]
             sequences.update((id(seq), seq) for seq in step.plan.unfinished())
             try:
-                _result_of(step)
+                self._result_of(step)
             except Exception as error:  # they are given up, whatever they say
                 logger.debug("a step that is given up: %s", error)
             del self._unread[0]
@@ -386,32 +414,77 @@ class EngineCore:
         return None
 
     def _fail(self, error: BackendError) -> None:
-        """The oldest unread step failed; those behind it are given up. Who ran is run again one by one, or ends.
-
-        A request that was alone in its step is the reason. When several in a row fail alone, the device is.
-        """
+        """The oldest unread step failed; those behind it are given up. What happens depends on the error's kind."""
         self._counters.failed_steps += 1
-        failed = self._unread[0].plan.unfinished()
+        plan = self._unread[0].plan
+        if error.kind == "fatal":
+            self._replace_device(error)
+            return
         involved = self._drain()
-        if len({id(seq.request) for seq in failed}) != 1:
+        if error.kind == "out_of_memory" and self._shrinks_after(plan):
+            logger.warning(
+                "the device had no memory for a step of %d tokens; from now on a step has at most %d",
+                plan.num_tokens,
+                self._step_limits.max_num_batched_tokens,
+            )
+            self.scheduler.send_back(involved)
+            return
+        failed = plan.unfinished()
+        named = [plan.sequences[index] for index in error.sequences if 0 <= index < len(plan.sequences)]
+        if error.kind == "sequence" and named:
+            self._end_failed([seq for seq in named if seq.status is not Status.FINISHED], error)
+            self.scheduler.send_back(seq for seq in involved if seq.status is not Status.FINISHED)
+        elif len({id(seq.request) for seq in failed}) == 1:
+            self._fail_alone(failed, involved, error)
+        else:
             logger.warning("a step failed: %s; its %d sequences are run again, one at a time", error, len(failed))
             self._num_failed_alone = 0
             self.scheduler.send_back(involved)
             self.scheduler.suspects += [seq for seq in failed if seq not in self.scheduler.suspects]
-            return
+
+    def _fail_alone(self, failed: list[Sequence], involved: list[Sequence], error: BackendError) -> None:
+        """A request that was alone in its step is the reason. When several in a row fail alone, the device is."""
         self._num_failed_alone += 1
         ended = failed
-        if self._num_failed_alone >= MOST_FAILED_ALONE and self.scheduler.suspects:
-            logger.error(
-                "%d sequences in a row failed alone; the device is given up for the others of their step",
-                self._num_failed_alone,
-            )
-            ended = list(self.scheduler.suspects)
+        if self._num_failed_alone >= MOST_FAILED_ALONE:
+            logger.error("%d sequences in a row failed alone", self._num_failed_alone)
+            if self._device.can_be_replaced:
+                self._replace_device(error)
+                return
+            if self.scheduler.suspects:
+                logger.error("the device is given up for the others of their step")
+                ended = list(self.scheduler.suspects)
+        self._end_failed(ended, error)
+        self.scheduler.send_back(seq for seq in involved if seq.status is not Status.FINISHED)
+
+    def _shrinks_after(self, plan: StepPlan) -> bool:
+        """Whether steps get smaller than one that the device had no memory for: once, until one is done again."""
+        if self._was_too_large or plan.num_tokens < 2:
+            return False
+        self._was_too_large = True
+        budget = min(self._step_limits.max_num_batched_tokens, plan.num_tokens // 2)
+        self._step_limits = replace(self._step_limits, max_num_batched_tokens=budget)
+        self.scheduler.limits = self._step_limits
+        return True
+
+    def _replace_device(self, error: BackendError) -> None:
+        """Another executor, on which all unfinished requests are computed again; or the end of all of them."""
+        self._unread.clear()  # of the executor that is given up nothing will be read
+        self._num_failed_alone = 0
+        try:
+            self._device.replace(error)
+        except Exception as failure:  # of whatever kind: a plugin may raise anything
+            self.broken = _backend_error(failure)
+            logger.error("the device is gone: %s", self.broken, exc_info=failure)
+            self._news += self.reset(self.broken)
+            return
+        self._begin_anew()
+
+    def _end_failed(self, ended: list[Sequence], error: BackendError) -> None:
         ended = self._with_unforked(ended)
         for request_id in dict.fromkeys(seq.request.request_id for seq in ended):
             logger.error("request %s: its step failed and it ends: %s", request_id, error, exc_info=error.__cause__)
         self._end(ended, error)
-        self.scheduler.send_back(seq for seq in involved if seq.status is not Status.FINISHED)
 
     def _with_unforked(self, sequences: list[Sequence]) -> list[Sequence]:
         """And those whose prompt they were to compute."""
@@ -480,19 +553,14 @@ class EngineCore:
             num_cached_blocks=blocks.num_cached_blocks,
             kv_usage=blocks.num_used_blocks / blocks.num_blocks,
             kv_waste=blocks.waste(live),
+            num_replaced_executors=self._device.num_replaced,
             **asdict(self._counters),
         )
 
     def close(self) -> None:
         """Closes the executor. Unfinished requests get no more outputs."""
         self._unread.clear()
-        self._executor.close()
-
-
-def _result_of(step: SubmittedStep) -> StepResult:
-    if isinstance(step.outcome, BackendError):
-        raise step.outcome
-    return step.outcome.result()
+        self._device.close()
 
 
 def _checked(result: StepResult, step: SubmittedStep) -> StepResult:

@@ -59,6 +59,8 @@ class EngineLoop:
                     raise
                 logger.exception("a turn of the engine's loop failed; all requests end")
                 self._send_outputs(self._core.reset(_bug(error)))
+            if self._core.broken is not None:
+                raise self._core.broken  # told to those who waited; another process may find the device again
 
     def _turn(self) -> None:
         self._receive(block=not self._core.has_unfinished())

@@ -35,6 +35,7 @@ class EngineStats:
         prefix_query_tokens, prefix_hit_tokens: tokens looked up in the prefix cache, and found.
         preemptions: sequences that lost their blocks and had to start over.
         requests_finished: for any reason. failed_steps: steps the device could not do.
+        num_replaced_executors: executors that were made in place of one that broke.
     """
 
     num_running: int = 0
@@ -52,3 +53,4 @@ class EngineStats:
     preemptions: int = 0
     requests_finished: int = 0
     failed_steps: int = 0
+    num_replaced_executors: int = 0

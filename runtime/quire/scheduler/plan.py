@@ -47,6 +47,11 @@ class StepPlan:
         if start == sequence.num_tokens:
             self.draw(sequence, len(self.sequences) - 1)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the step computes."""
+        return sum(self.num_new)
+
     def unfinished(self) -> list[Sequence]:
         """Who ran or drew in the step and has not ended since, each once."""
         found = {id(seq): seq for seq in (*self.sequences, *self.sampled) if seq.status is not Status.FINISHED}

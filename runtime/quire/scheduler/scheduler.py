@@ -36,14 +36,14 @@ class Scheduler:
     """Owns every unfinished sequence. `running` and `waiting` are in the policy's order.
 
     `suspects` were in a step that failed. While there are any, a step runs the first of them and nobody else, so that
-    a step that fails again has failed because of it; `acquit` ends that.
+    a step that fails again has failed because of it; `acquit` ends that. `limits` may become smaller at any time.
     """
 
     def __init__(self, blocks: BlockManager, limits: SchedulerLimits, policy: Policy, counters: StepCounters) -> None:
         self.blocks = blocks
         self.running = SequenceQueue()
         self.waiting = SequenceQueue()
-        self._limits = limits
+        self.limits = limits
         self._policy = policy
         self._counters = counters
         self._leading: set[Request] = set()  # running, with sequences that wait for the prompt's end
@@ -68,11 +68,11 @@ class Scheduler:
                 self.waiting.put(seq)
 
     def _check_fits(self, request: Request) -> None:
-        if len(request.sequences) > self._limits.max_num_seqs:
+        if len(request.sequences) > self.limits.max_num_seqs:
             raise RequestError(
                 f"n={len(request.sequences)} sequences in one request",
-                because=f"at most max_num_seqs={self._limits.max_num_seqs} run at a time",
-                hint=f"n of {self._limits.max_num_seqs} or less",
+                because=f"at most max_num_seqs={self.limits.max_num_seqs} run at a time",
+                hint=f"n of {self.limits.max_num_seqs} or less",
                 param="n",
             )
         num_stored = request.num_prompt_tokens + request.max_output_tokens - 1  # the last token is never stored
@@ -95,7 +95,7 @@ class Scheduler:
         if self.suspects:
             self._schedule_alone(plan, self.suspects[0])
         else:
-            budget = self._schedule_running(plan, self._limits.max_num_batched_tokens)
+            budget = self._schedule_running(plan, self.limits.max_num_batched_tokens)
             if not plan.num_preempted:
                 self._schedule_waiting(plan, budget)
         if self._leading:
@@ -139,7 +139,7 @@ class Scheduler:
 
     def _schedule_alone(self, plan: StepPlan, suspect: Sequence) -> None:
         """One sequence, whatever it takes from the others: they are computed again later."""
-        budget = self._limits.max_num_batched_tokens
+        budget = self.limits.max_num_batched_tokens
         if suspect.status is Status.RUNNING:
             num_new = self._num_new_tokens(suspect, suspect.num_computed_tokens, budget)
             assert suspect.blocks is not None
@@ -163,7 +163,7 @@ class Scheduler:
         num_new = seq.num_tokens - num_computed
         if num_new == 1:
             return 1
-        num_new = min(num_new, budget, self._limits.long_prefill_token_threshold or budget)
+        num_new = min(num_new, budget, self.limits.long_prefill_token_threshold or budget)
         every = self.blocks.checkpoint_tokens
         return min(num_new, every - num_computed % every) if every else num_new
 
@@ -213,7 +213,7 @@ class Scheduler:
     def _has_seats(self, seq: Sequence) -> bool:
         """Whether `seq` and all that will fork from it can run beside the running ones and their forks."""
         num_reserved = sum(len(request.unforked) for request in self._leading)
-        return len(self.running) + num_reserved + 1 + len(seq.request.unforked) <= self._limits.max_num_seqs
+        return len(self.running) + num_reserved + 1 + len(seq.request.unforked) <= self.limits.max_num_seqs
 
     def _fork_computed_prompts(self, plan: StepPlan) -> None:
         """Where a leader draws its first token, its unforked sequences draw theirs from the same logits."""

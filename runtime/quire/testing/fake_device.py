@@ -9,22 +9,26 @@ As a plugin it is the device `fake`, which `--device auto` never chooses.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 
 from quire.device.batch import StepBatch, StepResult
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
-from quire.device.contract import Executor, ExecutorPlan, KVPlan, LoadProgress, MemoryReport, WeightSource
+from quire.device.contract import Executor, ExecutorPlan, KVPlan, LikelyStep, MemoryReport
 from quire.device.hookspecs import hookimpl
+from quire.device.weight_source import LoadProgress, WeightSource
 from quire.errors import BackendError, ConfigError
 from quire.graph.ir import Axis, CacheKind, Graph, KVGroupSpec, ModelGraph, Part
 from quire.sampling.batch import F32, I32, NOT_FINITE, SampleResult, features_used
 from quire.sampling.sampler import sample
+from quire.testing.fake_faults import FakeFaults, fault_error
 from quire.testing.fake_pages import ROOT, FakeDeviceFault, FakePages, extend_chain
 from quire.testing.fake_states import read_encoded, read_state, write_encoded, write_states
 
@@ -106,14 +110,25 @@ class FakeStep:
     executor: FakeExecutor
     batch: StepBatch
     ready_s: float
-    failure: BackendError | None = None
-    outcome: StepResult | BackendError | None = None
+    failure: Exception | None = None
+    outcome: StepResult | Exception | None = None
+    hangs: bool = False
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the step is done within so many seconds."""
+        if self.hangs:
+            return self.executor.closed.wait(timeout_s)
+        left_s = max(self.ready_s - time.monotonic(), 0.0)
+        time.sleep(min(left_s, timeout_s))
+        return left_s <= timeout_s
 
     def result(self) -> StepResult:
         """Runs the queue up to this step, waits for its time, and gives its tokens or its error."""
+        if self.hangs:
+            self.executor.closed.wait()
         outcome = self.executor.finish(self)
         time.sleep(max(self.ready_s - time.monotonic(), 0.0))
-        if isinstance(outcome, BackendError):
+        if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
@@ -135,9 +150,9 @@ class FakeExecutor:
         latency_s: device time of a step; steps follow one another as on a real queue.
         verify: check every page that a step can see; off for benchmarks of the core.
         memory_blocks: blocks that fit into its memory, over all pools; None = any number.
-        failures: step number -> where it fails, "submit" or "result"; steps queued behind a failed one are lost too.
+        faults: calls that fail; steps queued behind a failed one are lost too.
         broken_token: the logits behind this token are NaN; None = behind no token.
-        num_submitted: steps taken.
+        num_submitted: steps taken. closed: `close` was called.
     Raises: FakeDeviceFault from `submit` or `result` when the core breaks the contract.
     """
 
@@ -146,7 +161,7 @@ class FakeExecutor:
     latency_s: float = 0.0
     verify: bool = True
     memory_blocks: int | None = None
-    failures: dict[int, Literal["submit", "result"]] = field(default_factory=dict)
+    faults: FakeFaults = field(default_factory=FakeFaults)
     broken_token: int | None = None
     num_submitted: int = 0
     capabilities: Capabilities = field(init=False)
@@ -155,7 +170,7 @@ class FakeExecutor:
     _num_unread: int = 0
     _busy_until_s: float = 0.0
     _last_tokens: I32 = field(default_factory=lambda: np.empty(0, np.int32))
-    _closed: bool = False
+    closed: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.capabilities = fake_capabilities(self.async_depth)
@@ -164,11 +179,13 @@ class FakeExecutor:
 
     def load(self, weights: WeightSource, progress: LoadProgress) -> MemoryReport:
         """Needs no weights."""
+        self.faults.meet("load")
         progress(weights.total_bytes, weights.total_bytes)
         return MemoryReport(bytes_by_purpose={"weights": 0}, available_bytes=2**26)
 
     def allocate_kv(self, plan: KVPlan) -> None:
         """Poisoned pages for every pool. Raises BackendError when they are more than `memory_blocks`."""
+        self.faults.meet("allocate_kv")
         num_blocks = sum(plan.num_blocks.values())
         if self.memory_blocks is not None and num_blocks > self.memory_blocks:
             raise BackendError(
@@ -180,27 +197,37 @@ class FakeExecutor:
             for pool, count in plan.num_blocks.items()
         }
 
+    def free_kv(self) -> None:
+        """Gives the pages back."""
+        self.faults.meet("free_kv")
+        self._run_all()
+        self._pages = {}
+
+    def warmup(self, likely: Sequence[LikelyStep]) -> None:
+        """Has nothing to do."""
+        self.faults.meet("warmup")
+
     def submit(self, batch: StepBatch) -> FakeStep:
         """Queues a step; it runs when its result, or a later one's, is asked for."""
-        if self._closed:
+        if self.closed.is_set():
             raise BackendError("the fake device is closed", because="`close` was called")
         if self._num_unread >= self.async_depth:
             raise FakeDeviceFault(f"{self._num_unread + 1} unread steps, async_depth is {self.async_depth}")
         self._check_limits(batch)
-        number = self.num_submitted
         self.num_submitted += 1
-        if self.failures.get(number) == "submit":
-            raise BackendError(f"step {number} was not taken", because="an injected failure")
+        self.faults.meet("submit")
         self._busy_until_s = max(self._busy_until_s, time.monotonic()) + self.latency_s
         step = FakeStep(self, batch, self._busy_until_s)
-        if self.failures.get(number) == "result":
-            step.failure = BackendError(f"step {number} failed on the device", because="an injected failure")
+        kind = self.faults.take("result")
+        step.hangs = kind == "hang"
+        step.failure = None if kind is None else fault_error(kind, "result")
         self._queue.append(step)
         self._num_unread += 1
         return step
 
     def read_blocks(self, group: str, block_ids: I32) -> Mapping[str, np.ndarray]:
         """Pages as array name -> [n, 1, block_size]."""
+        self.faults.meet("read_blocks")
         self._run_all()
         pages = self._pages_of(group)
         pages.check_ids(block_ids)
@@ -208,6 +235,7 @@ class FakeExecutor:
 
     def write_blocks(self, group: str, block_ids: I32, pages: Mapping[str, np.ndarray]) -> None:
         """The inverse of `read_blocks`."""
+        self.faults.meet("write_blocks")
         self._run_all()
         target = self._pages_of(group)
         target.check_ids(block_ids)
@@ -216,8 +244,8 @@ class FakeExecutor:
 
     def close(self) -> None:
         """Takes no more steps."""
-        self._closed = True
-        self._queue.clear()
+        self.faults.meet("close")
+        self.closed.set()
 
     # ---- for tests ------------------------------------------------------------------------------------
 
@@ -233,7 +261,7 @@ class FakeExecutor:
 
     # ---- the queue ------------------------------------------------------------------------------------
 
-    def finish(self, step: FakeStep) -> StepResult | BackendError:
+    def finish(self, step: FakeStep) -> StepResult | Exception:
         """Runs the queue until `step` is done; its tokens, or why there are none."""
         while step.outcome is None:
             self._run_next()
@@ -255,7 +283,7 @@ class FakeExecutor:
             self._last_tokens = np.empty(0, np.int32)
             for lost in self._queue:
                 if isinstance(lost, FakeStep):
-                    lost.failure = BackendError("a step was lost", because=f"one before it failed: {item.failure.what}")
+                    lost.failure = BackendError("a step was lost", because=f"one before it failed: {item.failure}")
 
     def _execute(self, batch: StepBatch) -> StepResult:
         token_ids = self._resolved_token_ids(batch)
@@ -386,7 +414,10 @@ def _positions(batch: StepBatch) -> I32:
 QUIRE_CONTRACT = (1, 2)
 """Version of the device contract this module is written for; read before any hook is called."""
 
-_OPTIONS = ("async_depth", "latency_ms", "memory_blocks")
+_OPTIONS = ("async_depth", "latency_ms", "memory_blocks", "faults")
+
+_faults_of = lru_cache(FakeFaults.parse)
+"""One count for all executors of this process that are given the same text: the second one meets what comes after."""
 
 
 @hookimpl
@@ -407,11 +438,14 @@ def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
 def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
     _refuse_unknown(plan.options)
     memory_blocks = plan.options.get("memory_blocks")
+    faults = _faults_of(plan.options.get("faults", ""))
+    faults.meet("create")
     return FakeExecutor(
         plan,
         async_depth=int(plan.options.get("async_depth", "2")),
         latency_s=float(plan.options.get("latency_ms", "0")) / 1000.0,
         memory_blocks=None if memory_blocks is None else int(memory_blocks),
+        faults=faults,
     )
 
 
