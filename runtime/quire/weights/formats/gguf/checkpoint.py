@@ -16,7 +16,7 @@ from quire.weights.formats.gguf.block_types import READABLE
 from quire.weights.formats.gguf.blocks import PLAIN_DTYPES, dequantize_rows, to_matrix
 from quire.weights.formats.gguf.config import gguf_config
 from quire.weights.formats.gguf.gguf_file import StoredTensor, open_gguf, part_paths
-from quire.weights.formats.gguf.names import IGNORED, NAME_TABLES, NameTable, TensorName, transformers_name
+from quire.weights.formats.gguf.names import IGNORED, NameTable, TensorName, transformers_name
 from quire.weights.schemes import PLAIN, QuantizedMatrix
 
 logger = logging.getLogger("quire")
@@ -48,9 +48,9 @@ class GgufCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files = open_gguf(path)
-        config = gguf_config(self._files).config
-        self._config: Mapping[str, Any] = config
-        self._table: NameTable = NAME_TABLES[config["architectures"][0]]
+        found = gguf_config(self._files)
+        self._config: Mapping[str, Any] = found.config
+        self._table: NameTable = found.names
         self._entries: dict[str, _Entry] = {}
         for stored in self._files.tensors:
             if not IGNORED.fullmatch(stored):
