@@ -26,6 +26,7 @@ def experts(
         w13: [E, 2*M, D], the rows of w1 (gate) above those of w3 (up). w2: [E, D, M].
         act: a name of `quire.ops.activations.ACTIVATIONS`.
     Returns: [T, D] in x's dtype, rounded once.
+    Source: arXiv:2401.04088.
     """
     x32, weights32 = as_f32(x), as_f32(weights)
     used = {int(e): (as_f32(w13[e]), as_f32(w2[e])) for e in np.unique(ids)}

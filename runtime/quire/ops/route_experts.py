@@ -23,6 +23,7 @@ def route_experts(
         logits: [T, E]. score: "softmax" over all E experts, or "sigmoid" of each.
         normalize: weights are divided by their sum. scale: multiplies them last.
     Returns: ids int32 [T, k], best first, of equal ones the lower id first; weights float32 [T, k].
+    Source: arXiv:2101.03961; sigmoid scores arXiv:2412.19437.
     """
     logits32 = as_f32(logits)
     if score == "softmax":

@@ -216,3 +216,17 @@ def test_sinks_and_slopes_are_a_key_without_value_and_a_bias(window: int) -> Non
     )
     expected = (torch.softmax(scores, -1)[..., 1:] @ v_).transpose(0, 1).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_values_may_be_of_another_width_than_keys() -> None:
+    """Twice as wide, with every element there twice: so is the result."""
+    rng = np.random.default_rng(9)
+    paged = _paged([9, 20], 4, rng)
+    wide = {"k": paged.cache["k"], "v": np.repeat(paged.cache["v"], 2, axis=-1)}
+    q = rng.standard_normal((5, H, D)).astype(np.float32)
+    kwargs = paged.kwargs([2, 3])
+    found = paged_attention(q, wide, scale=0.3, v_head_dim=2 * D, **kwargs)
+    assert found.shape == (5, H, 2 * D)
+    np.testing.assert_allclose(
+        found, np.repeat(paged_attention(q, paged.cache, scale=0.3, **kwargs), 2, axis=-1), rtol=1e-6, atol=1e-6
+    )
