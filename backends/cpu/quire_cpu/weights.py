@@ -123,7 +123,10 @@ class NativeWeights:
             numbers = [_segment(part) for part in parts if isinstance(part, np.ndarray)]
             try:
                 if integers:
-                    self._pack_quantized(handle, join_rows(integers))
+                    matrix = join_rows(integers)
+                    parts.clear()  # the joined copy is packed; its parts need not wait for that
+                    integers.clear()
+                    self._pack_quantized(handle, matrix)
                 elif form == _ROWS:
                     self._native.fill_table(handle, numbers)
                 else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from quire.device.contract import ExecutorPlan, KVPlan, ParallelRank, WeightSource
+from quire.device.contract import ExecutorPlan, KVPlan, ParallelRank
 from quire.errors import BackendError
 from quire.graph.ir import ModelGraph
 from quire.graph.passes import optimize
@@ -22,19 +21,6 @@ from tests.models.harness import LoadedModel, random_chunks, run_greedy
 
 OPTIONS = {"platform": "cpu"}
 BLOCK, NUM_BLOCKS = 4, 64
-
-
-@dataclass
-class AllRanks:
-    """A checkpoint as every rank's weights."""
-
-    folder: Path
-    model: ModelGraph
-    tp: int
-    total_bytes: int = 0
-
-    def for_rank(self, rank: int) -> WeightSource:
-        return open_weights(self.folder, self.model, rank=rank, world_size=self.tp, ignorable_tensors=("*",))
 
 
 def plan_of(model: ModelGraph, tp: int) -> ExecutorPlan:
@@ -66,7 +52,8 @@ def test_logits_over_ranks_are_transformers(case: str, tp: int, expert_axis: str
     cut = cut_axes(graph.axes) - {"ep", "expert_mlp"} | ({expert_axis} if expert_axis else set())
     model = shard(graph, tp, cut=cut)
     executor = quire_create_executor("tpu", plan_of(model, tp))
-    executor.load(AllRanks(tmp_path, model, tp), lambda done, total: None)
+    weights = open_weights(tmp_path, model, world_size=tp, ignorable_tensors=("*",))
+    executor.load(weights, lambda done, total: None)
     executor.allocate_kv(KVPlan(num_blocks={group.pool: NUM_BLOCKS for group in model.kv_groups.values()}))
     prompt = [int(token) for token in np.random.default_rng(3).integers(3, VOCAB, 19)]
     loaded = LoadedModel(executor, model, BLOCK, NUM_BLOCKS)
