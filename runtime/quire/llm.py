@@ -142,6 +142,21 @@ class LLM:
         ]
         return self._run(prompts, sampling_params, use_tqdm, None, add_special_tokens=False)
 
+    def sleep(self) -> None:
+        """Gives the memory of the KV cache back until `wake_up`; the weights stay, the prefix cache is emptied.
+
+        Raises: ConfigError while requests run; BackendError where the device cannot do it.
+        """
+        self._refuse_reentry()
+        with self._turn:
+            self._engine.loaded.core.sleep()
+
+    def wake_up(self) -> None:
+        """Ends `sleep`. Raises BackendError when there is no room for the KV cache now; then it sleeps on."""
+        self._refuse_reentry()
+        with self._turn:
+            self._engine.loaded.core.wake()
+
     def close(self) -> None:
         """Frees the device; safe to call twice. Waits for calls of other threads."""
         self._refuse_reentry()

@@ -174,3 +174,17 @@ def test_a_stopped_engine_ends_with_its_server(start: Callable[..., Server]) -> 
     server.process.kill()
     server.process.wait()
     wait_for(lambda: not is_running(engine_pid), PROMPT_S)
+
+
+def test_an_engine_in_a_step_that_never_comes_is_replaced(start: Callable[..., Server]) -> None:
+    server = start(
+        "--device-option", "faults=submit@4=hang", "--step-timeout", "1", "--health-timeout", "1"
+    ).wait_ready()
+    first = server.engine_pid()
+    response = httpx.post(f"{server.url}/v1/completions", json={**ENDLESS, "max_tokens": 40}, timeout=60)
+    assert response.status_code == 503
+    assert "a step never came" in response.json()["error"]["message"]
+    wait_for(lambda: httpx.get(f"{server.url}/health", timeout=60).status_code == 200, 60)
+    assert server.engine_pid() != first
+    short = {"prompt": "a", "temperature": 0, "max_tokens": 2, "ignore_eos": True}
+    assert httpx.post(f"{server.url}/v1/completions", json=short, timeout=60).json()["choices"][0]["text"] == "bc"

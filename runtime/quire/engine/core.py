@@ -102,6 +102,7 @@ class EngineCore:
         vocab_size = model.axes["vocab"].full_size
         depth = executor.capabilities.async_depth if async_depth is None else async_depth
         self.async_depth = min(depth, executor.capabilities.async_depth, 2)
+        self._kv_plan = kv_plan
         self._device = DeviceLife(executor, make_executor, step_timeout_s)
         self._counters = StepCounters()
         self._limits = RequestLimits(
@@ -146,11 +147,13 @@ class EngineCore:
     def add_request(self, message: EngineRequest) -> None:
         """Queues a request.
 
-        Raises RequestError when it is wrong or could never run, BackendError when the device is gone; nothing is
-        queued then.
+        Raises RequestError when it is wrong or could never run, BackendError when the device is gone or sleeps;
+        nothing is queued then.
         """
         if self.broken is not None:
             raise copy.copy(self.broken)  # a traceback of its own
+        if self._device.is_sleeping:
+            raise BackendError("the engine sleeps", because="its KV cache was given back", hint="waking it up")
         self._enter()
         try:
             self._add_request(message)
@@ -520,6 +523,31 @@ class EngineCore:
                 because=f"{len(self.scheduler.running)} run, {len(self.scheduler.waiting)} wait",
                 hint="please report it",
             )
+
+    # ---- sleep ----------------------------------------------------------------------------------------
+
+    def sleep(self) -> None:
+        """Gives the memory of the KV cache back; the weights stay. The prefix cache is empty afterwards.
+
+        Raises ConfigError while requests run, BackendError where the device cannot do it.
+        """
+        if self.broken is not None:
+            raise copy.copy(self.broken)
+        if self._device.is_sleeping:
+            return
+        if self._requests or self.has_unfinished():
+            raise ConfigError(
+                f"the engine cannot sleep: {len(self._requests)} requests run",
+                because="they need its KV cache",
+                hint="waiting for them, or aborting them",
+            )
+        self._device.sleep()
+        self._begin_anew()
+
+    def wake(self) -> None:
+        """Allocates the KV cache again. Raises BackendError when there is no room for it now; it sleeps on, then."""
+        if self._device.is_sleeping:
+            self._device.wake(self._kv_plan)
 
     # ---- logprobs -------------------------------------------------------------------------------------
 

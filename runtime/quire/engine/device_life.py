@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from quire.device.batch import StepBatch, StepResult
-from quire.device.contract import Executor, Pending
+from quire.device.contract import Executor, KVPlan, Pending
 from quire.errors import BackendError
 
 logger = logging.getLogger("quire")
@@ -29,6 +29,7 @@ class DeviceLife:
 
     Attributes:
         num_replaced: executors that were made in place of a broken one.
+        is_sleeping: between `sleep` and `wake`.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class DeviceLife:
         self._num_in_vain = 0
         self._hangs = False
         self.num_replaced = 0
+        self.is_sleeping = False
 
     @property
     def can_be_replaced(self) -> bool:
@@ -80,6 +82,24 @@ class DeviceLife:
         self.executor = self._make()
         self.num_replaced += 1
         logger.warning("the device runs again")
+
+    def sleep(self) -> None:
+        """Gives the KV cache back and keeps the weights. Raises BackendError where the device cannot."""
+        free_kv = getattr(self.executor, "free_kv", None)
+        if free_kv is None:
+            raise BackendError(
+                "this device cannot give its KV cache back",
+                because="its executor has no free_kv",
+                hint="closing the engine, and opening it again later",
+            )
+        free_kv()
+        self.is_sleeping = True
+
+    def wake(self, kv_plan: KVPlan) -> None:
+        """Allocates the KV cache again. Raises BackendError when it does not fit any more; it sleeps on, then."""
+        assert self.executor is not None
+        self.executor.allocate_kv(kv_plan)
+        self.is_sleeping = False
 
     def close(self) -> None:
         """Closes the executor; one that hangs is left behind after `CLOSING_S`."""

@@ -54,6 +54,7 @@ class EngineSupervisor:
         self._limits: ModelLimits | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_stats: EngineStats | None = None
+        self._hung: QuireError | None = None  # why the process of now was killed
 
     @property
     def last_stats(self) -> EngineStats | None:
@@ -122,12 +123,13 @@ class EngineSupervisor:
 
     async def _read(self) -> QuireError:
         """Takes messages of the process in until it is lost; returns why."""
+        self._hung = None
         watching = asyncio.create_task(self._watch_silence(self.client))
         try:
             while True:
                 self._on_message(await self.client.receive())
         except QuireError as error:
-            return error
+            return self._hung or error
         finally:
             watching.cancel()
 
@@ -211,8 +213,12 @@ class EngineSupervisor:
         )
 
     async def _watch_silence(self, client: EngineClient) -> None:
-        """Says once when the process gets stuck, and once when it goes on."""
+        """Says once when the process gets stuck, and once when it goes on; ends one in a step that never comes.
+
+        Where its device can tell, the process itself gives such a step up: it has the health timeout to do so.
+        """
         is_stuck = False
+        longest_s = self._config.step_timeout + self._supervision.health_timeout_s
         while True:
             await asyncio.sleep(client.liveness.interval_s)
             client.liveness.look()
@@ -227,3 +233,12 @@ class EngineSupervisor:
             elif is_stuck and not stuck_s:
                 logger.warning("the engine (process %d) answers again", client.pid)
             is_stuck = bool(stuck_s)
+            if self._config.step_timeout and stuck_s > longest_s:
+                self._hung = BackendError(
+                    "a step never came",
+                    because=f"the engine was silent for {stuck_s:.0f} s, --step-timeout is"
+                    f" {self._config.step_timeout:g}",
+                    hint="the request again; a larger --step-timeout, if the device only is slow",
+                )
+                client.kill()
+                return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from typing import Literal, cast, get_args
@@ -12,7 +13,7 @@ FakeCall = Literal[
     "create", "load", "allocate_kv", "free_kv", "warmup", "submit", "result", "read_blocks", "write_blocks", "close"
 ]
 FaultKind = Literal["step", "sequence", "out_of_memory", "fatal", "exception", "hang"]
-"""Kinds of BackendError; "exception" = a RuntimeError, as of a bug; "hang" = a result that never comes."""
+"""Kinds of BackendError; "exception" = a RuntimeError, as of a bug; "hang" = a call that never returns."""
 
 
 class FakeFaults:
@@ -56,17 +57,17 @@ class FakeFaults:
     def meet(self, call: FakeCall) -> None:
         """Raises what is to befall the call that now comes."""
         kind = self.take(call)
+        if kind == "hang":
+            threading.Event().wait()  # for ever: nothing in this process can end it
         if kind is not None:
             raise fault_error(kind, call)
 
 
 def fault_error(kind: FaultKind, call: FakeCall) -> Exception:
-    """What a call of this fault raises; a "hang" is a failure where a call cannot hang."""
+    """What a call of this fault raises."""
     if kind == "exception":
         return RuntimeError(f"an injected bug in {call}")
     because = "an injected failure"
     if kind == "sequence":
         return BackendError(f"{call} failed for a sequence", because=because, kind="sequence", sequences=(0,))
-    if kind == "hang":
-        return BackendError(f"{call} hangs", because=because, kind="fatal")
-    return BackendError(f"{call} failed on the device", because=because, kind=kind)
+    return BackendError(f"{call} failed on the device", because=because, kind="fatal" if kind == "hang" else kind)
