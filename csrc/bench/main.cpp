@@ -15,6 +15,7 @@
 #include <string_view>
 
 #include "kernel_table.h"
+#include "weight_formats.h"
 #include "limit_loops.h"
 #include "team.h"
 
@@ -75,7 +76,7 @@ class Bench {
   };
   double limit(const Bound& bound) { return bound.loop ? peak(*bound.loop) : read_bandwidth(bound.streams); }
   Bound products(WeightFormat format) const {
-    if (format >= WeightFormat::int8 && loops_.int8.run) return {"int8 peak", &loops_.int8};
+    if (row_of(format).integers && loops_.int8.run) return {"int8 peak", &loops_.int8};
     if (format == WeightFormat::bf16 && loops_.bf16.run && std::string_view(table_.isa) == "avx512_bf16")
       return {"bf16 peak", &loops_.bf16};
     return {"f32 peak", &loops_.f32};

@@ -2,6 +2,7 @@
 #include <string_view>
 
 #include "harness.h"
+#include "weight_formats.h"
 
 namespace quire::testing {
 namespace {
@@ -56,7 +57,7 @@ double activation_rounding(const KernelTable& table, const Format& f, const floa
   double bound = 0;
   if (f.format == WeightFormat::bf16 && (isa == "avx512_bf16" || isa.starts_with("amx")))
     for (int64_t i = 0; i < k; ++i) bound += std::fabs(static_cast<double>(x[i]) * w[i]) / 256;
-  if (f.format <= WeightFormat::f16) return bound;
+  if (!row_of(f.format).integers) return bound;
   const bool wide = f.format == WeightFormat::int8 && (isa == "avx2" || isa == "portable");  // 16 bits, one scale a row
   const int64_t block = wide ? k : 32;
   for (int64_t b = 0; b < k; b += block) {
@@ -99,7 +100,7 @@ Packed pack(const KernelTable& table, const Format& f, int64_t n, int64_t k, DTy
   for (int64_t row = 0; row < n; ++row)
     for (int64_t i = 0; i < k; ++i)
       source.push_back(row < n0 ? a.values[row * (k + 3) + i] : b.values[(row - n0) * k + i]);
-  if (f.format <= WeightFormat::f16) {
+  if (!row_of(f.format).integers) {
     const DType dtype = f.format == WeightFormat::f32    ? DType::f32
                         : f.format == WeightFormat::bf16 ? DType::bf16
                                                          : DType::f16;
@@ -328,11 +329,11 @@ void test_linear(const KernelTable& table, Checker& check) {
          {std::pair<int64_t, int64_t>{1, 1}, {3, 2}, {16, 64}, {17, 33}, {65, 255}, {130, 96}, {64, 777}, {200, 512}})
       test_shape(table, check, f, n, k, random);
   for (const Format& f : formats)  // so many inputs that tables go over them in several passes
-    if (f.format < WeightFormat::int8) test_shape(table, check, f, 70, 3333, random);
+    if (!row_of(f.format).integers) test_shape(table, check, f, 70, 3333, random);
   for (const Format& f : formats)
     for (auto [n, k] : {std::pair<int64_t, int64_t>{5, 32}, {70, 130}}) test_gated(table, check, f, n, k, random);
   for (const Format& f : formats) {
-    if (f.format >= WeightFormat::int8) test_given_integers(table, check, f, random);
+    if (row_of(f.format).integers) test_given_integers(table, check, f, random);
     test_extreme_rows(table, check, f, random);
     test_prepared_rows(table, check, f, random);
   }
