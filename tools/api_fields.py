@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from quire.engine.config import EngineConfig
-from quire.engine.vllm_options import VLLM_NAMES, VLLM_OPTIONS
+from quire.engine.vllm_options import VLLM_OPTIONS
 from quire.field_ranges import INTEGER_RANGES, MAX_N, MAX_STRING_CHARS, MAX_STRINGS, NUMBER_RANGES
 from quire.foreign_fields import ForeignField
+from quire.options import aliases_of, options_of
 from quire.sampling_params import SamplingParams
 from quire.server.foreign_request_fields import STREAM_OPTIONS_FOREIGN
 from quire.server.sampling_fields import SamplingFields, StreamOptions
@@ -103,7 +104,7 @@ DIFFERENCES: Mapping[str, str] = {
     "skip_special_tokens": "vLLM may take its default from the model; here it is true.",
     "SamplingParams": "vLLM's can be written to. Quire's are frozen: `dataclasses.replace(params, ...)`; `clone()` and "
     "`from_optional()` are there.",
-    "LLM": f"`{'`, `'.join(VLLM_NAMES)}` are taken under those names too; None means left out.",
+    "LLM": f"`{'`, `'.join(aliases_of(EngineConfig))}` are taken under those names too; None means left out.",
 }
 """Subject -> where OpenAI, vLLM and Quire differ."""
 
@@ -169,12 +170,10 @@ def sampling_rows() -> Iterator[tuple[str, ...]]:
 
 
 def engine_rows() -> Iterator[tuple[str, ...]]:
-    notes = described(EngineConfig)
-    theirs = {ours: name for name, ours in VLLM_NAMES.items()}
-    for item in fields(EngineConfig):
+    for item in options_of(EngineConfig):
         default = "" if item.default is MISSING else f"`{item.default!r}`"
-        other = f"Also as `{theirs[item.name]}`. " if item.name in theirs else ""
-        yield code(item.name), "honoured", default, other + notes.get(item.name, "")
+        other = "".join(f"Also as `{alias}`. " for alias in item.option.aliases)
+        yield code(item.name), "honoured", default, other + item.option.help[:1].upper() + item.option.help[1:] + "."
     for name, spec in sorted(VLLM_OPTIONS.items()):
         yield code(name), fate(spec), neutral_text(spec), sentence(spec)
 

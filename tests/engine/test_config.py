@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from quire.engine.config import EngineConfig, resolve
+from quire.engine.config import EngineConfig
+from quire.engine.resolved_config import resolve
 from quire.errors import ConfigError
 from quire.testing.fake_device import fake_capabilities
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from dataclasses import fields
 
@@ -10,8 +11,9 @@ import torch
 
 from quire import foreign_fields
 from quire.engine.config import EngineConfig
-from quire.engine.vllm_options import VLLM_NAMES, VLLM_OPTIONS
+from quire.engine.vllm_options import VLLM_OPTIONS
 from quire.errors import ConfigError
+from quire.options import add_flags, aliases_of
 
 
 @pytest.mark.parametrize("name", VLLM_OPTIONS)
@@ -35,8 +37,8 @@ def test_an_option_is_taken_or_refused_as_its_row_says(name: str, caplog: pytest
 
 def test_no_option_of_ours_is_in_the_table() -> None:
     ours = {item.name for item in fields(EngineConfig)}
-    assert not ours & {*VLLM_OPTIONS, *VLLM_NAMES}
-    assert set(VLLM_NAMES.values()) <= ours
+    assert not ours & {*VLLM_OPTIONS, *aliases_of(EngineConfig)}
+    assert set(aliases_of(EngineConfig).values()) <= ours
 
 
 def test_other_names_mean_the_same() -> None:
@@ -56,3 +58,13 @@ def test_other_names_mean_the_same() -> None:
 def test_a_secret_is_not_said(caplog: pytest.LogCaptureFixture) -> None:
     EngineConfig.from_options(model="m", hf_token="hf_secret")
     assert "hf_secret" not in caplog.text
+
+
+def test_the_three_doors_take_the_same_names() -> None:
+    """LLM and AsyncLLM pass their words to `from_options`; the command line has each as a flag."""
+    parser = argparse.ArgumentParser()
+    add_flags(parser, EngineConfig)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    for alias, name in aliases_of(EngineConfig).items():
+        assert {f"--{alias.replace('_', '-')}", f"--{name.replace('_', '-')}"} <= flags
+    assert vars(parser.parse_args(["--gpu-memory-utilization", "0.5"]))["memory_utilization"] == 0.5

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the report. Reads config.json, of a quantized checkpoint the names of its tensors too; never weights."""
     from quire.device.registry import resolve_device
-    from quire.engine.config import resolve
     from quire.engine.quantization import choose_schemes, step_dtypes
+    from quire.engine.resolved_config import resolve
     from quire.graph.passes import optimize
     from quire.graph.report import inspect_model, report_lines
     from quire.graph.shard import shard

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from quire.device.contract import Executor, ExecutorPlan, KVPlan, MemoryReport, ParallelRank
 from quire.device.registry import LoadedBackend, resolve_device
-from quire.engine.config import EngineConfig, ResolvedConfig, resolve
+from quire.engine.config import EngineConfig
 from quire.engine.core import EngineCore
 from quire.engine.executor_start import start_executor
 from quire.engine.input_processor import ModelLimits
 from quire.engine.memory_fit import MemoryFit
 from quire.engine.quantization import SchemeChoice, choose_schemes, step_dtypes
+from quire.engine.resolved_config import ResolvedConfig, resolve
 from quire.errors import ConfigError
 from quire.files import reading
 from quire.graph.cost import scheme_totals

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from quire.device.capabilities import Capabilities, DeviceReport
-from quire.engine.config import EngineConfig, ResolvedConfig
+from quire.engine.config import EngineConfig
 from quire.engine.quantization import step_dtypes
+from quire.engine.resolved_config import ResolvedConfig
 from quire.errors import ConfigError
 from quire.graph.cost import weight_totals
 from quire.graph.ir import ModelGraph

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from quire.device.capabilities import Capabilities
-from quire.engine.config import ResolvedConfig
+from quire.engine.resolved_config import ResolvedConfig
 from quire.errors import BackendError, ConfigError
 from quire.graph.cost import Dtypes
 from quire.graph.ir import ModelGraph, Source, Weight

@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from quire.errors import ConfigError
-from quire.field_ranges import INT32_MAX
+from quire.options import Count, Seconds, Text, check_options, option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supervision:
-    """How an engine process is looked after.
+    """How an engine process is looked after. Raises: ConfigError that names the field."""
 
-    Attributes:
-        on_death: "restart" = another process loads the same model; "exit" = the engine is gone for good.
-        max_restarts: most restarts within `window_s` seconds; a death after that is for good.
-        health_timeout_s: after so many seconds without a sign of life the engine counts as stuck.
-    Raises: ConfigError that names the field.
-    """
-
-    on_death: Literal["restart", "exit"] = "restart"
-    max_restarts: int = 3
-    window_s: float = 600.0
-    health_timeout_s: float = 30.0
+    on_death: Literal["restart", "exit"] = option(
+        "restart",
+        "what the server does when its engine process ends: another loads the same model, or the server ends with 1",
+        Text(choices=("restart", "exit")),
+        flag="--on-engine-death",
+        is_listed=True,
+    )
+    max_restarts: int = option(
+        3,
+        "restarts within ten minutes; the server ends after more",
+        Count(0),
+        flag="--max-engine-restarts",
+        metavar="N",
+    )
+    window_s: float = option(600.0, "restarts are counted within so many seconds", Seconds(least=1.0), flag="")
+    health_timeout_s: float = option(
+        30.0,
+        "an engine that is silent for so long is not healthy",
+        Seconds(least=1.0),
+        flag="--health-timeout",
+        metavar="SECONDS",
+    )
 
     def __post_init__(self) -> None:
-        if self.on_death not in ("restart", "exit"):
-            raise ConfigError(
-                f"on_death={self.on_death!r}",
-                because="it is what to do when the engine process ends",
-                hint="restart or exit",
-            )
-        if type(self.max_restarts) is not int or not 0 <= self.max_restarts <= INT32_MAX:
-            raise ConfigError(
-                f"max_restarts={self.max_restarts!r}",
-                because="it is a count",
-                hint=f"a whole number of 0 to {INT32_MAX}",
-            )
-        for name in ("window_s", "health_timeout_s"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
-                raise ConfigError(f"{name}={value!r}", because="it is a time in seconds", hint="a number of at least 1")
+        check_options(self)
 
 
 class RestartLimit:

@@ -12,12 +12,6 @@ from quire.errors import ConfigError
 from quire.foreign_fields import ForeignField, first_refused, ignored, refusal_text, refused
 from quire.vllm_sampling_fields import GRAMMAR
 
-VLLM_NAMES: Mapping[str, str] = {
-    "gpu_memory_utilization": "memory_utilization",
-    "num_gpu_blocks_override": "num_kv_blocks",
-}
-"""vLLM's name -> the field of EngineConfig that means the same."""
-
 _GRAPHS = "how a device compiles and captures its graphs is its own matter"
 _KERNELS = "which kernels run is the device's choice"
 _MEMORY = "memory is planned from memory_utilization, before anything is loaded"
@@ -139,9 +133,11 @@ VLLM_OPTIONS: Mapping[str, ForeignField] = {
 }  # fmt: skip
 
 
-def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def known_options(options: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The options under EngineConfig's names, None left out, without those of vLLM's that are taken unread.
 
+    Args:
+        aliases: vLLM's name -> the field that means the same.
     Raises: ConfigError for one that would change an answer, or for two names of one field.
     """
     given = {name: value for name, value in options.items() if value is not None}
@@ -151,7 +147,7 @@ def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(what, because=because, hint=hint)
     known: dict[str, Any] = {}
     for name, value in given.items():
-        ours = VLLM_NAMES.get(name, name)
+        ours = (aliases or {}).get(name, name)
         if ours in known:
             raise ConfigError(f"{name} and {ours}", because="they are two names of one option", hint="one of them")
         if name not in VLLM_OPTIONS:
