@@ -52,3 +52,14 @@ def test_inspect_refuses_what_it_cannot_use(quire: Callable, flag: str, value: s
 def test_inspect_shows_one_rank(quire: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUIRE_JAX_PLATFORM", "cpu")
     assert "heads=2 of 4" in quire("inspect", "demo", "--device", "tpu", "-tp", "2").out
+
+
+def test_one_device_is_shown_with_its_options(quire: Callable) -> None:
+    shown = quire("devices", "cpu").out
+    assert "--cpu-threads" in shown
+    assert "a whole number from 1 to 1024; default: " in shown
+    assert "it has no options" in quire("devices", "reference").out
+    (found,) = json.loads(quire("devices", "fake", "--json").out)
+    assert {spec["name"] for spec in found["options"]} == {"async_depth", "latency_ms", "memory_blocks", "faults"}
+    unknown = quire("devices", "nope")
+    assert (unknown.code, "'nope' is not installed" in unknown.err) == (2, True)

@@ -13,9 +13,9 @@ import pytest
 from quire.device.batch import GroupBatch, StepBatch
 from quire.device.contract import Executor, ExecutorPlan, KVPlan
 from quire.device.graph_executor import GraphExecutor
-from quire.graph.ir import Axis, CacheArray, CacheRef, KVGroupSpec, ModelGraph, Part, Src, Weight
+from quire.graph.ir import Axis, CacheArray, CacheRef, Cat, KVGroupSpec, ModelGraph, Part, Src, Weight
 from quire.graph.rope import RopeSpec
-from quire.graph.shapes import Dim, T, shape_of
+from quire.graph.shapes import Dim, T, concrete, shape_of
 from quire.graph.trace import Tracer
 from quire.reference.device import ReferenceLibrary
 from quire.sampling.batch import SamplingBatch
@@ -95,10 +95,13 @@ class RandomWeights:
         self.reads: list[str] = []
 
     def read(self, weight: Weight) -> np.ndarray:
+        if isinstance(weight.source, Cat):
+            parts = [replace(weight, source=part, shape=part.shape) for part in weight.source.parts]
+            return np.concatenate([self.read(part) for part in parts], weight.source.axis)
         assert isinstance(weight.source, Src)
         self.reads.append(weight.source.name)
         rng = np.random.default_rng(sum(map(ord, weight.source.name)))
-        shape = tuple(dim.evaluate(self._sizes) for dim in weight.shape)
+        shape = concrete(weight.shape, self._sizes)
         array = rng.standard_normal(shape).astype(np.float32)
         return 1 + 0.1 * array if len(shape) == 1 else array / np.sqrt(np.float32(shape[1])) * 2
 

@@ -373,3 +373,28 @@ def test_listing_names_imports_no_backend() -> None:
     assert "'reference'" in out
     assert "quire.reference.device" not in out
     assert "quire_cpu.plugin" not in out.split(")")[1]
+
+
+def test_options_are_checked_before_the_backend_sees_them(install: Install) -> None:
+    hook = (
+        "\n    from quire.device import OptionSpec\n"
+        "    @hookimpl\n"
+        "    def quire_options(device):\n"
+        "        return [OptionSpec(name='speed', type='integer', help='speed', default='8', least=1)]\n"
+    )
+    source = GOOD.format(available=True, reason="", priority=0, contract=(1, 2))
+    install("lists", source + hook)
+    install("silent", source)
+    resolve_device("lists", {"speed": "4"})
+    for wrong in ({"sped": "4"}, {"speed": "0"}):
+        with pytest.raises(ConfigError, match="spe"):
+            resolve_device("lists", wrong)
+    assert [spec.name for spec in registry.device_options("lists") or ()] == ["speed"]
+    assert registry.device_options("silent") is None
+
+
+def test_options_of_another_kind_are_a_fault_of_the_plugin(install: Install) -> None:
+    hook = "\n    @hookimpl\n    def quire_options(device):\n        return ['lanes']\n"
+    install("odd", GOOD.format(available=True, reason="", priority=0, contract=(1, 2)) + hook)
+    with pytest.raises(ContractError, match="something else than OptionSpec"):
+        resolve_device("odd")

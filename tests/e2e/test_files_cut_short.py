@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,15 +30,21 @@ def load(folder: Path, device: str) -> LLM:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_while_it_loads(folder: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, reads = CheckpointWeights.read, list[str]()
+    reads = list[str]()
 
-    def slow(self: CheckpointWeights, weight: Weight) -> object:
-        reads.append(weight.name)
-        if len(reads) == 4:
-            os.truncate(folder / "model.safetensors", 20_000)
-        return read(self, weight)
+    def slow(method: str) -> Callable[[CheckpointWeights, Weight], object]:
+        wrapped = getattr(CheckpointWeights, method)
 
-    monkeypatch.setattr(CheckpointWeights, "read", slow)
+        def call(self: CheckpointWeights, weight: Weight) -> object:
+            reads.append(weight.name)
+            if len(reads) == 4:
+                os.truncate(folder / "model.safetensors", 20_000)
+            return wrapped(self, weight)
+
+        return call
+
+    for method in ("read", "pieces"):  # by which of them a device loads is its own choice
+        monkeypatch.setattr(CheckpointWeights, method, slow(method))
     with pytest.raises(ModelError, match=r"model\.safetensors was cut short while it was read"):
         load(folder, device)
     assert len(reads) >= 4

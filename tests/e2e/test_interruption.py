@@ -191,7 +191,7 @@ def test_a_call_inside_a_call_is_refused_and_the_outer_one_goes_on(llm: LLM) -> 
     "place",
     [
         "_core.step",
-        "_core._executor.submit",
+        "_core._device.executor.submit",
         "_outputs.process",
         "_core.add_request",
         "_outputs.add",

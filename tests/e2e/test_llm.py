@@ -198,7 +198,7 @@ def test_arguments_that_nobody_reads_are_refused_by_name(llm: LLM, name: str, va
 
 def test_one_that_fails_among_others(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are answered; alone, or when all fail, its error is raised."""
-    executor = type(llm.engine.loaded.core._executor)
+    executor = type(llm.engine.loaded.core._device.executor)
     submit = executor.submit
 
     def refuses_long_ones(self: Any, batch: Any) -> Any:

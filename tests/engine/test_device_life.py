@@ -154,7 +154,7 @@ def test_a_broken_device_behind_llm_costs_no_token() -> None:
     params = SamplingParams(max_tokens=20, ignore_eos=True, temperature=0.8, seed=2)
 
     def tokens(faults: str) -> list[list[int]]:
-        options = {"faults": faults}
+        options = {"faults": faults} if faults else {}
         with LLM("demo", device="fake", load_format="dummy", device_options=options, step_timeout=0.1) as llm:
             outputs = llm.generate(["a", "bc", "def"], params)
             assert llm.generate("x", params)[0].error is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from quire.device import CONTRACT_VERSION
+from quire.device.registry import resolve_device
 from quire.errors import ConfigError
 from quire.graph.ir import CacheArray, KVGroupSpec, Src, Weight
 from quire.graph.ops import PLAIN_OPS
@@ -86,4 +87,4 @@ def test_hooks() -> None:
     assert capabilities.contract == CONTRACT_VERSION
     assert capabilities.ops == PLAIN_OPS
     with pytest.raises(ConfigError, match="threads"):
-        quire_capabilities("reference", {"threads": "2"})
+        resolve_device("reference", {"threads": "2"})

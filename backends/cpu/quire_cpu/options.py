@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from quire.device.host_cpus import available_cpus
-from quire.errors import ConfigError
+from quire.device.option_spec import OptionSpec, parse_options
 from quire_cpu import _native
 
 BFLOAT16_KERNELS = "avx512_bf16"
@@ -46,53 +46,38 @@ class CpuOptions:
     @staticmethod
     def parse(options: Mapping[str, str]) -> CpuOptions:
         """Options from `key=value` pairs. Raises ConfigError on an unknown key or a value that does not fit."""
-        unknown = sorted(set(options) - set(_PARSERS))
-        if unknown:
-            raise ConfigError(f"device cpu has no option {', '.join(unknown)}", because=f"it has {', '.join(_PARSERS)}")
-        given = {name: _PARSERS[name](value) for name, value in options.items()}
-        return CpuOptions(**{"threads": available_cpus(), **given})  # type: ignore[arg-type]
+        given = parse_options("cpu", option_specs(), options)
+        return CpuOptions(**{"threads": available_cpus(), **given})
 
 
-def _threads(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= 1024:
-        raise ConfigError(
-            f"device option threads={value}",
-            because="it is a number of threads between 1 and 1024",
-            hint=f"threads={available_cpus()}",
-        )
-    return int(value)
-
-
-def _kernels(value: str) -> str:
-    names = _native.available_kernels()
-    if value not in names:
-        raise ConfigError(
-            f"device option kernels={value}",
-            hint=f"one of {', '.join(names)}",
-            because="this build and machine have no kernels of that name",
-        )
-    return value
-
-
-def _poison(value: str) -> bool:
-    if value not in ("true", "false"):
-        raise ConfigError(f"device option poison={value}", because="it is true or false")
-    return value == "true"
-
-
-def _packed_weights(value: str) -> Path:
-    if not value:
-        raise ConfigError(
-            "device option packed_weights is empty",
-            because="it names a folder",
-            hint="packed_weights=~/.cache/quire/packed",
-        )
-    return Path(value).expanduser()
-
-
-_PARSERS: dict[str, Callable[[str], object]] = {
-    "threads": _threads,
-    "kernels": _kernels,
-    "packed_weights": _packed_weights,
-    "poison": _poison,
-}
+def option_specs() -> tuple[OptionSpec, ...]:
+    """The same as data."""
+    return (
+        OptionSpec(
+            name="threads",
+            type="integer",
+            help="threads that compute, the step's own included",
+            default=str(available_cpus()),
+            least=1,
+            most=1024,
+        ),
+        OptionSpec(
+            name="kernels",
+            type="text",
+            help="kernel set of one instruction set",
+            default="the best that this machine can run",
+            choices=tuple(_native.available_kernels()),
+        ),
+        OptionSpec(
+            name="packed_weights",
+            type="path",
+            help="folder where packed weights are kept for the next start",
+            default="they are not kept",
+        ),
+        OptionSpec(
+            name="poison",
+            type="switch",
+            help="fill the KV cache and all activations with NaN before use (a check; slow)",
+            default="false",
+        ),
+    )

@@ -10,6 +10,7 @@ from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.device.host_cpus import available_cpus
 from quire.device.host_memory import host_memory
+from quire.device.option_spec import OptionSpec
 
 _SCHEMES = frozenset(
     {
@@ -140,3 +141,11 @@ def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
     from quire_cpu.executor import CpuExecutor
 
     return CpuExecutor(plan, capabilities(plan.options))
+
+
+@hookimpl
+def quire_options(device: str) -> tuple[OptionSpec, ...]:
+    """Threads, kernels, packed weights, a check."""
+    from quire_cpu.options import option_specs
+
+    return option_specs()

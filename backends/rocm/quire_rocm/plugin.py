@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
+from quire.device.option_spec import OptionSpec
 from quire_rocm import machine
 from quire_torch.accelerator import CUDA_CAPABILITIES, cuda_executor
 from quire_torch.installed import local_build, torch_version
-from quire_torch.options import TorchOptions
+from quire_torch.options import TorchOptions, option_specs
 
 QUIRE_CONTRACT = (1, 2)
 PRIORITY = 90
@@ -65,3 +66,9 @@ def quire_measure_limits(device: str, options: Mapping[str, str]) -> MachineLimi
     from quire_torch.limits import measure
 
     return measure(TorchOptions.parse(options, name=device, device="cuda").device)
+
+
+@hookimpl
+def quire_options(device: str) -> tuple[OptionSpec, ...]:
+    """Torch's device, the attention kernel, threads."""
+    return option_specs("cuda")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from quire.device.option_spec import OptionSpec, parse_options
 from quire.errors import ConfigError
 
 _DEVICE = re.compile(r"(cpu|mps|cuda(:\d+)?|xpu(:\d+)?)")
@@ -38,12 +39,8 @@ class TorchOptions:
 
         Raises: ConfigError on an unknown key or a value that does not fit.
         """
-        unknown = sorted(set(options) - {"device", "attention", "threads"})
-        if unknown:
-            raise ConfigError(
-                f"device {name} has no option {', '.join(unknown)}", because="it has device, attention and threads"
-            )
-        chosen = options.get("device", device)
+        given = parse_options(name, option_specs(device), options)
+        chosen = given.get("device", device)
         if not _DEVICE.fullmatch(chosen):
             raise ConfigError(
                 f"device option device={chosen}",
@@ -56,16 +53,12 @@ class TorchOptions:
                 because=f"its devices are {device}:N",
                 hint="--device torch for the others",
             )
-        return TorchOptions(
-            chosen, _attention(options.get("attention"), chosen), _threads(options.get("threads"), chosen)
-        )
+        return TorchOptions(chosen, _attention(given.get("attention"), chosen), _threads(given.get("threads"), chosen))
 
 
 def _attention(given: str | None, device: str) -> str:
     if given is None:
         return "triton" if device.startswith("cuda") else "torch"
-    if given not in ("torch", "triton"):
-        raise ConfigError(f"device option attention={given}", because="it is torch or triton")
     if given == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ConfigError(
             "device option attention=triton on the CPU",
@@ -75,11 +68,29 @@ def _attention(given: str | None, device: str) -> str:
     return given
 
 
-def _threads(given: str | None, device: str) -> int | None:
-    if given is None:
-        return None
-    if device != "cpu":
+def _threads(given: int | None, device: str) -> int | None:
+    if given is not None and device != "cpu":
         raise ConfigError(f"device option threads={given} with device={device}", because="it is for torch on the CPU")
-    if not given.isdecimal() or not 1 <= int(given) <= 1024:
-        raise ConfigError(f"device option threads={given}", because="it is a number of threads between 1 and 1024")
-    return int(given)
+    return given
+
+
+def option_specs(device: str) -> tuple[OptionSpec, ...]:
+    """The same as data, for a device that means torch's `device` when none is given."""
+    return (
+        OptionSpec(name="device", type="text", help="torch's name of the device, such as cuda:1", default=device),
+        OptionSpec(
+            name="attention",
+            type="text",
+            help="the attention kernel, or plain operations",
+            default="triton on cuda devices, else torch",
+            choices=("torch", "triton"),
+        ),
+        OptionSpec(
+            name="threads",
+            type="integer",
+            help="of torch on the CPU, for the whole process",
+            default="as torch chooses",
+            least=1,
+            most=1024,
+        ),
+    )

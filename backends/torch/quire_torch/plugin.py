@@ -8,9 +8,10 @@ from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
 from quire.device.host_memory import host_memory
+from quire.device.option_spec import OptionSpec
 from quire.errors import ConfigError
 from quire_torch.installed import torch_version
-from quire_torch.options import TorchOptions
+from quire_torch.options import TorchOptions, option_specs
 
 QUIRE_CONTRACT = (1, 2)
 
@@ -119,3 +120,9 @@ def quire_measure_limits(device: str, options: Mapping[str, str]) -> MachineLimi
     from quire_torch.limits import measure
 
     return measure(TorchOptions.parse(options).device)
+
+
+@hookimpl
+def quire_options(device: str) -> tuple[OptionSpec, ...]:
+    """Torch's device, the attention kernel, threads."""
+    return option_specs("cpu")

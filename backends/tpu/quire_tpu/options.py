@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from quire.errors import ConfigError
+from quire.device.option_spec import OptionSpec, parse_options
 
 PLATFORM_VARIABLE = "QUIRE_JAX_PLATFORM"
 
 AttentionKind = Literal["auto", "jnp", "pallas"]
-_ATTENTION = ("auto", "jnp", "pallas")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +33,24 @@ class TpuOptions:
 
         Raises: ConfigError on an unknown key or value.
         """
-        unknown = sorted(set(options) - {"platform", "attention"})
-        if unknown:
-            raise ConfigError(f"device tpu has no option {', '.join(unknown)}", because="it has platform and attention")
-        platform = options.get("platform") or os.environ.get(PLATFORM_VARIABLE) or "tpu"
-        attention = options.get("attention", "auto")
-        if attention not in _ATTENTION:
-            raise ConfigError(f"device option attention={attention}", because=f"it is one of {', '.join(_ATTENTION)}")
-        return TpuOptions(platform, cast(AttentionKind, attention))
+        given = parse_options("tpu", OPTION_SPECS, options)
+        platform = given.get("platform") or os.environ.get(PLATFORM_VARIABLE) or "tpu"
+        return TpuOptions(platform, cast(AttentionKind, given.get("attention", "auto")))
+
+
+OPTION_SPECS = (
+    OptionSpec(
+        name="platform",
+        type="text",
+        help="JAX's name of the platform: tpu, cpu, cuda, rocm, ...",
+        default=f"${PLATFORM_VARIABLE}, else tpu",
+    ),
+    OptionSpec(
+        name="attention",
+        type="text",
+        help="the TPU kernel (pallas), or plain XLA (jnp)",
+        default="auto: the kernel on TPUs, where the model's head size suits it",
+        choices=("auto", "jnp", "pallas"),
+    ),
+)
+"""The same as data."""

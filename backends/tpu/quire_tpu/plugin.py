@@ -10,8 +10,9 @@ from pathlib import Path
 from quire.device.capabilities import Capabilities, DeviceReport
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import hookimpl
+from quire.device.option_spec import OptionSpec
 from quire.errors import BackendError, ConfigError
-from quire_tpu.options import PLATFORM_VARIABLE, TpuOptions
+from quire_tpu.options import OPTION_SPECS, PLATFORM_VARIABLE, TpuOptions
 
 QUIRE_CONTRACT = (1, 2)
 """Version of the device contract this module is written for; read before any hook is called."""
@@ -128,3 +129,9 @@ def _why_not(options: TpuOptions) -> str:
             f" or {PLATFORM_VARIABLE}=cpu)"
         )
     return ""
+
+
+@hookimpl
+def quire_options(device: str) -> tuple[OptionSpec, ...]:
+    """The platform, and attention."""
+    return OPTION_SPECS

@@ -13,12 +13,12 @@ import numpy as np
 from quire.device import (
     CacheHandle,
     Capabilities,
-    ConfigError,
     DeviceReport,
     Executor,
     ExecutorPlan,
     GraphExecutor,
     Kernel,
+    OptionSpec,
     StepContext,
     hookimpl,
     numpy_dtype,
@@ -150,23 +150,17 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
 
 @hookimpl
 def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
-    """What it can do. An option that it does not know is an error, never ignored."""
-    refuse_options(device, options)
+    """What it can do."""
     return CAPABILITIES
 
 
 @hookimpl
 def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
     """GraphExecutor checks the plan, lowers the graph, loads weights, keeps the caches, samples."""
-    refuse_options(device, plan.options)
     return GraphExecutor(TemplateLibrary(), plan)
 
 
-def refuse_options(device: str, options: Mapping[str, str]) -> None:
-    """Raises ConfigError that names them."""
-    if options:
-        raise ConfigError(
-            f"device {device} has no option {', '.join(sorted(options))}",
-            because="it has none at all",
-            hint="leave --device-option out",
-        )
+@hookimpl
+def quire_options(device: str) -> tuple[OptionSpec, ...]:
+    """`OptionSpec`s of what a user may set; Quire refuses all else, and `quire devices NAME` lists them. Here: none."""
+    return ()

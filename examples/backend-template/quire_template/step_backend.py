@@ -21,6 +21,7 @@ from quire.device import (
     Kernel,
     LoadProgress,
     MemoryReport,
+    OptionSpec,
     PaddedStep,
     PoolArray,
     StepBuckets,
@@ -35,7 +36,6 @@ from quire.graph.interpret import PartRunner
 from quire.graph.ir import Node, Part
 from quire_template.host_memory import host_memory
 from quire_template.kernels import KERNELS, paged_attention
-from quire_template.op_backend import refuse_options
 
 NAME = "template_step"
 
@@ -155,12 +155,16 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
 @hookimpl
 def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
     """What it can do."""
-    refuse_options(device, options)
     return CAPABILITIES
 
 
 @hookimpl
 def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
     """Raises BackendError for a plan that the capabilities do not cover, or an op that is missing."""
-    refuse_options(device, plan.options)
     return TemplateExecutor(plan)
+
+
+@hookimpl
+def quire_options(device: str) -> tuple[OptionSpec, ...]:
+    """`OptionSpec`s of what a user may set; Quire refuses all else, and `quire devices NAME` lists them. Here: none."""
+    return ()

@@ -35,6 +35,7 @@ from quire.device.dtypes import numpy_dtype
 from quire.device.graph_executor import GraphExecutor
 from quire.device.hookspecs import ENTRY_POINT_GROUP, hookimpl
 from quire.device.library_hooks import LibraryHooks, PartKernel, RunStep
+from quire.device.option_spec import OptionSpec, parse_options
 from quire.device.plan_check import check_plan
 from quire.device.plan_weights import PlanWeight, WeightUse, plan_weights
 from quire.device.sliced_sampling import SlicedSampler
@@ -74,6 +75,7 @@ __all__ = [
     "LogprobRows",
     "MemoryReport",
     "OpLibrary",
+    "OptionSpec",
     "ParallelRank",
     "PaddedStep",
     "PartKernel",
@@ -115,6 +117,7 @@ __all__ = [
     "numpy_dtype",
     "pack_step",
     "pad",
+    "parse_options",
     "plan_weights",
     "quantize",
     "step_context",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pluggy
 
 from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
+from quire.device.option_spec import OptionSpec
 
 PROJECT = "quire"
 ENTRY_POINT_GROUP = "quire.backends"
@@ -34,3 +35,11 @@ def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:  # type:
 @hookspec(firstresult=True)
 def quire_measure_limits(device: str, options: Mapping[str, str]) -> MachineLimits:  # type: ignore[empty-body]
     """Optional: measures the device's read bandwidth and arithmetic peak, in about a second."""
+
+
+@hookspec(firstresult=True)
+def quire_options(device: str) -> Sequence[OptionSpec]:  # type: ignore[empty-body]
+    """Optional, since contract 1.2: the options of the device. With it the core refuses bad ones before any other hook.
+
+    Called where the device is asked for by name; must not import a framework.
+    """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pluggy
@@ -11,6 +11,7 @@ from quire.device import hookspecs
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.older_contracts import plan_for
+from quire.device.option_spec import OptionSpec, parse_options
 from quire.device.plan_check import check_features, check_ops
 from quire.errors import BackendError, ContractError, QuireError
 
@@ -48,6 +49,9 @@ class Plugin:
 
     def capabilities(self, device: str, options: Mapping[str, str]) -> Capabilities:
         """What the device can do. Raises ConfigError for unknown options, ContractError for no proper answer."""
+        specs = self.options(device)
+        if specs is not None:
+            parse_options(device, specs, options)
         answer = self._call("quire_capabilities", device, options=options)
         if not isinstance(answer, Capabilities):
             raise ContractError(
@@ -55,6 +59,18 @@ class Plugin:
                 because="the contract says Capabilities",
             )
         return answer
+
+    def options(self, device: str) -> tuple[OptionSpec, ...] | None:
+        """The options that the device has, or None where the backend does not say."""
+        answer = self._call("quire_options", device)
+        if answer is None:
+            return None
+        if not isinstance(answer, Sequence) or not all(isinstance(spec, OptionSpec) for spec in answer):
+            raise ContractError(
+                f"quire_options of {self._module} returned something else than OptionSpec",
+                because="the contract says a sequence of them",
+            )
+        return tuple(answer)
 
     def create_executor(self, device: str, plan: ExecutorPlan) -> Executor:
         """An executor for the plan.

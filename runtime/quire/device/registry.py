@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from quire.device.capabilities import Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.hookspecs import ENTRY_POINT_GROUP
+from quire.device.option_spec import OptionSpec
 from quire.device.plugin import Plugin, check_contract, load_plugin
 from quire.errors import BackendError, ConfigError, QuireError
 
@@ -74,6 +75,15 @@ def resolve_device(name: str, options: Mapping[str, str] | None = None) -> Loade
     options = dict(options or {})
     if name == AUTO:
         return _first_usable(options)
+    entry = _entry_of(name)
+    plugin = load_plugin(entry.value, entry.load)
+    report = plugin.probe(name, options)
+    if not report.available:
+        raise BackendError(f"device {name} is not available", because=report.reason, hint="`quire devices`")
+    return _loaded(entry, plugin, report, options)
+
+
+def _entry_of(name: str) -> EntryPoint:
     matching = [entry for entry in _entries() if entry.name == name]
     if not matching:
         raise ConfigError(
@@ -87,11 +97,13 @@ def resolve_device(name: str, options: Mapping[str, str] | None = None) -> Loade
             because=f"packages {', '.join(_package(entry)[0] for entry in matching)} all register it",
             hint="uninstalling all but one of them",
         )
-    plugin = load_plugin(matching[0].value, matching[0].load)
-    report = plugin.probe(name, options)
-    if not report.available:
-        raise BackendError(f"device {name} is not available", because=report.reason, hint="`quire devices`")
-    return _loaded(matching[0], plugin, report, options)
+    return matching[0]
+
+
+def device_options(name: str) -> tuple[OptionSpec, ...] | None:
+    """The options of one device, or None where its backend does not say. Raises as `resolve_device` for its plugin."""
+    entry = _entry_of(name)
+    return load_plugin(entry.value, entry.load).options(name)
 
 
 def list_devices() -> list[DeviceRow]:

@@ -586,8 +586,9 @@ class EngineCore:
         )
 
     def close(self) -> None:
-        """Closes the executor. Unfinished requests get no more outputs."""
+        """Closes the executor. Unfinished requests get no more outputs, and new ones are refused."""
         self._unread.clear()
+        self.broken = self.broken or BackendError("the engine is closed", because="`close` was called")
         self._device.close()
 
 

@@ -78,7 +78,7 @@ class DeviceLife:
         assert self._make is not None
         logger.error("the device is broken (%s); another executor is made, and what ran is computed again", why.what)
         self._num_in_vain += 1
-        self.close()
+        self._close_executor()
         self.executor = self._make()
         self.num_replaced += 1
         logger.warning("the device runs again")
@@ -102,7 +102,11 @@ class DeviceLife:
         self.is_sleeping = False
 
     def close(self) -> None:
-        """Closes the executor; one that hangs is left behind after `CLOSING_S`."""
+        """Closes the executor for good; one that hangs is left behind after `CLOSING_S`."""
+        self._make = None
+        self._close_executor()
+
+    def _close_executor(self) -> None:
         executor, self.executor = self.executor, None
         if executor is None:
             return

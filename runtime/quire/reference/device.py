@@ -18,7 +18,7 @@ from quire.device.dtypes import numpy_dtype
 from quire.device.graph_executor import GraphExecutor
 from quire.device.hookspecs import hookimpl
 from quire.device.host_memory import host_memory
-from quire.errors import ConfigError
+from quire.device.option_spec import OptionSpec
 from quire.graph.ir import Graph, KVGroupSpec, Node, Weight
 from quire.graph.kv_arrays import held_arrays
 from quire.graph.ops import OP_FEATURES, PLAIN_OPS
@@ -192,21 +192,16 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
 @hookimpl
 def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
     """What the reference can do; it has no options."""
-    _refuse_options(options)
     return CAPABILITIES
 
 
 @hookimpl
 def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
     """A graph executor over the reference library."""
-    _refuse_options(plan.options)
     return GraphExecutor(ReferenceLibrary(), plan)
 
 
-def _refuse_options(options: Mapping[str, str]) -> None:
-    if options:
-        raise ConfigError(
-            f"device reference has no option {', '.join(sorted(options))}",
-            because="it has none at all",
-            hint="leave --device-option out",
-        )
+@hookimpl
+def quire_options(device: str) -> tuple[OptionSpec, ...]:
+    """None at all."""
+    return ()

@@ -23,8 +23,9 @@ from quire.device.batch import StepBatch, StepResult
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport
 from quire.device.contract import Executor, ExecutorPlan, KVPlan, LikelyStep, MemoryReport
 from quire.device.hookspecs import hookimpl
+from quire.device.option_spec import OptionSpec, parse_options
 from quire.device.weight_source import LoadProgress, WeightSource
-from quire.errors import BackendError, ConfigError
+from quire.errors import BackendError
 from quire.graph.ir import Axis, CacheKind, Graph, KVGroupSpec, ModelGraph, Part
 from quire.sampling.batch import F32, I32, NOT_FINITE, SampleResult, features_used
 from quire.sampling.sampler import sample
@@ -414,7 +415,14 @@ def _positions(batch: StepBatch) -> I32:
 QUIRE_CONTRACT = (1, 2)
 """Version of the device contract this module is written for; read before any hook is called."""
 
-_OPTIONS = ("async_depth", "latency_ms", "memory_blocks", "faults")
+OPTION_SPECS = (
+    OptionSpec(name="async_depth", type="integer", help="steps in flight", default="2", least=1, most=64),
+    OptionSpec(name="latency_ms", type="number", help="time of a step", default="0", least=0, most=1e6),
+    OptionSpec(name="memory_blocks", type="integer", help="KV blocks that fit", default="any number", least=0),
+    OptionSpec(
+        name="faults", type="text", help="calls that fail, such as submit@3=fatal,result@*=step", default="none fails"
+    ),
+)
 
 _faults_of = lru_cache(FakeFaults.parse)
 """One count for all executors of this process that are given the same text: the second one meets what comes after."""
@@ -430,30 +438,24 @@ def quire_probe(device: str, options: Mapping[str, str]) -> DeviceReport:
 
 @hookimpl
 def quire_capabilities(device: str, options: Mapping[str, str]) -> Capabilities:
-    _refuse_unknown(options)
-    return fake_capabilities(int(options.get("async_depth", "2")))
+    given = parse_options(device, OPTION_SPECS, options)
+    return fake_capabilities(given.get("async_depth", 2))
+
+
+@hookimpl
+def quire_options(device: str) -> tuple[OptionSpec, ...]:
+    return OPTION_SPECS
 
 
 @hookimpl
 def quire_create_executor(device: str, plan: ExecutorPlan) -> Executor:
-    _refuse_unknown(plan.options)
-    memory_blocks = plan.options.get("memory_blocks")
-    faults = _faults_of(plan.options.get("faults", ""))
+    given = parse_options(device, OPTION_SPECS, plan.options)
+    faults = _faults_of(given.get("faults", ""))
     faults.meet("create")
     return FakeExecutor(
         plan,
-        async_depth=int(plan.options.get("async_depth", "2")),
-        latency_s=float(plan.options.get("latency_ms", "0")) / 1000.0,
-        memory_blocks=None if memory_blocks is None else int(memory_blocks),
+        async_depth=given.get("async_depth", 2),
+        latency_s=given.get("latency_ms", 0.0) / 1000.0,
+        memory_blocks=given.get("memory_blocks"),
         faults=faults,
     )
-
-
-def _refuse_unknown(options: Mapping[str, str]) -> None:
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise ConfigError(
-            f"device option {unknown[0]!r}",
-            because="the fake device does not know it",
-            hint=f"one of {', '.join(_OPTIONS)}",
-        )

@@ -44,7 +44,7 @@ def test_the_pages_of_the_cache_are_there_before_a_step_writes_to_them() -> None
     native = executor._flat.native
     assert native.kv_bytes > 30 * 2**20
     assert wait_until(lambda: native.populated_bytes == native.kv_bytes)
-    assert resident_bytes() - before >= native.kv_bytes
+    assert resident_bytes() - before >= 0.99 * native.kv_bytes  # other pages of this process come and go
     executor.close()
 
 
