@@ -61,7 +61,7 @@ def test_wrong_usage(quire: Callable, words: list[str], said: str) -> None:
         (["generate", "a", "--model", ""], ["model=''", "text that is not empty"]),
         (["generate", "a", "--revision", "v1"], ["revision 'v1' of the demo model"]),
         (["generate", "a", "--device", "fake", "--dtype", "int3"], ["dtype='int3'", "float32"]),
-        (["generate", "a", "--device", "fake", "--fake-speed", "9"], ["device option 'speed'", "latency_ms"]),
+        (["generate", "a", "--device", "fake", "--fake-speed", "9"], ["device fake has no option speed", "latency_ms"]),
         (["generate", "a", "--device", "fake", "--fake-speed"], ["--fake-speed has no value"]),
         (["generate", "a", "--device", "fake", "--fake-speed", "--raw"], ["--fake-speed has no value"]),
         (
