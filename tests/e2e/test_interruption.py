@@ -89,8 +89,10 @@ def interrupt_often(llm: LLM, error: type[BaseException], *, times: int) -> None
     expected = texts(llm)
     rounds = random.Random(7)
     for _ in range(times):
-        with pytest.raises(error):
+        with pytest.raises((error, RequestError)) as caught:
             ask_until_interrupted(llm, after_s=rounds.uniform(1e-4, 0.05))
+        # an alarm that is an Exception, inside the tokenizer, is what the text's own fault would be: it is the cause
+        assert isinstance(caught.value, error) or isinstance(caught.value.__cause__, error)
         assert not llm.engine.has_unfinished()
         stats = llm.engine.stats()
         assert (stats.num_running, stats.num_waiting, stats.num_used_blocks) == (0, 0, 0)
