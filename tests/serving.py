@@ -25,7 +25,7 @@ class Server:
 
     def __init__(self, *flags: str, log: Path, api_key: str = "none") -> None:
         self.log, self.api_key = log, api_key
-        command = [sys.executable, "-m", "quire.cli.main", "serve", "--port", "0", *flags]
+        command = [sys.executable, "-m", "quire.cli.entry", "serve", "--port", "0", *flags]
         with log.open("wb") as sink:
             # a group of its own, as a shell gives it, so that a test can send what Ctrl-C sends
             self.process = subprocess.Popen(
