@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from quire.device.batch import StepBatch, StepResult
-from quire.device.sliced_sampling import SlicedSampler
-from quire.sampling.batch import F32
+from quire.device.sliced_sampling import SlicedSampler, step_result
+from quire.sampling.batch import F32, SampleResult
 
 
 class StepOutputs:
@@ -28,18 +28,13 @@ class StepOutputs:
         sampling, slices = self._batch.sampling, self._host_logits()
         kept = np.concatenate(slices) if self._keep else None
         if sampling is None:
-            return StepResult(np.empty((0, 1), np.int32), np.empty(0, np.int32), logits=kept)
-        ones = np.ones(sampling.num_rows, np.int32)
+            return step_result(None, kept)
         if self.tokens is not None:
-            tokens = np.asarray(self.tokens)[: sampling.num_rows]
-            return StepResult(tokens[:, None], ones, logits=kept)
+            return step_result(SampleResult(np.asarray(self.tokens)[: sampling.num_rows]), kept)
         sampler = SlicedSampler(sampling)
         for number, logits in enumerate(slices):
             sampler.add(number * self._rows_per_slice, logits)
-        drawn = sampler.result()
-        return StepResult(
-            drawn.tokens[:, None], ones, logprobs=drawn.logprobs, prompt_logprobs=drawn.prompt_logprobs, logits=kept
-        )
+        return step_result(sampler.result(), kept)
 
     def _host_logits(self) -> list[F32]:
         """The slices without padding rows."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from quire.device.backend_errors import backend_error
 from quire.device.batch import StepBatch
 from quire.device.contract import (
     ExecutorPlan,
@@ -91,11 +92,11 @@ class GraphExecutor:
             raise
         except Exception as error:
             num_bytes = pools_bytes(self._plan.model, plan.num_blocks, self._plan.block_size, self._plan.kv_dtype)
-            raise BackendError(
+            raise backend_error(
+                error,
                 f"device {self._library.name} cannot allocate {dict(plan.num_blocks)} KV blocks,"
                 f" {num_bytes / 2**30:.1f} GiB",
-                because=f"{type(error).__name__}: {error}",
-                hint="fewer blocks: a smaller --max-model-len or --memory-utilization",
+                "fewer blocks: a smaller --max-model-len or --memory-utilization",
             ) from error
 
     def submit(self, batch: StepBatch) -> PendingStep:

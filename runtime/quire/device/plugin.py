@@ -8,6 +8,7 @@ from typing import Any
 import pluggy
 
 from quire.device import hookspecs
+from quire.device.backend_errors import backend_error
 from quire.device.capabilities import CONTRACT_VERSION, Capabilities, DeviceReport, MachineLimits
 from quire.device.contract import Executor, ExecutorPlan
 from quire.device.older_contracts import plan_for
@@ -100,9 +101,7 @@ class Plugin:
         except QuireError:
             raise
         except Exception as error:
-            raise BackendError(
-                f"{hook} of {self._module} failed for device {device}", because=f"{type(error).__name__}: {error}"
-            ) from error
+            raise backend_error(error, f"{hook} of {self._module} failed for device {device}") from error
 
 
 def load_plugin(module: str, load: Callable[[], Any]) -> Plugin:

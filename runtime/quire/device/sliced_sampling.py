@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from quire.device.batch import StepResult
 from quire.errors import InternalError
 from quire.sampling.batch import F32, I32, NO_TOKEN, LogprobRows, SampleResult, SamplingBatch, TokenLists
 
@@ -54,6 +55,19 @@ class SlicedSampler:
             logprobs=_joined(self._logprobs, self._batch.num_rows),
             prompt_logprobs=_joined(self._prompt_logprobs, num_prompt_rows),
         )
+
+
+def step_result(drawn: SampleResult | None, logits: F32 | None) -> StepResult:
+    """A step's result from what the host sampled (None: the step asked for no token), one token a row."""
+    if drawn is None:
+        return StepResult(np.empty((0, 1), np.int32), np.empty(0, np.int32), logits=logits)
+    return StepResult(
+        tokens=drawn.tokens[:, None],
+        num_emitted=np.ones(len(drawn.tokens), np.int32),
+        logprobs=drawn.logprobs,
+        prompt_logprobs=drawn.prompt_logprobs,
+        logits=logits,
+    )
 
 
 def rows_inside(rows: I32 | None, start: int, count: int) -> I32:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from quire.device.backend_errors import backend_error
 from quire.device.batch import StepBatch, StepResult
 from quire.device.capabilities import Capabilities
 from quire.device.contract import (
@@ -28,10 +29,10 @@ from quire.device.contract import (
     WeightSource,
 )
 from quire.device.plan_check import check_plan
-from quire.device.sliced_sampling import SlicedSampler
+from quire.device.sliced_sampling import SlicedSampler, step_result
 from quire.device.step_buckets import StepBuckets, pad_to, slice_rows
 from quire.device.step_context import step_context
-from quire.device.step_line import PendingStep, StepLine, fed_places
+from quire.device.step_line import PendingStep, StepLine, with_tokens
 from quire.device.step_vector import StepShape
 from quire.errors import BackendError, InternalError, QuireError
 from quire.graph.ir import CacheRef, KVGroupSpec
@@ -87,7 +88,7 @@ class StepExecutor(ABC):
         self.__buckets = buckets or StepBuckets.of(plan)
         self.__pools: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         self.__trash: dict[str, int] = {}
-        self.__drawn: I32 | None = None  # tokens of the step that ran last; None = it drew none, or failed
+        self.__drawn = np.empty(0, np.int32)  # tokens of the step that ran last; none if it failed
         self.__line = StepLine(device, capabilities.async_depth, self.__start)
         self.__queue = ThreadPoolExecutor(1, thread_name_prefix=device) if capabilities.async_depth > 1 else None
 
@@ -155,10 +156,10 @@ class StepExecutor(ABC):
             except QuireError:
                 raise
             except Exception as error:  # whatever an allocator raises
-                raise BackendError(
+                raise backend_error(
+                    error,
                     f"device {self.device} cannot allocate {num_blocks} KV blocks",
-                    because=f"{type(error).__name__}: {error}",
-                    hint="fewer blocks: a smaller --max-model-len or --memory-utilization",
+                    "fewer blocks: a smaller --max-model-len or --memory-utilization",
                 ) from error
 
     def submit(self, batch: StepBatch) -> PendingStep:
@@ -214,12 +215,12 @@ class StepExecutor(ABC):
 
     def __run(self, batch: StepBatch) -> StepResult:
         """One step, exact arrays in and exact results out."""
-        drawn, self.__drawn = self.__drawn, None
+        drawn, self.__drawn = self.__drawn, np.empty(0, np.int32)
         for group, pairs in batch.copies.items():
             if len(pairs):
                 self.copy_blocks(self.cache_arrays(group), pairs)
         shape = self.__buckets.shape(batch)
-        step = self.__padded(_fed(batch, drawn), shape)
+        step = self.__padded(with_tokens(batch, drawn), shape)
         trunk = self.run_trunk(step)
         sampler = None if batch.sampling is None else SlicedSampler(batch.sampling)
         wanted = len(batch.logits_indices) if sampler is not None or self.plan.return_logits else 0
@@ -231,15 +232,11 @@ class StepExecutor(ABC):
                 kept.append(logits)
             if sampler is not None:
                 sampler.add(number * shape.logits, logits)
-        sampled = None if sampler is None else sampler.result()
-        self.__drawn = np.empty(0, np.int32) if sampled is None else sampled.tokens
-        return StepResult(
-            tokens=self.__drawn[:, None],
-            num_emitted=np.ones(len(self.__drawn), np.int32),
-            logprobs=None if sampled is None else sampled.logprobs,
-            prompt_logprobs=None if sampled is None else sampled.prompt_logprobs,
-            logits=self.__all_logits(kept) if self.plan.return_logits else None,
+        result = step_result(
+            None if sampler is None else sampler.result(), self.__all_logits(kept) if self.plan.return_logits else None
         )
+        self.__drawn = result.tokens[:, 0]
+        return result
 
     def __padded(self, batch: StepBatch, shape: StepShape) -> PaddedStep:
         padded = pad_to(batch, shape, self.__trash)
@@ -269,15 +266,3 @@ class _QueuedStep:
 
 def _pool_key(group: KVGroupSpec) -> tuple[Any, ...]:
     return group.pool, group.arrays
-
-
-def _fed(batch: StepBatch, drawn: I32 | None) -> StepBatch:
-    """The batch with each token id of -1 replaced by what the step before drew; 0 where it drew nothing."""
-    places, rows = fed_places(batch)
-    if len(places) == 0:
-        return batch
-    if drawn is None or rows.max() >= len(drawn):
-        raise InternalError(f"step {batch.step}: a token id of -1, and the step before gave no token for it")
-    token_ids = batch.token_ids.copy()
-    token_ids[places] = np.maximum(drawn[rows], 0)
-    return replace(batch, token_ids=token_ids)

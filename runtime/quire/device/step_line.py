@@ -24,8 +24,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from quire.device.backend_errors import backend_error
 from quire.device.batch import StepBatch, StepResult, token_indices
-from quire.errors import BackendError, InternalError, QuireError
+from quire.errors import BackendError, InternalError
 from quire.sampling.batch import I32
 
 logger = logging.getLogger("quire")
@@ -64,6 +65,25 @@ def fed_places(batch: StepBatch) -> tuple[I32, I32]:
     if (rows < 0).any():
         raise InternalError(f"step {batch.step}: a token id of -1 has no row in the step before")
     return places, rows
+
+
+def with_tokens(batch: StepBatch, drawn: I32) -> StepBatch:
+    """The batch with each token id of -1 replaced by what its row of the step before drew.
+
+    NO_TOKEN and NOT_FINITE become 0: that request is ending, its row only has to run. Raises InternalError where a
+    sequence has no such row.
+
+    Args:
+        drawn: int32 [R of the step before].
+    """
+    places, rows = fed_places(batch)
+    if len(places) == 0:
+        return batch
+    if rows.max() >= len(drawn):
+        raise InternalError(f"step {batch.step}: a token id of -1, and the step before gave no token for it")
+    token_ids = batch.token_ids.copy()
+    token_ids[places] = np.maximum(drawn[rows], 0)
+    return replace(batch, token_ids=token_ids)
 
 
 class StepLine:
@@ -159,14 +179,11 @@ class StepLine:
             return batch, previous.tokens
         if len(batch.token_ids) == 0 or batch.token_ids.min() >= 0:
             return batch, None
-        places, rows = fed_places(batch)
+        fed_places(batch)  # raises for a sequence without a row before anything is waited for
         if previous is None:
             raise InternalError(f"step {batch.step}: a token id of -1, and there was no step before")
         self._finish_through(previous)
-        token_ids = batch.token_ids.copy()
-        drawn = previous.outcome().tokens[rows, 0]
-        token_ids[places] = np.maximum(drawn, 0)  # NO_TOKEN: that request is ending, its row only has to run
-        return replace(batch, token_ids=token_ids), None
+        return with_tokens(batch, previous.outcome().tokens[:, 0]), None
 
 
 class _EmptyStep:
@@ -241,29 +258,11 @@ class PendingStep:
 
 
 def step_error(error: Exception, device: str, step: int) -> BackendError:
-    """What a step raised, as the BackendError that names device and step; a BackendError as it is.
-
-    Notes of the error (`BaseException.add_note`), such as the node of the graph, become part of the reason; its
-    traceback is logged at level debug. MemoryError, and what frameworks raise in its place, is of kind "out_of_memory".
-    """
-    if isinstance(error, BackendError):
-        return error
-    text = error.what if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
-    logger.debug("step %d failed on device %s", step, device, exc_info=error)
-    failure = BackendError(
+    """What a step raised, as the BackendError that names device and step; its traceback is logged at level debug."""
+    if not isinstance(error, BackendError):
+        logger.debug("step %d failed on device %s", step, device, exc_info=error)
+    return backend_error(
+        error,
         f"step {step} failed on device {device}",
-        because=", ".join([text, *getattr(error, "__notes__", ())]),
-        hint=f"--log-level debug shows where; quire conform --device {device}",
-        kind="out_of_memory" if _is_out_of_memory(error) else "step",
-    )
-    failure.__cause__ = error
-    return failure
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """MemoryError; torch.OutOfMemoryError, by name, since the core imports no framework; XLA's RESOURCE_EXHAUSTED."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (type(error).__name__ == "XlaRuntimeError" and "RESOURCE_EXHAUSTED" in str(error))
+        f"--log-level debug shows where; quire conform --device {device}",
     )

@@ -9,8 +9,8 @@ import numpy as np
 from quire.device.batch import StepResult
 from quire.device.contract import OpLibrary
 from quire.device.device_sampling import DeviceSampler, SamplingLibrary, sampling_library
-from quire.device.sliced_sampling import SlicedSampler
-from quire.sampling.batch import F32, SamplingBatch
+from quire.device.sliced_sampling import SlicedSampler, step_result
+from quire.sampling.batch import F32, SampleResult, SamplingBatch
 
 
 class StepLogits:
@@ -64,15 +64,5 @@ class StepLogits:
         self.take_last()
         kept = None if not self._kept else self._kept[0] if len(self._kept) == 1 else np.concatenate(self._kept)
         if self._on_device is not None:
-            tokens = self._on_device.tokens(self._library.get)
-            return StepResult(tokens[:, None], np.ones(len(tokens), np.int32), logits=kept)
-        if self._on_host is None:
-            return StepResult(np.empty((0, 1), np.int32), np.empty(0, np.int32), logits=kept)
-        drawn = self._on_host.result()
-        return StepResult(
-            tokens=drawn.tokens[:, None],
-            num_emitted=np.ones(len(drawn.tokens), np.int32),
-            logprobs=drawn.logprobs,
-            prompt_logprobs=drawn.prompt_logprobs,
-            logits=kept,
-        )
+            return step_result(SampleResult(self._on_device.tokens(self._library.get)), kept)
+        return step_result(None if self._on_host is None else self._on_host.result(), kept)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, Literal
 
@@ -107,18 +107,23 @@ class StepShape:
 
     def layout(self) -> StepLayout:
         """Every array of a step of this shape, as `pack_step` fills it."""
-        fields = [
-            StepField("token_ids", (self.tokens,)),
-            StepField("query_start_loc", (self.seqs + 1,)),
-            StepField("num_computed", (self.seqs,)),
-            StepField("prev_row", (self.seqs,)),
-            StepField("logits_indices", (self.logits,)),
-            *(StepField(f"{group}.block_tables", (self.seqs, self.blocks)) for group in self.groups),
-        ]
-        if self.positions:
-            fields.append(StepField("positions", (self.tokens,)))
-        fields += [StepField(name, (self.rows,), dtype) for name, dtype in _SAMPLING_FIELDS.items()]
-        return StepLayout(tuple(fields))
+        return _layout(self)
+
+
+@lru_cache(maxsize=256)  # a step is packed by it, and there are few shapes
+def _layout(shape: StepShape) -> StepLayout:
+    fields = [
+        StepField("token_ids", (shape.tokens,)),
+        StepField("query_start_loc", (shape.seqs + 1,)),
+        StepField("num_computed", (shape.seqs,)),
+        StepField("prev_row", (shape.seqs,)),
+        StepField("logits_indices", (shape.logits,)),
+        *(StepField(f"{group}.block_tables", (shape.seqs, shape.blocks)) for group in shape.groups),
+    ]
+    if shape.positions:
+        fields.append(StepField("positions", (shape.tokens,)))
+    fields += [StepField(name, (shape.rows,), dtype) for name, dtype in _SAMPLING_FIELDS.items()]
+    return StepLayout(tuple(fields))
 
 
 def pack_step(batch: StepBatch, shape: StepShape) -> I32:

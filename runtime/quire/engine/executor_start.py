@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from quire.device.backend_errors import backend_error
 from quire.device.contract import Executor, ExecutorPlan, KVPlan, LikelyStep, MemoryReport
 from quire.device.registry import LoadedBackend
 from quire.device.weight_source import WeightSource
-from quire.errors import BackendError, QuireError
+from quire.errors import QuireError
 
 PROGRESS_FROM_BYTES = 2**28
 """Smaller checkpoints are loaded before a progress bar could be read."""
@@ -71,10 +72,10 @@ def _on_device(name: str, doing: str) -> Iterator[None]:
     except QuireError:
         raise
     except Exception as error:  # a plugin may raise anything
-        raise BackendError(
+        raise backend_error(
+            error,
             f"device {name} failed while {doing}",
-            because=f"{type(error).__name__}: {error}",
-            hint="another --device; reporting it with the log, if the model runs there",
+            "another --device; reporting it with the log, if the model runs there",
         ) from error
 
 
