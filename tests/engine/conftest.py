@@ -17,6 +17,14 @@ from quire.testing import FakeExecutor, fake_executor, fake_model
 MAX_STEPS = 3000
 
 
+WAVE: tuple[tuple[str, list[int], dict[str, Any]], ...] = (
+    ("a", [1, 2], {"n": 2, "max_tokens": 9, "temperature": 1.0, "seed": 3}),
+    ("long", list(range(30)), {"n": 2, "prompt_logprobs": 1}),
+    ("c", [7, 8, 9], {"max_tokens": 12, "logprobs": 2, "frequency_penalty": 0.5}),
+)
+"""Requests that share, fork, draw, and ask for log-probabilities: id, prompt, options."""
+
+
 @dataclass
 class Driver:
     """An engine core on a fake device; after each step the books are audited and free blocks poisoned."""

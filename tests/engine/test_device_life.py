@@ -12,12 +12,7 @@ from quire.engine import device_life
 from quire.engine.device_life import DeviceLife
 from quire.errors import BackendError, ConfigError
 from quire.testing import FakeFaults, fake_executor
-
-WAVE: tuple[tuple[str, list[int], dict[str, Any]], ...] = (
-    ("a", [1, 2], {"n": 2, "max_tokens": 9, "temperature": 1.0, "seed": 3}),
-    ("long", list(range(30)), {"n": 2, "prompt_logprobs": 1}),
-    ("c", [7, 8, 9], {"max_tokens": 12, "logprobs": 2, "frequency_penalty": 0.5}),
-)
+from tests.engine.conftest import WAVE
 
 
 def driver_with(drive: Any, faults: FakeFaults, *, remakes: bool = True, depth: int = 2, **options: Any) -> Any:
@@ -93,6 +88,32 @@ def test_out_of_memory_makes_steps_smaller(
     assert found == expected
     assert driver.core.scheduler.limits.max_num_batched_tokens <= 4
     assert "from now on a step has at most" in caplog.text
+
+
+@depths
+def test_a_memory_error_of_any_plugin_is_out_of_memory(drive: Any, depth: int, expected: dict[Any, list[int]]) -> None:
+    """Also of one that raises it out of `submit`, and knows no kinds."""
+    driver = driver_with(drive, FakeFaults(), depth=depth)
+    submit, calls = driver.executor.submit, iter(range(10**9))
+
+    def submit_or_fail(batch: Any) -> Any:
+        if next(calls) == 3:
+            raise MemoryError("no room")
+        return submit(batch)
+
+    driver.core._device.executor = Delegate(driver.executor, submit_or_fail)
+    assert run_wave(driver) == expected
+    assert driver.core.scheduler.limits.max_num_batched_tokens < 8
+
+
+class Delegate:
+    """An executor with another `submit`."""
+
+    def __init__(self, executor: Any, submit: Any) -> None:
+        self._executor, self.submit = executor, submit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
 
 
 @depths
@@ -202,3 +223,24 @@ def test_closing_may_fail_or_hang(
         life.result_of(Hanging(), 7)  # type: ignore[arg-type]
     life.close()
     assert "does not close" in caplog.text
+
+
+def test_an_interrupted_replacement_is_made_up_for(drive: Any) -> None:
+    driver = driver_with(drive, FakeFaults({("submit", 2): "fatal"}))
+    make, calls = driver.core._device._make, iter(range(10**9))
+
+    def interrupted() -> Any:
+        if next(calls) == 0:
+            raise KeyboardInterrupt
+        return make()
+
+    driver.core._device._make = interrupted
+    for name, prompt, options in WAVE:
+        driver.add(name, prompt, **options)
+    with pytest.raises(KeyboardInterrupt):
+        driver.run()
+    driver.core.abort("a")
+    driver.add("late", [5], max_tokens=3)
+    driver.run()
+    assert driver.tokens["late", 0] == [6, 7, 8]
+    assert not driver.core.has_unfinished()

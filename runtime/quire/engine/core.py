@@ -9,24 +9,24 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
-import numpy as np
-
+from quire.device.backend_errors import backend_error
 from quire.device.batch import StepResult
-from quire.device.contract import Executor, KVPlan, Pending
+from quire.device.contract import Executor, KVPlan
 from quire.engine.admission import RequestLimits, make_request
 from quire.engine.device_life import DeviceLife
-from quire.engine.logprob_rows import PromptLogprobs, token_logprobs
+from quire.engine.logprob_rows import LogprobCollector, token_logprobs
 from quire.engine.messages import EngineRequest, Failure, SequenceOutput, TokenLogprobs
 from quire.engine.sampling_rows import num_logprobs
-from quire.engine.step_builder import PromptRows, StepBuilder
+from quire.engine.step_builder import StepBuilder
+from quire.engine.submitted_step import SubmittedStep
 from quire.errors import BackendError, ConfigError, InternalError, QuireError, RequestError
 from quire.graph.ir import ModelGraph
 from quire.kv.block_manager import BlockManager
 from quire.observability.stats import EngineStats, StepCounters
 from quire.outputs import FinishReason
-from quire.sampling.batch import I32, NO_TOKEN, NOT_FINITE, LogprobRows
+from quire.sampling.batch import I32, NO_TOKEN, NOT_FINITE
 from quire.sampling.checks import not_finite_error
 from quire.sampling.sampler import nothing_to_draw_error
 from quire.scheduler.plan import StepPlan
@@ -38,15 +38,6 @@ logger = logging.getLogger("quire")
 
 MOST_FAILED_ALONE = 8
 """So many sequences in a row fail, each alone in its step, and it is the device that is broken."""
-
-
-@dataclass(frozen=True, slots=True)
-class SubmittedStep:
-    """A step whose tokens were not read yet; `outcome` is the error when the executor did not take it."""
-
-    plan: StepPlan
-    prompt_rows: PromptRows | None
-    outcome: Pending | BackendError
 
 
 class EngineCore:
@@ -132,7 +123,7 @@ class EngineCore:
         self._empty_state = empty_state
         self.scheduler, self._builder = empty_state()
         self._requests: dict[str, Request] = {}
-        self._prompt_logprobs: dict[str, PromptLogprobs] = {}
+        self._prompt_logprobs = LogprobCollector(vocab_size)
         self._unread: list[SubmittedStep] = []  # oldest first
         self._num_requests = 0
         self._num_failed_alone = 0
@@ -171,15 +162,11 @@ class EngineCore:
                 param="request_id",
             )
         request = make_request(message, self._num_requests, self._limits)
-        collected = None
-        if request.needs_prompt_logits:
-            num_top = num_logprobs(request.params.prompt_logprobs, self._limits.vocab_size)
-            collected = PromptLogprobs(request.num_prompt_tokens, num_top)
         self.scheduler.add(request)
         self._num_requests += 1
         self._requests[request.request_id] = request
-        if collected is not None:
-            self._prompt_logprobs[request.request_id] = collected
+        if request.needs_prompt_logits:
+            self._prompt_logprobs.begin(request)
 
     def abort(self, request_id: str, index: int | None = None) -> list[SequenceOutput]:
         """Ends a request, or one of its sequences, at once; tokens in flight are dropped.
@@ -310,7 +297,7 @@ class EngineCore:
             batch, prompt_rows = self._builder.build(plan)
             self._unread.append(SubmittedStep(plan, prompt_rows, self._device.submit(batch)))
         except Exception as error:  # of whatever kind: a plugin may raise anything
-            self._unread.append(SubmittedStep(plan, None, _backend_error(error)))
+            self._unread.append(SubmittedStep(plan, None, _step_error(error)))
             return False
         return True
 
@@ -322,9 +309,9 @@ class EngineCore:
         """Waits for the oldest unread step and accounts for it."""
         step = self._unread[0]
         try:
-            result = _checked(self._result_of(step), step)
+            result = step.checked(self._result_of(step))
         except Exception as error:  # of whatever kind: a plugin may raise anything
-            self._fail(_backend_error(error))
+            self._fail(_step_error(error))
             return
         del self._unread[0]
         self.scheduler.offer_to_cache(step.plan)
@@ -333,7 +320,7 @@ class EngineCore:
             self._num_failed_alone = 0
             self._device.note_good_step()
         if step.prompt_rows is not None and result.prompt_logprobs is not None:
-            self._collect_prompt_logprobs(step.prompt_rows, result.prompt_logprobs)
+            self._prompt_logprobs.put(step.prompt_rows, result.prompt_logprobs)
         self._accept(step.plan, result)
 
     def _result_of(self, step: SubmittedStep) -> StepResult:
@@ -372,7 +359,7 @@ class EngineCore:
                     reason,
                     _stop_reason(request, token_id) if reason == "stop" else None,
                     None if request.params.logprobs is None else self._logprobs_of(request, result, row),
-                    self._take_prompt_logprobs(request) if request.needs_prompt_logits else None,
+                    self._prompt_logprobs.take(request) if request.needs_prompt_logits else None,
                     request.num_cached_tokens,
                 )
                 if reason is not None:
@@ -402,8 +389,7 @@ class EngineCore:
         """Why a row has no token for its sequence."""
         if token_id == NO_TOKEN:
             return nothing_to_draw_error()
-        collected = self._prompt_logprobs.get(seq.request.request_id)
-        if token_id == NOT_FINITE or (collected is not None and collected.is_broken):
+        if token_id == NOT_FINITE or self._prompt_logprobs.is_broken(seq.request.request_id):
             logger.error(
                 "request %s: its logits hold NaN or an infinity; it ends, others go on", seq.request.request_id
             )
@@ -477,7 +463,7 @@ class EngineCore:
         try:
             self._device.replace(error)
         except Exception as failure:  # of whatever kind: a plugin may raise anything
-            self.broken = _backend_error(failure)
+            self.broken = _step_error(failure)
             logger.error("the device is gone: %s", self.broken, exc_info=failure)
             self._news += self.reset(self.broken)
             return
@@ -513,7 +499,7 @@ class EngineCore:
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.request_id]
-        self._prompt_logprobs.pop(request.request_id, None)
+        self._prompt_logprobs.forget(request.request_id)
         self._counters.requests_finished += 1
 
     def _require_progress(self) -> None:
@@ -556,17 +542,6 @@ class EngineCore:
             raise InternalError("the executor returned no logprobs", because="the step asked for them")
         return [token_logprobs(result.logprobs, row, num_logprobs(request.params.logprobs, self._limits.vocab_size))]
 
-    def _collect_prompt_logprobs(self, prompt_rows: PromptRows, logprobs: LogprobRows) -> None:
-        for row, (seq, position) in enumerate(prompt_rows.places):
-            collected = self._prompt_logprobs.get(seq.request.request_id)
-            if collected is not None:
-                collected.put(position, token_logprobs(logprobs, row, collected.num_top))
-
-    def _take_prompt_logprobs(self, request: Request) -> list[TokenLogprobs | None]:
-        """The whole prompt's, once its last chunk was read, which is when a first token comes."""
-        request.needs_prompt_logits = False
-        return self._prompt_logprobs.pop(request.request_id).places
-
     # ---- figures and end ------------------------------------------------------------------------------
 
     def stats(self) -> EngineStats:
@@ -592,37 +567,8 @@ class EngineCore:
         self._device.close()
 
 
-def _checked(result: StepResult, step: SubmittedStep) -> StepResult:
-    """The result, if it has one row of tokens for each that was to be drawn, and of logprobs for each prompt row."""
-    shape, num_sampled = np.shape(result.tokens), len(step.plan.sampled)
-    if len(shape) != 2 or shape[0] != num_sampled or shape[1] < 1:
-        raise _contract_error(f"tokens {list(shape)} for {num_sampled} sampled rows")
-    if not isinstance(result.tokens, np.ndarray) or not np.issubdtype(result.tokens.dtype, np.integer):
-        raise _contract_error("tokens that are no array of integers")
-    num_prompt_rows = 0 if step.prompt_rows is None else len(step.prompt_rows.places)
-    rows = () if result.prompt_logprobs is None else result.prompt_logprobs.ranks
-    if num_prompt_rows and len(rows) != num_prompt_rows:
-        raise _contract_error(f"{len(rows)} rows of prompt logprobs for {num_prompt_rows} tokens of prompts")
-    return result
-
-
-def _contract_error(what: str) -> BackendError:
-    return BackendError(
-        f"the executor returned {what}", because="it does not keep the contract", hint="quire conform --device NAME"
-    )
-
-
-def _backend_error(error: Exception) -> BackendError:
-    """What a device raised, as the BackendError it should have been."""
-    if isinstance(error, BackendError):
-        return error
-    wrapped = BackendError(
-        "the device failed in a step",
-        because=f"{type(error).__name__}: {error}",
-        hint="quire conform --device NAME; --log-level debug",
-    )
-    wrapped.__cause__ = error
-    return wrapped
+def _step_error(error: Exception) -> BackendError:
+    return backend_error(error, "the device failed in a step", "quire conform --device NAME; --log-level debug")
 
 
 def _internal_error(error: Exception) -> QuireError:

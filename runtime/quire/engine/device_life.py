@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from quire.device.backend_errors import backend_error
 from quire.device.batch import StepBatch, StepResult
 from quire.device.contract import Executor, KVPlan, Pending
 from quire.errors import BackendError
@@ -92,13 +93,19 @@ class DeviceLife:
                 because="its executor has no free_kv",
                 hint="closing the engine, and opening it again later",
             )
-        free_kv()
+        try:
+            free_kv()
+        except Exception as error:  # of whatever kind: a plugin may raise anything
+            raise backend_error(error, "the device could not give its KV cache back") from error
         self.is_sleeping = True
 
     def wake(self, kv_plan: KVPlan) -> None:
         """Allocates the KV cache again. Raises BackendError when it does not fit any more; it sleeps on, then."""
         assert self.executor is not None
-        self.executor.allocate_kv(kv_plan)
+        try:
+            self.executor.allocate_kv(kv_plan)
+        except Exception as error:  # of whatever kind: a plugin may raise anything
+            raise backend_error(error, "the device could not allocate its KV cache again") from error
         self.is_sleeping = False
 
     def close(self) -> None:
