@@ -244,3 +244,22 @@ def test_an_interrupted_replacement_is_made_up_for(drive: Any) -> None:
     driver.run()
     assert driver.tokens["late", 0] == [6, 7, 8]
     assert not driver.core.has_unfinished()
+
+
+@pytest.mark.parametrize("sequences", [("x",), (99,), (-1,), (0, 0, 1)])
+def test_an_error_that_names_nonsense_ends_no_engine(drive: Any, sequences: tuple[Any, ...]) -> None:
+    driver = driver_with(drive, FakeFaults())
+    error = BackendError("a row is bad", kind="sequence", sequences=sequences)
+    submit, calls = driver.executor.submit, iter(range(10**9))
+
+    def submit_or_fail(batch: Any) -> Any:
+        if next(calls) == 2:
+            raise error
+        return submit(batch)
+
+    driver.core._device.executor = Delegate(driver.executor, submit_or_fail)
+    run_wave(driver)
+    assert not driver.core.has_unfinished()
+    driver.add("late", [5], max_tokens=3)
+    driver.run()
+    assert driver.tokens["late", 0] == [6, 7, 8]

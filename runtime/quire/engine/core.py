@@ -419,7 +419,7 @@ class EngineCore:
             self.scheduler.send_back(involved)
             return
         failed = plan.unfinished()
-        named = [plan.sequences[index] for index in error.sequences if 0 <= index < len(plan.sequences)]
+        named = [plan.sequences[index] for index in dict.fromkeys(error.sequences) if 0 <= index < len(plan.sequences)]
         if error.kind == "sequence" and named:
             self._end_failed([seq for seq in named if seq.status is not Status.FINISHED], error)
             self.scheduler.send_back(seq for seq in involved if seq.status is not Status.FINISHED)
