@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -162,6 +164,40 @@ def test_a_worker_that_is_killed_is_replaced(byte_model: Path) -> None:
         assert await render(pool, "hi") == "[user]hi"
 
     with_pool(check, byte_model)
+
+
+def test_a_worker_that_is_stopped_is_replaced(byte_model: Path) -> None:
+    async def check(pool: TextWorkers) -> None:
+        await both_ready(pool)
+        before = pids(pool)
+        for pid in before:
+            os.kill(pid, signal.SIGSTOP)
+        ends = await asyncio.gather(*(render(pool, "hi") for _ in before), return_exceptions=True)
+        assert all(isinstance(end, RequestError) for end in ends)
+        await both_ready(pool)
+        assert not set(pids(pool)) & set(before)
+        assert await render(pool, "hi") == "[user]hi"
+
+    with_pool(check, byte_model, timeout_s=1.0)
+
+
+def test_a_pre_tokenizer_that_never_ends_is_ended(byte_model: Path, tmp_path: Path) -> None:
+    """A regular expression whose time doubles with every character of some texts: its library gives up by itself."""
+    folder = Path(shutil.copytree(byte_model, tmp_path / "model"))
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, tokenizer["pre_tokenizer"]]}
+    file.write_text(json.dumps(tokenizer))
+
+    async def check(pool: TextWorkers) -> None:
+        assert (await prepare(pool, "xy", max_tokens=4)).message.prompt_token_ids
+        with pytest.raises(RequestError) as caught:
+            await prepare(pool, "x" * 200, max_tokens=4)
+        assert "retry-limit" in caught.value.because
+        assert (await prepare(pool, "xy", max_tokens=4)).message.prompt_token_ids
+
+    with_pool(check, folder, timeout_s=2.0)
 
 
 def test_a_job_whose_client_has_gone_is_not_begun(byte_model: Path) -> None:
